@@ -1,0 +1,722 @@
+//! The settings of a pool, their checks, and its start.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+use crate::connector::Factory;
+use crate::error::Error;
+use crate::event::Event;
+use crate::pool::Pool;
+use crate::reaper;
+use crate::shared::{BoxError, Hook, Shared};
+use crate::stream::Stream;
+use crate::table::Rules;
+
+/// The settings that are looked at outside the lock, and the functions that the user gave us.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings are independent switches, not states"
+)]
+pub(crate) struct Settings<C> {
+    pub(crate) allow_unread: bool,
+    pub(crate) allow_unanswered: bool,
+    pub(crate) only_finished: bool,
+    pub(crate) read_timeout: Option<Option<Duration>>,
+    pub(crate) write_timeout: Option<Option<Duration>>,
+    /// Whether a lease's start must be exact, which costs `pull` a look at the clock.
+    pub(crate) exact_leases: bool,
+    /// Whether to remember which thread took a lease.
+    pub(crate) watches_leases: bool,
+    pub(crate) handshake: Handshake<C>,
+    pub(crate) ping: Option<(Duration, Hook<C>)>,
+    pub(crate) recycle: Option<Hook<C>>,
+    pub(crate) on_event: Option<Listener>,
+}
+
+type Listener = Box<dyn Fn(&Event) + Send + Sync>;
+type Handshake<C> = Box<dyn Fn(Stream) -> Result<C, BoxError> + Send + Sync>;
+
+/// The settings of a pool that is to be, from [`Pool::builder`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`limit`](Builder::limit) | 20 |
+/// | [`min_idle`](Builder::min_idle) | 0 |
+/// | [`max_connecting`](Builder::max_connecting) | 8 |
+/// | [`backoff`](Builder::backoff) | 5 retries, factor 3, 1 s to 60 s, [`Jitter::Equal`](crate::Jitter::Equal) |
+/// | [`idle_timeout`](Builder::idle_timeout) | 10 minutes |
+/// | [`max_lifetime`](Builder::max_lifetime) | 30 minutes |
+/// | [`reap_interval`](Builder::reap_interval) | 1 s |
+/// | [`probe_after`](Builder::probe_after) | zero: probe always |
+/// | [`read_timeout`](Builder::read_timeout), [`write_timeout`](Builder::write_timeout) | what the factory left on the socket |
+/// | [`only_finished`](Builder::only_finished), [`allow_unread`](Builder::allow_unread), [`allow_unanswered`](Builder::allow_unanswered) | false |
+/// | [`leak_after`](Builder::leak_after) | off |
+/// | [`handshake`](Builder::handshake), [`ping`](Builder::ping), [`recycle`](Builder::recycle), [`on_event`](Builder::on_event) | none |
+///
+/// # Examples
+///
+/// ```
+/// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let address = server.local_addr()?.to_string();
+/// use jackpot::{Backoff, Connector, Pool};
+/// use std::time::Duration;
+///
+/// let pool = Pool::builder(Connector::new(address))
+///     .limit(50)
+///     .min_idle(2)
+///     .read_timeout(Some(Duration::from_secs(5)))
+///     .backoff(Backoff::new().min(Duration::from_millis(100)))
+///     .build()?;
+/// assert_eq!(pool.limit(), 50);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a builder does nothing until `build`"]
+pub struct Builder<C = Stream> {
+    factory: Arc<dyn Factory>,
+    limit: usize,
+    rules: Rules,
+    backoff: Backoff,
+    reap_interval: Option<Duration>,
+    settings: Settings<C>,
+    /// A hook that was set before `handshake` and is lost.
+    misplaced: Option<&'static str>,
+}
+
+impl Builder<Stream> {
+    pub(crate) fn new(factory: impl Factory) -> Self {
+        Self {
+            factory: Arc::new(factory),
+            limit: 20,
+            rules: Rules {
+                min_idle: 0,
+                max_connecting: 8,
+                idle_timeout: Some(Duration::from_secs(10 * 60)),
+                max_lifetime: Some(Duration::from_secs(30 * 60)),
+                probe_after: Duration::ZERO,
+                leak_after: None,
+            },
+            backoff: Backoff::default(),
+            reap_interval: Some(Duration::from_secs(1)),
+            settings: Settings {
+                allow_unread: false,
+                allow_unanswered: false,
+                only_finished: false,
+                read_timeout: None,
+                write_timeout: None,
+                exact_leases: false,
+                watches_leases: false,
+                handshake: Box::new(Ok),
+                ping: None,
+                recycle: None,
+                on_event: None,
+            },
+            misplaced: None,
+        }
+    }
+
+    /// Turns each new socket into what callers work with.
+    ///
+    /// The client owns the [`Stream`], which is a handle on shared state; the pool keeps another,
+    /// so probing and cutting still work. The function runs on a `jackpot-connect` thread as part
+    /// of the connect, with [`read_timeout`](Builder::read_timeout) and
+    /// [`write_timeout`](Builder::write_timeout) already set; its error or panic counts as a
+    /// failed connect ([`Error::Handshake`]). What it wrote last does not count as unanswered.
+    ///
+    /// It comes before [`ping`](Builder::ping) and [`recycle`](Builder::recycle), which take the
+    /// client: [`build`](Builder::build) fails if one of them was set earlier.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     use std::io::Write;
+    /// #     let (mut peer, _) = server.accept().unwrap();
+    /// #     peer.write_all(b"hello\n").unwrap();
+    /// #     std::io::copy(&mut peer.try_clone().unwrap(), &mut peer).unwrap();
+    /// # });
+    /// use jackpot::Pool;
+    /// use std::io::{self, BufRead, BufReader};
+    ///
+    /// let pool = Pool::builder(move || TcpStream::connect(address))
+    ///     .handshake(|stream| {
+    ///         let mut lines = BufReader::new(stream);
+    ///         lines.read_line(&mut String::new())?; // the greeting
+    ///         Ok::<_, io::Error>(lines)
+    ///     })
+    ///     .recycle(|lines| match lines.buffer() {
+    ///         [] => Ok(()),
+    ///         _ => Err("bytes that nobody read"),
+    ///     })
+    ///     .build()?;
+    /// let mut lines = pool.pull()?;
+    /// io::Write::write_all(lines.get_mut(), b"world\n")?;
+    /// let mut line = String::new();
+    /// lines.read_line(&mut line)?;
+    /// assert_eq!(line, "world\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn handshake<C, E>(
+        self,
+        f: impl Fn(Stream) -> Result<C, E> + Send + Sync + 'static,
+    ) -> Builder<C>
+    where
+        C: Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let settings = self.settings;
+        let misplaced = match (&settings.ping, &settings.recycle) {
+            (Some(_), _) => Some("ping"),
+            (None, Some(_)) => Some("recycle"),
+            (None, None) => None,
+        };
+        Builder {
+            factory: self.factory,
+            limit: self.limit,
+            rules: self.rules,
+            backoff: self.backoff,
+            reap_interval: self.reap_interval,
+            settings: Settings {
+                allow_unread: settings.allow_unread,
+                allow_unanswered: settings.allow_unanswered,
+                only_finished: settings.only_finished,
+                read_timeout: settings.read_timeout,
+                write_timeout: settings.write_timeout,
+                exact_leases: settings.exact_leases,
+                watches_leases: settings.watches_leases,
+                handshake: Box::new(move |stream| f(stream).map_err(Into::into)),
+                ping: None,
+                recycle: None,
+                on_event: settings.on_event,
+            },
+            misplaced,
+        }
+    }
+}
+
+impl<C: Send + 'static> Builder<C> {
+    /// How many connections the pool may have, idle, leased and connecting; default 20.
+    ///
+    /// [`build`](Builder::build) refuses 0. The limit is hard, and can be changed later with
+    /// [`Pool::set_limit`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::Pool;
+    /// let pool = Pool::builder(move || TcpStream::connect(address)).limit(1).build()?;
+    /// let only = pool.pull()?;
+    /// assert!(pool.allocate().is_err());
+    /// # drop(only);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// How many idle connections to keep ready; default 0.
+    ///
+    /// They are made in the background from `build` on, and every sweep of the reaper makes up for
+    /// what is missing. [`idle_timeout`](Builder::idle_timeout) leaves them alone. Must not be
+    /// above the limit; a limit that is lowered later goes first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::Pool;
+    /// let pool = Pool::builder(move || TcpStream::connect(address)).min_idle(2).build()?;
+    /// while pool.stats().idle < 2 {
+    ///     std::thread::yield_now();
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn min_idle(mut self, count: usize) -> Self {
+        self.rules.min_idle = count;
+        self
+    }
+
+    /// How many connects may be under way at once; default 8.
+    ///
+    /// It bounds what a burst of callers does to the server. [`build`](Builder::build) refuses 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::Pool;
+    /// # use std::net::TcpStream;
+    /// let pool = Pool::builder(|| TcpStream::connect("127.0.0.1:1")).max_connecting(0).build();
+    /// assert!(pool.unwrap_err().to_string().contains("max_connecting"));
+    /// ```
+    pub fn max_connecting(mut self, count: usize) -> Self {
+        self.rules.max_connecting = count;
+        self
+    }
+
+    /// How often and how long `pull` sleeps between its tries; default [`Backoff::new`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::{Backoff, Pool};
+    /// # use std::net::TcpStream;
+    /// let backoff = Backoff::new().retries(2);
+    /// let pool = Pool::builder(|| TcpStream::connect("127.0.0.1:1"))
+    ///     .backoff(backoff.clone())
+    ///     .build()?;
+    /// assert_eq!(pool.backoff(), backoff);
+    /// # Ok::<(), jackpot::Error>(())
+    /// ```
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// After how long without use a connection is closed; default 10 minutes, `None` never.
+    ///
+    /// It is a sweep of the reaper that closes it, so up to
+    /// [`reap_interval`](Builder::reap_interval) later. [`min_idle`](Builder::min_idle)
+    /// connections stay.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::{Eviction, Pool};
+    /// # use std::time::Duration;
+    /// let pool = Pool::builder(move || TcpStream::connect(address))
+    ///     .idle_timeout(Some(Duration::ZERO))
+    ///     .build()?;
+    /// drop(pool.pull()?);
+    /// pool.reap();
+    /// assert_eq!(pool.stats().evicted(Eviction::IdleTimeout), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn idle_timeout(mut self, after: Option<Duration>) -> Self {
+        self.rules.idle_timeout = after;
+        self
+    }
+
+    /// After how long a connection is closed, used or not; default 30 minutes, `None` never.
+    ///
+    /// Each connection's own lifetime is drawn from 0.9 to 1.0 of it, so that connections made
+    /// together do not all close together. It ends a connection when it comes back or while it is
+    /// idle, never within a lease. A pool behind a name that moves follows it by this.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::{Eviction, Pool};
+    /// # use std::time::Duration;
+    /// let pool = Pool::builder(move || TcpStream::connect(address))
+    ///     .max_lifetime(Some(Duration::ZERO))
+    ///     .build()?;
+    /// drop(pool.pull()?);
+    /// assert_eq!(pool.stats().evicted(Eviction::MaxLifetime), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_lifetime(mut self, after: Option<Duration>) -> Self {
+        self.rules.max_lifetime = after;
+        self
+    }
+
+    /// How often the reaper sweeps; default 1 s.
+    ///
+    /// `None` starts no thread: call [`Pool::reap`] instead. A dead connection that a caller finds
+    /// wakes the reaper at once. [`build`](Builder::build) refuses zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::Pool;
+    /// let pool = Pool::builder(move || TcpStream::connect(address)).reap_interval(None).build()?;
+    /// assert_eq!(pool.reap(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reap_interval(mut self, every: Option<Duration>) -> Self {
+        self.reap_interval = every;
+        self
+    }
+
+    /// How long a connection must have been idle to be probed before use; default zero: always.
+    ///
+    /// The probe is one system call of about half a microsecond, and a connection can die at any
+    /// moment; set this only where that price is too high.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::Pool;
+    /// # use std::time::Duration;
+    /// let builder = Pool::builder(|| std::net::TcpStream::connect("127.0.0.1:1"))
+    ///     .probe_after(Duration::from_millis(100));
+    /// # let _ = builder;
+    /// ```
+    pub fn probe_after(mut self, idle: Duration) -> Self {
+        self.rules.probe_after = idle;
+        self
+    }
+
+    /// The read time-out that each lease starts with; `None` blocks for ever.
+    ///
+    /// If this is never called, it is what the factory left on the socket.
+    /// [`build`](Builder::build) refuses zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::Pool;
+    /// # use std::time::Duration;
+    /// let pool = Pool::builder(move || TcpStream::connect(address))
+    ///     .read_timeout(Some(Duration::from_secs(5)))
+    ///     .build()?;
+    /// assert_eq!(pool.pull()?.read_timeout()?, Some(Duration::from_secs(5)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_timeout(mut self, t: Option<Duration>) -> Self {
+        self.settings.read_timeout = Some(t);
+        self
+    }
+
+    /// The write time-out that each lease starts with; `None` blocks for ever.
+    ///
+    /// If this is never called, it is what the factory left on the socket.
+    /// [`build`](Builder::build) refuses zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::Pool;
+    /// # use std::time::Duration;
+    /// let pool = Pool::builder(|| std::net::TcpStream::connect("127.0.0.1:1"))
+    ///     .write_timeout(Some(Duration::ZERO))
+    ///     .build();
+    /// assert!(pool.unwrap_err().to_string().contains("write_timeout"));
+    /// ```
+    pub fn write_timeout(mut self, t: Option<Duration>) -> Self {
+        self.settings.write_timeout = Some(t);
+        self
+    }
+
+    /// Whether only [`Connection::finish`](crate::Connection::finish) gives a lease back; default
+    /// false.
+    ///
+    /// For protocols that want certainty: every other way out of a lease (an early `?`, a panic, a
+    /// forgotten branch) then closes the connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::{Connection, Eviction, Pool};
+    /// let pool = Pool::builder(move || TcpStream::connect(address)).only_finished(true).build()?;
+    /// Connection::finish(pool.pull()?);
+    /// drop(pool.pull()?);
+    /// assert_eq!(pool.stats().evicted(Eviction::Unfinished), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn only_finished(mut self, yes: bool) -> Self {
+        self.settings.only_finished = yes;
+        self
+    }
+
+    /// Whether a connection in which unread bytes lie may be used; default false.
+    ///
+    /// For protocols in which the server may speak first, or sends what belongs to no request
+    /// (TLS session tickets). It costs two things: a late reply is no longer noticed, and neither
+    /// is the peer's closing behind the bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::Pool;
+    /// # use std::io::{Read, Write};
+    /// let pool = Pool::builder(move || TcpStream::connect(address)).allow_unread(true).build()?;
+    /// drop(pool.pull()?);
+    /// server.accept()?.0.write_all(b"news\n")?;
+    /// pool.pull()?.read_exact(&mut [0; 5])?; // the same connection
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn allow_unread(mut self, yes: bool) -> Self {
+        self.settings.allow_unread = yes;
+        self
+    }
+
+    /// Whether a lease that ended with a write goes back; default false.
+    ///
+    /// For protocols in which the client only sends: log shipping, metrics. A write that timed out
+    /// closes the connection all the same, because half a message may be on its way.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::Pool;
+    /// # use std::io::Write;
+    /// let pool = Pool::builder(move || TcpStream::connect(address)).allow_unanswered(true).build()?;
+    /// pool.pull()?.write_all(b"requests:1|c\n")?;
+    /// assert_eq!(pool.stats().idle, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn allow_unanswered(mut self, yes: bool) -> Self {
+        self.settings.allow_unanswered = yes;
+        self
+    }
+
+    /// After how long a lease is reported as overdue; default `None`, never.
+    ///
+    /// The report is a warning in the log and an [`Event::Overdue`], once for each lease, with the
+    /// name of the thread that took it. Nothing is taken away. A sweep of the reaper finds it, so
+    /// it comes up to [`reap_interval`](Builder::reap_interval) later.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::{Event, Pool};
+    /// # use std::sync::mpsc;
+    /// # use std::time::Duration;
+    /// let (seen, reports) = mpsc::channel();
+    /// let pool = Pool::builder(move || TcpStream::connect(address))
+    ///     .leak_after(Some(Duration::ZERO))
+    ///     .on_event(move |event| {
+    ///         if let Event::Overdue { id, .. } = event {
+    ///             let _ = seen.send(*id);
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// let held = pool.pull()?;
+    /// pool.reap();
+    /// assert_eq!(reports.recv()?, jackpot::Connection::id(&held));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn leak_after(mut self, held: Option<Duration>) -> Self {
+        self.rules.leak_after = held;
+        self
+    }
+
+    /// Asks connections that nobody has used for so long whether they still answer.
+    ///
+    /// The function sends the protocol's own question and reads the answer. It runs between two
+    /// leases on a thread of its own (`jackpot-ping`), on one connection at a time and only while
+    /// nobody waits; its connection counts as leased meanwhile. An error or a panic closes the
+    /// connection. Give it a bound: [`read_timeout`](Builder::read_timeout) holds here too. A ping
+    /// is no use of the connection: [`idle_timeout`](Builder::idle_timeout) goes on counting.
+    /// [`build`](Builder::build) refuses an interval of zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// use std::io::{self, Read, Write};
+    /// use std::time::Duration;
+    ///
+    /// let builder = jackpot::Pool::builder(move || TcpStream::connect(address))
+    ///     .read_timeout(Some(Duration::from_secs(1)))
+    ///     .ping(Duration::from_secs(30), |stream| {
+    ///         stream.write_all(b"PING\r\n")?;
+    ///         let mut reply = [0; 7];
+    ///         stream.read_exact(&mut reply)?;
+    ///         match &reply {
+    ///             b"+PONG\r\n" => Ok(()),
+    ///             _ => Err(io::Error::other("no pong")),
+    ///         }
+    ///     });
+    /// # let _ = builder;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ping<E>(
+        mut self,
+        every: Duration,
+        f: impl Fn(&mut C) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let hook: Hook<C> = Box::new(move |client| f(client).map_err(Into::into));
+        self.settings.ping = Some((every, hook));
+        self
+    }
+
+    /// Prepares a client for its next caller, or says that it is not fit for one.
+    ///
+    /// The function runs when a lease comes back that is otherwise fit, on the thread that gives
+    /// it back. An error or a panic closes the connection. It is the place to look into the
+    /// client's own buffers, which no probe can see, and to roll back what a caller left open.
+    ///
+    /// # Examples
+    ///
+    /// See [`handshake`](Builder::handshake).
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::{Eviction, Pool};
+    /// let pool = Pool::builder(move || TcpStream::connect(address))
+    ///     .recycle(|_| Err::<(), _>("use it once"))
+    ///     .build()?;
+    /// drop(pool.pull()?);
+    /// assert_eq!(pool.stats().evicted(Eviction::RecycleFailed), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recycle<E>(mut self, f: impl Fn(&mut C) -> Result<(), E> + Send + Sync + 'static) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let hook: Hook<C> = Box::new(move |client| f(client).map_err(Into::into));
+        self.settings.recycle = Some(hook);
+        self
+    }
+
+    /// Tells this function what happens in the pool; a second call replaces the first.
+    ///
+    /// It runs after the lock is released, on the thread that caused the event, and may call back
+    /// into the pool. Keep it short: that thread waits for it. Its panic is logged and goes no
+    /// further. A function that owns a handle of its pool keeps the pool alive until `end`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Event`].
+    pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.settings.on_event = Some(Box::new(f));
+        self
+    }
+
+    /// Checks the settings, starts the reaper, and begins to make `min_idle` connections.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] names the setting and its value; [`Error::Spawn`] says why the
+    /// reaper's thread could not be started. A server that cannot be reached is no error here.
+    ///
+    /// # Blocking
+    ///
+    /// Does not block: connections are made in the background.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::Pool;
+    /// let refused = Pool::builder(|| std::net::TcpStream::connect("127.0.0.1:1")).limit(0).build();
+    /// assert_eq!(refused.unwrap_err().to_string(), "limit must be at least 1, not 0");
+    /// ```
+    pub fn build(mut self) -> Result<Pool<C>, Error> {
+        self.check()?;
+        self.settings.watches_leases = self.rules.leak_after.is_some();
+        self.settings.exact_leases = self.settings.watches_leases
+            || self.reap_interval.is_none()
+            || !self.rules.probe_after.is_zero();
+        let min_idle = self.rules.min_idle;
+        let shared = Shared::new(
+            self.limit,
+            self.rules,
+            self.backoff,
+            self.factory,
+            self.settings,
+        );
+        let pool = Pool::from_shared(Arc::clone(&shared));
+        if let Some(every) = self.reap_interval {
+            reaper::start(&shared, every)?;
+        }
+        if min_idle > 0 {
+            let now = Instant::now();
+            shared.with(|state, effects| state.table.top_up(now, effects));
+        }
+        Ok(pool)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |text: String| Err(Error::InvalidConfig(text));
+        let Rules {
+            min_idle,
+            max_connecting,
+            ..
+        } = self.rules;
+        if self.limit == 0 {
+            return refuse("limit must be at least 1, not 0".into());
+        }
+        if min_idle > self.limit {
+            return refuse(format!(
+                "min_idle must not be above the limit, but {min_idle} is above {}",
+                self.limit
+            ));
+        }
+        if max_connecting == 0 {
+            return refuse("max_connecting must be at least 1, not 0".into());
+        }
+        let durations = [
+            ("read_timeout", self.settings.read_timeout.flatten()),
+            ("write_timeout", self.settings.write_timeout.flatten()),
+            ("reap_interval", self.reap_interval),
+            ("ping interval", self.settings.ping.as_ref().map(|p| p.0)),
+        ];
+        for (name, duration) in durations {
+            if duration.is_some_and(|duration| duration.is_zero()) {
+                return refuse(format!("{name} must be above zero, not 0ns"));
+            }
+        }
+        if let Some(name) = self.misplaced {
+            return refuse(format!(
+                "{name} must be set after handshake, because it takes the client"
+            ));
+        }
+        self.backoff.check()
+    }
+}
+
+impl<C> fmt::Debug for Builder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings {
+            allow_unread,
+            allow_unanswered,
+            only_finished,
+            read_timeout,
+            write_timeout,
+            ..
+        } = &self.settings;
+        f.debug_struct("Builder")
+            .field("limit", &self.limit)
+            .field("rules", &self.rules)
+            .field("backoff", &self.backoff)
+            .field("reap_interval", &self.reap_interval)
+            .field("read_timeout", read_timeout)
+            .field("write_timeout", write_timeout)
+            .field("only_finished", only_finished)
+            .field("allow_unread", allow_unread)
+            .field("allow_unanswered", allow_unanswered)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,179 @@
+//! The threads that connect: `jackpot-connect`.
+//!
+//! A connect runs on a thread of its own, so that a caller can take whichever comes first, the
+//! connection that is made for it or one that comes back, and so that its time-out holds however
+//! long the factory takes. The thread goes on as long as another connect is wanted, then ends.
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::connector::Factory;
+use crate::error::Error;
+use crate::event::Event;
+use crate::shared::{BoxError, Held, Shared, guarded};
+use crate::stats::Brief;
+use crate::stream::Stream;
+use crate::table::Reserved;
+
+/// A slot under construction; dropped unused, it gives the slot back and serves a waiter.
+struct Reservation<C: Send + 'static> {
+    shared: Arc<Shared<C>>,
+    reserved: Option<Reserved>,
+}
+
+/// Starts a thread that makes this connection.
+pub(crate) fn spawn<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserved) {
+    let reservation = Reservation {
+        shared: Arc::clone(shared),
+        reserved: Some(reserved),
+    };
+    // Where no thread can be started, the closure is dropped and the reservation with it.
+    let _ = thread::Builder::new()
+        .name("jackpot-connect".into())
+        .spawn(move || {
+            let mut next = Some(reservation);
+            while let Some(reservation) = next {
+                next = reservation.make();
+            }
+        });
+}
+
+impl<C: Send + 'static> Drop for Reservation<C> {
+    fn drop(&mut self) {
+        if let Some(reserved) = self.reserved.take() {
+            let error = Error::Connect(io::Error::other("no thread could be started to connect"));
+            let _ = self.fail(reserved, error, Duration::ZERO);
+        }
+    }
+}
+
+impl<C: Send + 'static> Reservation<C> {
+    /// Makes the connection; the next one that this thread is to make.
+    fn make(mut self) -> Option<Self> {
+        let reserved = self.reserved.take()?;
+        let started = Instant::now();
+        let Some(factory) = self.shared.factory() else {
+            self.shared.with(|state, effects| {
+                let place = reserved.place;
+                state.table.connect_dropped(place, started, effects);
+            });
+            return None;
+        };
+        let made = self
+            .open(&*factory, reserved.needed)
+            .map_err(Error::Connect)
+            .and_then(|tcp| self.shake_hands(tcp));
+        drop(factory);
+        let took = started.elapsed();
+        let next = match made {
+            Ok(held) => self.succeed(reserved, held, took),
+            Err(error) => self.fail(reserved, error, took),
+        };
+        next.map(|reserved| Self {
+            shared: Arc::clone(&self.shared),
+            reserved: Some(reserved),
+        })
+    }
+
+    /// Opens a socket, at the cost of idle ones where the process has run out of descriptors.
+    fn open(&self, factory: &dyn Factory, needed: bool) -> io::Result<TcpStream> {
+        loop {
+            let opened = guarded(|| factory.connect()).unwrap_or_else(|text| {
+                Err(io::Error::other(format!("the factory panicked: {text}")))
+            });
+            let retry = opened
+                .as_ref()
+                .is_err_and(|error| needed && is_out_of_descriptors(error) && self.evict_oldest());
+            if !retry {
+                return opened;
+            }
+        }
+    }
+
+    fn evict_oldest(&self) -> bool {
+        let now = Instant::now();
+        self.shared
+            .with(|state, effects| state.table.evict_oldest(now, effects))
+    }
+
+    fn shake_hands(&self, tcp: TcpStream) -> Result<Held<C>, Error> {
+        let settings = &self.shared.settings;
+        if let Some(timeout) = settings.read_timeout {
+            tcp.set_read_timeout(timeout).map_err(Error::Connect)?;
+        }
+        if let Some(timeout) = settings.write_timeout {
+            tcp.set_write_timeout(timeout).map_err(Error::Connect)?;
+        }
+        let stream = Stream::new(tcp);
+        let client = guarded(|| (settings.handshake)(stream.another()))
+            .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
+            .map_err(|error: BoxError| Error::Handshake(Arc::from(error)))?;
+        if let Some(why) = stream.socket().settle(true) {
+            let error: BoxError = format!("the connection was {why} during the handshake").into();
+            return Err(Error::Handshake(Arc::from(error)));
+        }
+        Ok(Held { client, stream })
+    }
+
+    fn succeed(&self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Reserved> {
+        let id = reserved.place.id;
+        log::debug!(target: "jackpot", "connection {id} made in {}", Brief(took));
+        // Told before anybody can use it, so that it comes before whatever happens to it.
+        self.shared.tell(&Event::Connected { id, took });
+        let handle = Arc::clone(held.stream.socket());
+        let now = Instant::now();
+        let ((), next) = self.shared.with_connect(|state, effects| {
+            let place = reserved.place;
+            state.table.connected(place, held, handle, now, effects);
+        });
+        next
+    }
+
+    fn fail(&self, reserved: Reserved, error: Error, took: Duration) -> Option<Reserved> {
+        let error = Arc::new(error);
+        log::warn!(
+            target: "jackpot",
+            "connect failed after {}: {}",
+            Brief(took),
+            Chain(&error)
+        );
+        let now = Instant::now();
+        let shared = Arc::clone(&error);
+        let ((), next) = self.shared.with_connect(|state, effects| {
+            let place = reserved.place;
+            state.table.connect_failed(place, shared, now, effects);
+        });
+        self.shared.tell(&Event::ConnectFailed { error, took });
+        next
+    }
+}
+
+/// Whether the process or the system has no descriptor left (EMFILE, ENFILE, WSAEMFILE).
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let code = match error.raw_os_error() {
+        Some(code) => Some(code),
+        None => std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<io::Error>())
+            .and_then(io::Error::raw_os_error),
+    };
+    let codes: &[i32] = if cfg!(windows) { &[10024] } else { &[23, 24] };
+    code.is_some_and(|code| codes.contains(&code))
+}
+
+/// An error with its sources, in one line.
+struct Chain<'a>(&'a Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = std::error::Error::source(self.0);
+        while let Some(error) = next {
+            write!(f, ": {error}")?;
+            next = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! What can go wrong, with the cause and the pool's state kept.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::stats::{Brief, Stats};
+
+/// Why a pool could not be built or gave no connection.
+///
+/// Each message is a diagnosis: what was tried, how often, for how long, and the pool's state. The
+/// cause is not repeated in it but is the [`source`](std::error::Error::source), down to the
+/// [`io::Error`] of the connect.
+///
+/// # Examples
+///
+/// ```
+/// # use std::net::{TcpListener, TcpStream};
+/// # let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+/// use jackpot::{Backoff, Pool};
+/// use std::io::ErrorKind;
+///
+/// let pool = Pool::builder(move || TcpStream::connect(address))
+///     .backoff(Backoff::new().retries(0))
+///     .build()?;
+/// let error = pool.pull().unwrap_err();
+/// assert!(error.is_connect());
+/// assert_eq!(error.io_error().unwrap().kind(), ErrorKind::ConnectionRefused);
+/// assert!(error.to_string().starts_with("no connection after 1 try in "));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The limit is reached and nothing is idle.
+    #[error("the pool is full ({})", stats.state())]
+    Full {
+        /// The pool at that moment.
+        stats: Box<Stats>,
+    },
+
+    /// The factory failed or panicked.
+    ///
+    /// Callers that share one failed connect each get an error of their own, with the same kind,
+    /// the same OS code and the same text.
+    #[error("connect failed")]
+    Connect(#[source] io::Error),
+
+    /// The handshake failed or panicked.
+    #[error("handshake failed")]
+    Handshake(#[source] Arc<dyn std::error::Error + Send + Sync>),
+
+    /// `pull` has used up its retries, or waiting cannot cure the cause.
+    #[error(
+        "no connection after {attempts} {} in {} ({})",
+        if *attempts == 1 { "try" } else { "tries" },
+        Brief(*elapsed),
+        stats.state()
+    )]
+    Exhausted {
+        /// How many tries there were: one more than retries.
+        attempts: u32,
+        /// How long they took together.
+        elapsed: Duration,
+        /// What the last try failed with.
+        #[source]
+        last: Box<Error>,
+        /// The pool at that moment.
+        stats: Box<Stats>,
+    },
+
+    /// The time given to `pull_timeout` is over.
+    #[error("no connection within {} ({})", Brief(*elapsed), stats.state())]
+    TimedOut {
+        /// How long the call took.
+        elapsed: Duration,
+        /// The last cause, if there was one.
+        #[source]
+        last: Option<Box<Error>>,
+        /// The pool at that moment.
+        stats: Box<Stats>,
+    },
+
+    /// The pool has ended; it never connects again.
+    #[error("the pool has ended")]
+    Ended,
+
+    /// A setting makes no sense; the text names it and its value.
+    #[error("{0}")]
+    InvalidConfig(String),
+
+    /// The reaper thread could not be started.
+    #[error("cannot start the reaper thread")]
+    Spawn(#[source] io::Error),
+}
+
+impl Error {
+    /// Whether the cause is a full pool; looks through `Exhausted` and `TimedOut`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// let pool = jackpot::Pool::new(1, move || TcpStream::connect(address))?;
+    /// let only = pool.pull()?;
+    /// assert!(pool.allocate().unwrap_err().is_full());
+    /// # drop(only);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.cause(), Some(Self::Full { .. }))
+    }
+
+    /// Whether the cause is a failed connect or handshake; looks through like [`Error::is_full`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let gone = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    /// let pool = jackpot::Pool::new(1, move || TcpStream::connect(gone))?;
+    /// assert!(pool.allocate().unwrap_err().is_connect());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        matches!(self.cause(), Some(Self::Connect(_) | Self::Handshake(_)))
+    }
+
+    /// Whether the cause is that the pool has ended; looks through like [`Error::is_full`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::TcpStream;
+    /// let pool = jackpot::Pool::new(1, || TcpStream::connect("127.0.0.1:1"))?;
+    /// pool.end();
+    /// assert!(pool.pull().unwrap_err().is_ended());
+    /// # Ok::<(), jackpot::Error>(())
+    /// ```
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        matches!(self.cause(), Some(Self::Ended))
+    }
+
+    /// Whether this is [`Error::TimedOut`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::TcpStream;
+    /// # use std::time::Duration;
+    /// let pool = jackpot::Pool::new(1, || TcpStream::connect("127.0.0.1:1"))?;
+    /// assert!(pool.pull_timeout(Duration::ZERO).unwrap_err().is_timeout());
+    /// # Ok::<(), jackpot::Error>(())
+    /// ```
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+
+    /// The I/O error at the bottom of the chain of sources, if there is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # use std::io::ErrorKind;
+    /// # let gone = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    /// let pool = jackpot::Pool::new(1, move || TcpStream::connect(gone))?;
+    /// let error = pool.allocate().unwrap_err();
+    /// assert_eq!(error.io_error().unwrap().kind(), ErrorKind::ConnectionRefused);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn io_error(&self) -> Option<&io::Error> {
+        let mut found = None;
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            found = error.downcast_ref::<io::Error>().or(found);
+            next = error.source();
+        }
+        found
+    }
+
+    /// The variant under `Exhausted` and `TimedOut`; `None` for a time-out without a cause.
+    fn cause(&self) -> Option<&Self> {
+        match self {
+            Self::Exhausted { last, .. } => last.cause(),
+            Self::TimedOut { last, .. } => last.as_ref()?.cause(),
+            other => Some(other),
+        }
+    }
+
+    /// Whether trying again later is pointless.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+        match self {
+            Self::Connect(error) => {
+                matches!(error.kind(), PermissionDenied | InvalidInput | Unsupported)
+            }
+            _ => false,
+        }
+    }
+
+    /// Another error with the same variant, kind, OS code, text and source, for the next caller.
+    pub(crate) fn another(self: &Arc<Self>) -> Self {
+        match &**self {
+            Self::Connect(error) => Self::Connect(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), Shared(Arc::clone(self))),
+            }),
+            Self::Handshake(error) => Self::Handshake(Arc::clone(error)),
+            _ => Self::Ended,
+        }
+    }
+}
+
+/// A connect error that several callers share, seen from one of them.
+#[derive(Debug)]
+struct Shared(Arc<Error>);
+
+impl Shared {
+    fn io(&self) -> Option<&io::Error> {
+        match &*self.0 {
+            Error::Connect(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.io() {
+            Some(error) => error.fmt(f),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Shared {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(self.io()?)
+    }
+}
+
+/// Keeps the whole error as the inner one; the kind is that of the connect error at the bottom,
+/// else `TimedOut`, `ResourceBusy` (full), `NotConnected` (ended) or `InvalidInput`.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        use io::ErrorKind;
+        let kind = match &error {
+            Error::TimedOut { .. } => ErrorKind::TimedOut,
+            Error::InvalidConfig(_) => ErrorKind::InvalidInput,
+            _ if error.is_full() => ErrorKind::ResourceBusy,
+            _ if error.is_ended() => ErrorKind::NotConnected,
+            _ => error.io_error().map_or(ErrorKind::Other, io::Error::kind),
+        };
+        Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    fn connect(error: io::Error) -> Arc<Error> {
+        Arc::new(Error::Connect(error))
+    }
+
+    #[test]
+    fn another_error_is_the_same_to_its_reader() {
+        let custom = io::Error::other("no route in the table");
+        for original in [connect(io::Error::from_raw_os_error(111)), connect(custom)] {
+            let copy = original.another();
+            let (a, b) = (original.io_error().unwrap(), copy.io_error().unwrap());
+            assert_eq!(a.kind(), b.kind());
+            assert_eq!(a.raw_os_error(), b.raw_os_error());
+            assert_eq!(a.to_string(), b.to_string());
+        }
+    }
+
+    #[test]
+    fn the_io_error_is_the_one_at_the_bottom_of_a_shared_chain() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect to example")]
+        struct Wrapped(#[source] io::Error);
+
+        let inner = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let original = connect(io::Error::new(inner.kind(), Wrapped(inner)));
+        let outer = Error::Exhausted {
+            attempts: 6,
+            elapsed: Duration::from_millis(4200),
+            last: Box::new(original.another()),
+            stats: Box::default(),
+        };
+        assert!(outer.is_connect() && !outer.is_full() && !outer.is_timeout());
+        let bottom = outer.io_error().unwrap();
+        assert_eq!(bottom.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(bottom.get_ref().is_none());
+        let shown = outer.source().unwrap().source().unwrap().to_string();
+        assert_eq!(shown, "cannot connect to example");
+    }
+
+    #[test]
+    fn messages_are_a_diagnosis() {
+        let stats = Stats {
+            limit: 20,
+            leased: 20,
+            waiting: 35,
+            ..Stats::default()
+        };
+        let error = Error::Exhausted {
+            attempts: 6,
+            elapsed: Duration::from_millis(4200),
+            last: Box::new(Error::Ended),
+            stats: Box::new(stats),
+        };
+        assert_eq!(
+            error.to_string(),
+            "no connection after 6 tries in 4.2 s \
+             (limit 20: 0 idle, 20 leased, 0 connecting, 35 waiting)"
+        );
+    }
+
+    #[test]
+    fn kinds_survive_the_way_to_io() {
+        let refused = Error::Connect(io::ErrorKind::ConnectionRefused.into());
+        assert_eq!(
+            io::Error::from(refused).kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        assert_eq!(
+            io::Error::from(Error::Ended).kind(),
+            io::ErrorKind::NotConnected
+        );
+        let full = Error::Full {
+            stats: Box::default(),
+        };
+        assert_eq!(io::Error::from(full).kind(), io::ErrorKind::ResourceBusy);
+    }
+}

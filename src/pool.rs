@@ -1,0 +1,478 @@
+//! The pool and its verbs, in the order in which a user meets them.
+
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::builder::Builder;
+use crate::connection::Connection;
+use crate::connector::Factory;
+use crate::error::Error;
+use crate::event::{Close, Freed};
+use crate::pull::{Patience, pull};
+use crate::reaper;
+use crate::shared::Shared;
+use crate::stats::{ConnectionInfo, Stats};
+use crate::stream::Stream;
+
+/// A pool of connections; a handle that is cheap to clone and works from every thread.
+///
+/// `C` is what callers work with: the tracked TCP [`Stream`], or whatever a
+/// [`handshake`](Builder::handshake) built on top of it.
+///
+/// Dropping the last handle ends the pool, as [`end`](Pool::end) does. Leases that are out work
+/// on until they are dropped.
+///
+/// # Examples
+///
+/// ```
+/// # use std::net::{TcpListener, TcpStream};
+/// # let server = TcpListener::bind("127.0.0.1:0")?;
+/// # let address = server.local_addr()?;
+/// use jackpot::Pool;
+///
+/// let pool = Pool::new(20, move || TcpStream::connect(address))?;
+/// let threads: Vec<_> = (0..4)
+///     .map(|_| {
+///         let pool = pool.clone();
+///         std::thread::spawn(move || pool.pull().map(drop))
+///     })
+///     .collect();
+/// for thread in threads {
+///     thread.join().unwrap()?;
+/// }
+/// assert!(pool.stats().idle >= 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Pool<C = Stream> {
+    owner: Arc<Owner<C>>,
+}
+
+/// The handles together; leases and the pool's own threads do not count.
+struct Owner<C> {
+    shared: Arc<Shared<C>>,
+}
+
+impl<C> Drop for Owner<C> {
+    fn drop(&mut self) {
+        self.shared.end(Close::Soft);
+    }
+}
+
+impl<C> Pool<C> {
+    pub(crate) fn from_shared(shared: Arc<Shared<C>>) -> Self {
+        Self {
+            owner: Arc::new(Owner { shared }),
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared<C>> {
+        &self.owner.shared
+    }
+}
+
+impl Pool {
+    /// A pool of at most `limit` connections with the default settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for a limit of 0; [`Error::Spawn`] where no thread can be
+    /// started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// let pool = jackpot::Pool::new(100, move || std::net::TcpStream::connect(address))?;
+    /// let connection = pool.pull()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new(limit: usize, factory: impl Factory) -> Result<Pool, Error> {
+        Self::builder(factory).limit(limit).build()
+    }
+
+    /// The settings of a pool, to be changed one by one.
+    ///
+    /// # Examples
+    ///
+    /// See [`Builder`].
+    pub fn builder(factory: impl Factory) -> Builder<Stream> {
+        Builder::new(factory)
+    }
+}
+
+impl<C: Send + 'static> Pool<C> {
+    /// One try: a live idle connection, else a new one if the limit allows.
+    ///
+    /// It never goes ahead of a caller that waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] at once when the limit leaves no room for another connect, counting those
+    /// that are under way or queued behind [`max_connecting`](Builder::max_connecting);
+    /// [`Error::Connect`] or [`Error::Handshake`] when the connect failed, or when the last one
+    /// did a moment ago; [`Error::Ended`].
+    ///
+    /// # Blocking
+    ///
+    /// Blocks until the connect that was started for it is done or a connection comes back,
+    /// whichever is first: as long as the factory and the handshake take.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let pool = jackpot::Pool::new(1, move || TcpStream::connect(address))?;
+    /// let connection = pool.allocate()?;
+    /// assert!(pool.allocate().unwrap_err().is_full());
+    /// # drop(connection);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn allocate(&self) -> Result<Connection<C>, Error> {
+        pull(self.shared(), Patience::OneTry)
+    }
+
+    /// A connection, however many tries of the [`Backoff`] it takes.
+    ///
+    /// Between two tries the caller keeps its place in the queue, and it is woken early by every
+    /// connection that comes back and every slot that falls free when it is its turn. Waiting is
+    /// first come, first served.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exhausted`] after the last try, or at once for a cause that waiting cannot cure;
+    /// [`Error::Ended`].
+    ///
+    /// # Blocking
+    ///
+    /// Blocks for the tries and the delays between them; with the default backoff about two
+    /// minutes when the pool stays full. [`pull_timeout`](Pool::pull_timeout) sets a bound.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let pool = jackpot::Pool::new(1, move || TcpStream::connect(address))?;
+    /// let held = pool.pull()?;
+    /// let waiter = std::thread::spawn({
+    ///     let pool = pool.clone();
+    ///     move || pool.pull().map(drop)
+    /// });
+    /// drop(held); // handed to the waiter
+    /// waiter.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pull(&self) -> Result<Connection<C>, Error> {
+        pull(self.shared(), Patience::Retries(None))
+    }
+
+    /// [`pull`](Pool::pull) with a hard upper bound on the whole call.
+    ///
+    /// The bound holds however long the factory takes: a connect that outlives its caller serves
+    /// the next one. Zero means whatever is idle right now, and starts no connect.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`] when the time is over; else as [`pull`](Pool::pull).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks for `timeout` at most.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let pool = jackpot::Pool::new(1, move || TcpStream::connect(address))?;
+    /// # use std::time::Duration;
+    /// let held = pool.pull_timeout(Duration::from_secs(1))?;
+    /// let error = pool.pull_timeout(Duration::from_millis(20)).unwrap_err();
+    /// assert!(error.is_timeout() && error.is_full());
+    /// # drop(held);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pull_timeout(&self, timeout: Duration) -> Result<Connection<C>, Error> {
+        pull(self.shared(), Patience::Retries(Some(timeout)))
+    }
+
+    /// Closes all but `keep` connections; leased ones close when they come back.
+    ///
+    /// The same as [`free_with`](Pool::free_with) and [`Close::Soft`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+    /// drop((pool.pull()?, pool.pull()?, pool.pull()?));
+    /// assert_eq!(pool.free(1).closed, 2);
+    /// assert_eq!(pool.stats().open, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn free(&self, keep: usize) -> Freed {
+        self.free_with(keep, Close::Soft)
+    }
+
+    /// Evicts what is dead, keeps up to `keep` connections, and closes the rest.
+    ///
+    /// Leased connections are kept first, then the most recently used idle ones. Of the rest, idle
+    /// ones close at once. Leased ones close when they come back, or at once with
+    /// [`Close::Hard`], which shuts the socket down so that a thread blocked on it returns.
+    ///
+    /// # Examples
+    ///
+    /// See [`Close`].
+    pub fn free_with(&self, keep: usize, close: Close) -> Freed {
+        reaper::evict_dead(self.shared());
+        self.shared().free(keep, close)
+    }
+
+    /// Ends the pool: nothing connects afterwards. Leases that are out work on until dropped.
+    ///
+    /// Idle connections close, and every waiter gets [`Error::Ended`]. It returns at once;
+    /// [`drain`](Pool::drain) waits for the rest. Calling it twice is harmless.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+    /// # use std::time::Duration;
+    /// let connection = pool.pull()?;
+    /// pool.end();
+    /// assert!(pool.pull().unwrap_err().is_ended());
+    /// drop(connection); // closes
+    /// assert!(pool.drain(Duration::from_secs(1)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn end(&self) {
+        self.end_with(Close::Soft);
+    }
+
+    /// [`end`](Pool::end), with a choice of what happens to leases that are out.
+    ///
+    /// With [`Close::Hard`] they are shut down now, so that threads blocked on them return; this
+    /// also cuts what an earlier `end` left out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+    /// use jackpot::Close;
+    /// use std::io::Read;
+    ///
+    /// let mut connection = pool.pull()?;
+    /// let reader = std::thread::spawn(move || connection.read(&mut [0; 8]));
+    /// pool.end_with(Close::Hard);
+    /// assert_eq!(reader.join().unwrap()?, 0); // not blocked any more
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn end_with(&self, close: Close) {
+        self.shared().end(close);
+    }
+
+    /// Whether the pool has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::TcpStream;
+    /// let pool = jackpot::Pool::new(1, || TcpStream::connect("127.0.0.1:1"))?;
+    /// pool.end();
+    /// assert!(pool.is_ended());
+    /// # Ok::<(), jackpot::Error>(())
+    /// ```
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.shared().is_ended()
+    }
+
+    /// Waits until no lease and no connect is outstanding; true if that happened in time.
+    ///
+    /// A lease that was cut is outstanding until its guard is dropped. Without
+    /// [`end`](Pool::end), new ones may begin as soon as this returns.
+    ///
+    /// # Blocking
+    ///
+    /// Blocks for `timeout` at most.
+    ///
+    /// # Examples
+    ///
+    /// See [`end`](Pool::end).
+    #[must_use = "it says whether anything is still outstanding"]
+    pub fn drain(&self, timeout: Duration) -> bool {
+        self.shared().drain(timeout)
+    }
+
+    /// One sweep of the reaper on the calling thread; how many connections it evicted.
+    ///
+    /// A sweep evicts what is dead, idle too long or too old, refills `min_idle`, reports overdue
+    /// leases, and has pinged what asks for it.
+    ///
+    /// # Blocking
+    ///
+    /// It asks the kernel about each idle connection, about a microsecond each, and never waits
+    /// for the network.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # use jackpot::Pool;
+    /// let pool = Pool::builder(move || TcpStream::connect(address)).reap_interval(None).build()?;
+    /// drop(pool.pull()?);
+    /// drop(server.accept()?); // the server closes it
+    /// while pool.reap() == 0 {}
+    /// assert_eq!(pool.stats().evicted(jackpot::Eviction::PeerClosed), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reap(&self) -> usize {
+        reaper::sweep(self.shared())
+    }
+
+    /// What the pool knows of each connection, in no particular order.
+    ///
+    /// # Examples
+    ///
+    /// See [`ConnectionInfo`].
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.shared().connections()
+    }
+
+    /// The pool's numbers at this moment.
+    ///
+    /// # Examples
+    ///
+    /// See [`Stats`].
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared().stats()
+    }
+
+    /// How many connections the pool may have.
+    ///
+    /// # Examples
+    ///
+    /// See [`set_limit`](Pool::set_limit).
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.shared().limit()
+    }
+
+    /// Changes how many connections the pool may have.
+    ///
+    /// Lowering it closes surplus idle connections at once, the least recently used ones first,
+    /// and surplus leases when they come back. Raising it serves those who wait. 0 suspends the
+    /// pool: nothing is handed out until the limit is raised again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+    /// drop((pool.pull()?, pool.pull()?));
+    /// pool.set_limit(1);
+    /// assert_eq!((pool.limit(), pool.stats().open), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_limit(&self, limit: usize) {
+        self.shared().set_limit(limit);
+    }
+
+    /// The backoff that the next `pull` uses.
+    ///
+    /// # Examples
+    ///
+    /// See [`set_backoff`](Pool::set_backoff).
+    pub fn backoff(&self) -> Backoff {
+        self.shared().backoff()
+    }
+
+    /// Changes the backoff for calls of `pull` that begin from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] names the setting and its value, and leaves the old backoff.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::TcpStream;
+    /// use jackpot::{Backoff, Pool};
+    ///
+    /// let pool = Pool::new(1, || TcpStream::connect("127.0.0.1:1"))?;
+    /// assert!(pool.set_backoff(Backoff::new().factor(0.5)).is_err());
+    /// assert_eq!(pool.backoff(), Backoff::new());
+    /// # Ok::<(), jackpot::Error>(())
+    /// ```
+    pub fn set_backoff(&self, backoff: Backoff) -> Result<(), Error> {
+        backoff.check()?;
+        self.shared().set_backoff(backoff);
+        Ok(())
+    }
+
+    /// Changes where connections come from, for connects that have not started yet.
+    ///
+    /// An outage of the old one is forgotten: those who wait connect at once. Connections that
+    /// are open stay; [`free`](Pool::free) closes them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let gone = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    /// let pool = jackpot::Pool::new(20, move || TcpStream::connect(gone))?;
+    /// assert!(pool.allocate().is_err());
+    /// pool.set_factory(move || TcpStream::connect(address));
+    /// assert!(pool.allocate().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_factory(&self, factory: impl Factory) {
+        self.shared().set_factory(Arc::new(factory));
+    }
+}
+
+impl<C> Clone for Pool<C> {
+    fn clone(&self) -> Self {
+        Self {
+            owner: Arc::clone(&self.owner),
+        }
+    }
+}
+
+/// A panic in any function of the user's is caught and leaves the pool whole.
+impl<C> UnwindSafe for Pool<C> {}
+impl<C> RefUnwindSafe for Pool<C> {}
+
+/// Shows the pool's state.
+impl<C> fmt::Debug for Pool<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("stats", &self.shared().stats())
+            .field("ended", &self.shared().is_ended())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,106 @@
+//! Asking the kernel whether a connection lives.
+//!
+//! One peek with `MSG_DONTWAIT` is the whole probe on the hot path. `SO_ERROR` names the cause once
+//! the peek has said "data", and a zero-length write finds a socket whose sending side was shut
+//! down. Where the flag's value is not known (Windows), the socket's blocking mode is switched for
+//! the peek and put back.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::TcpStream;
+
+use crate::event::Eviction;
+use crate::stream::Socket;
+
+/// What a peek at the receiving side of a socket shows.
+#[derive(Debug)]
+pub(crate) enum Pulse {
+    /// It lives, and nothing lies in it.
+    Quiet,
+    /// Bytes lie in it; what comes behind them cannot be seen.
+    Bytes,
+    /// It is dead, for this reason.
+    Dead(Eviction),
+}
+
+/// Why this idle connection must leave the pool, if it must.
+pub(crate) fn verdict(socket: &Socket, allow_unread: bool) -> Option<Eviction> {
+    match pulse(socket) {
+        Pulse::Quiet => None,
+        Pulse::Dead(why) => Some(why),
+        Pulse::Bytes => match socket.tcp().take_error() {
+            Ok(None) if allow_unread => None,
+            Ok(None) => Some(Eviction::Unread),
+            Ok(Some(_)) | Err(_) => Some(Eviction::SocketError),
+        },
+    }
+}
+
+/// Whether our sending side was shut down, or broke.
+pub(crate) fn cannot_send(socket: &Socket) -> Option<Eviction> {
+    match socket.tcp().write(&[]) {
+        Ok(_) => None,
+        Err(error) if is_passing(&error) => None,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Some(Eviction::HalfClosed),
+        Err(_) => Some(Eviction::SocketError),
+    }
+}
+
+fn pulse(socket: &Socket) -> Pulse {
+    loop {
+        return match peek(socket) {
+            Ok(0) => Pulse::Dead(Eviction::PeerClosed),
+            Ok(_) => Pulse::Bytes,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Pulse::Quiet,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => {
+                log::debug!(target: "jackpot", "probe found: {error}");
+                Pulse::Dead(Eviction::SocketError)
+            }
+        };
+    }
+}
+
+/// Whether an error says nothing about the connection's health.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut
+    )
+}
+
+/// `MSG_PEEK` is 2 wherever sockets came from BSD; `MSG_DONTWAIT` differs.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const PEEK_WITHOUT_WAITING: Option<i32> = Some(0x2 | 0x40);
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd"
+))]
+const PEEK_WITHOUT_WAITING: Option<i32> = Some(0x2 | 0x80);
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)))]
+const PEEK_WITHOUT_WAITING: Option<i32> = None;
+
+fn peek(socket: &Socket) -> io::Result<usize> {
+    let tcp: &TcpStream = socket.tcp();
+    if let Some(flags) = PEEK_WITHOUT_WAITING {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        return socket2::SockRef::from(tcp).recv_with_flags(&mut byte, flags);
+    }
+    if socket.is_nonblocking() {
+        return tcp.peek(&mut [0]);
+    }
+    tcp.set_nonblocking(true)?;
+    let found = tcp.peek(&mut [0]);
+    tcp.set_nonblocking(false)?;
+    found
+}

@@ -1,0 +1,277 @@
+//! How a caller gets a connection: at once where one is idle, else by waiting its turn.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backoff::{Backoff, Delays};
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::shared::{Effects, Held, Parker, Shared, State};
+use crate::slots::Lease;
+use crate::table::Entry;
+use crate::waiters::{Answer, Failure, Ticket};
+
+/// How long a caller is prepared to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// One try, however long it takes.
+    OneTry,
+    /// The backoff's retries, and no longer than this.
+    Retries(Option<Duration>),
+}
+
+/// Gets a connection for the calling thread.
+pub(crate) fn pull<C: Send + 'static>(
+    shared: &Arc<Shared<C>>,
+    patience: Patience,
+) -> Result<Connection<C>, Error> {
+    while let Some((lease, probe)) = shared.take() {
+        if let Some(connection) = shared.hand_out(lease, probe) {
+            return Ok(connection);
+        }
+    }
+    Call::new(shared, patience).run()
+}
+
+/// One call that found nothing idle.
+struct Call<'a, C> {
+    shared: &'a Arc<Shared<C>>,
+    started: Instant,
+    patience: Patience,
+    deadline: Option<Instant>,
+    parker: Arc<Parker>,
+    /// Failed tries so far.
+    attempts: u32,
+    last: Option<Failure>,
+    backoff: Backoff,
+    delays: Option<Delays>,
+}
+
+/// What ends a wait well.
+struct Grant<C> {
+    lease: Lease<Held<C>>,
+    probe: bool,
+    ticket: Ticket,
+}
+
+/// Why a waiting thread goes on.
+enum Awake<C> {
+    Answered(Answer<Held<C>>, Ticket),
+    TimeIsUp,
+}
+
+impl<'a, C: Send + 'static> Call<'a, C> {
+    fn new(shared: &'a Arc<Shared<C>>, patience: Patience) -> Self {
+        let started = Instant::now();
+        let deadline = match patience {
+            Patience::Retries(Some(timeout)) => started.checked_add(timeout),
+            _ => None,
+        };
+        Self {
+            shared,
+            started,
+            patience,
+            deadline,
+            parker: Arc::default(),
+            attempts: 0,
+            last: None,
+            backoff: shared.backoff(),
+            delays: None,
+        }
+    }
+
+    fn run(mut self) -> Result<Connection<C>, Error> {
+        if self.patience == Patience::Retries(Some(Duration::ZERO)) {
+            return Err(self.give_up());
+        }
+        let stay = self.patience != Patience::OneTry;
+        let mut ticket = None;
+        loop {
+            let now = Instant::now();
+            let (entry, alarm) = self.shared.with(|state, effects| {
+                let table = &mut state.table;
+                let entry = table.enter(ticket, &self.parker, stay, now, effects);
+                let alarm = match entry {
+                    Entry::Trying(seat) | Entry::Failed(seat, _) => table.alarm(seat),
+                    _ => None,
+                };
+                (entry, alarm)
+            });
+            let grant = match entry {
+                Entry::Granted { lease, probe } => {
+                    if let Some(connection) = self.shared.hand_out(lease, probe) {
+                        return Ok(connection);
+                    }
+                    continue;
+                }
+                Entry::Trying(seat) => self.wait(seat, None, alarm)?,
+                Entry::Failed(seat, failure) => self.wait(seat, Some(failure), alarm)?,
+                Entry::Refused(failure) => return Err(self.error(&failure)),
+                Entry::Ended => return Err(Error::Ended),
+            };
+            if let Some(connection) = self.shared.hand_out(grant.lease, grant.probe) {
+                return Ok(connection);
+            }
+            ticket = Some(grant.ticket);
+        }
+    }
+
+    /// Waits until a connection comes or the caller's patience ends.
+    fn wait(
+        &mut self,
+        seat: u32,
+        mut failure: Option<Failure>,
+        mut alarm: Option<Instant>,
+    ) -> Result<Grant<C>, Error> {
+        loop {
+            let mut retry_at = None;
+            if let Some(failure) = failure.take() {
+                match self.after(failure) {
+                    Some(delay) => retry_at = Instant::now().checked_add(delay),
+                    None => return self.leave(seat, Self::exhausted),
+                }
+            }
+            let until = match (retry_at, self.deadline) {
+                (Some(retry), Some(deadline)) => Some(retry.min(deadline)),
+                (retry, deadline) => retry.or(deadline),
+            };
+            match self.sleep(seat, until, alarm) {
+                Awake::Answered(Answer::Granted { lease, probe }, ticket) => {
+                    return Ok(Grant {
+                        lease,
+                        probe,
+                        ticket,
+                    });
+                }
+                Awake::Answered(Answer::Failed(cause), _) => failure = Some(cause),
+                Awake::Answered(Answer::Ended, _) => return Err(Error::Ended),
+                Awake::TimeIsUp => {
+                    let now = Instant::now();
+                    if self.deadline.is_some_and(|deadline| deadline <= now) {
+                        return self.leave(seat, Self::timed_out);
+                    }
+                    failure = self
+                        .shared
+                        .with(|state, effects| state.table.retry(seat, now, effects));
+                }
+            }
+            alarm = self.shared.with(|state, _| state.table.alarm(seat));
+        }
+    }
+
+    /// Counts a failed try; how long to sleep before the next one, if there is to be one.
+    fn after(&mut self, failure: Failure) -> Option<Duration> {
+        self.attempts += 1;
+        let hopeless = matches!(&failure, Failure::Connect(error) if error.is_hopeless());
+        self.last = Some(failure);
+        if hopeless || self.patience == Patience::OneTry {
+            return None;
+        }
+        let backoff = &self.backoff;
+        self.delays.get_or_insert_with(|| backoff.delays()).next()
+    }
+
+    /// Sleeps until there is an answer, or until this time; keeps the pool trying meanwhile.
+    fn sleep(&self, seat: u32, until: Option<Instant>, mut alarm: Option<Instant>) -> Awake<C> {
+        loop {
+            let next = match (until, alarm) {
+                (Some(until), Some(alarm)) => Some(until.min(alarm)),
+                (until, alarm) => until.or(alarm),
+            };
+            self.parker.park_until(next);
+            let now = next.map(|_| Instant::now());
+            let is_past = |at: Option<Instant>| at.zip(now).is_some_and(|(at, now)| at <= now);
+            let answered = self.shared.with(|state, effects| {
+                if let Some(answered) = self.take_answer(state, seat) {
+                    return Some(answered);
+                }
+                if let Some(now) = now.filter(|_| is_past(alarm)) {
+                    state.table.tick(now, effects);
+                }
+                alarm = state.table.alarm(seat);
+                None
+            });
+            if let Some((answer, ticket)) = answered {
+                return Awake::Answered(answer, ticket);
+            }
+            if is_past(until) {
+                return Awake::TimeIsUp;
+            }
+        }
+    }
+
+    fn take_answer(&self, state: &mut State<C>, seat: u32) -> Option<(Answer<Held<C>>, Ticket)> {
+        state.table.answer(seat, self.shared.holder())
+    }
+
+    /// Leaves the queue, unless an answer that ends the wait has come at the last moment.
+    fn leave(
+        &self,
+        seat: u32,
+        error: impl FnOnce(&Self, Option<Failure>) -> Error,
+    ) -> Result<Grant<C>, Error> {
+        let now = Instant::now();
+        let outcome = self.shared.with(|state, effects: &mut Effects<C>| {
+            match self.take_answer(state, seat) {
+                Some((Answer::Granted { lease, probe }, ticket)) => Ok(Grant {
+                    lease,
+                    probe,
+                    ticket,
+                }),
+                Some((Answer::Ended, _)) => Err(None),
+                Some((Answer::Failed(_), _)) | None => {
+                    let cause = state.table.cause();
+                    state.table.leave(seat, now, effects);
+                    Err(Some(cause))
+                }
+            }
+        });
+        outcome.map_err(|left| match left {
+            Some(cause) => error(self, cause),
+            None => Error::Ended,
+        })
+    }
+
+    /// The error of a call that was not prepared to wait at all.
+    fn give_up(&self) -> Error {
+        let (ended, cause) = self
+            .shared
+            .with(|state, _| (state.table.has_ended(), state.table.cause()));
+        if ended {
+            return Error::Ended;
+        }
+        self.timed_out(cause)
+    }
+
+    fn timed_out(&self, cause: Option<Failure>) -> Error {
+        let last = cause.or_else(|| self.last.clone());
+        Error::TimedOut {
+            elapsed: self.started.elapsed(),
+            last: last.map(|failure| Box::new(self.error(&failure))),
+            stats: Box::new(self.shared.stats()),
+        }
+    }
+
+    fn exhausted(&self, cause: Option<Failure>) -> Error {
+        let last = self.last.clone().or(cause).unwrap_or(Failure::Full);
+        let last = self.error(&last);
+        if self.patience == Patience::OneTry {
+            return last;
+        }
+        Error::Exhausted {
+            attempts: self.attempts,
+            elapsed: self.started.elapsed(),
+            last: Box::new(last),
+            stats: Box::new(self.shared.stats()),
+        }
+    }
+
+    fn error(&self, failure: &Failure) -> Error {
+        match failure {
+            Failure::Full => Error::Full {
+                stats: Box::new(self.shared.stats()),
+            },
+            Failure::Connect(error) => error.another(),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The reaper: a thread that evicts what is dead, idle too long or too old.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+
+use crate::error::Error;
+use crate::event::{Event, Eviction};
+use crate::probe;
+use crate::shared::{Held, Shared, guarded_call};
+use crate::slots::{Pinged, Place};
+use crate::stats::Brief;
+use crate::table::Overdue;
+
+/// How many slots a sweep looks at between two locks.
+const BATCH: u32 = 64;
+/// On how many connections a sweep also looks at the sending side, which costs as much again as
+/// the peek. Larger pools take turns: each sweep looks at the next so many.
+const SENDING_CHECKS: u32 = 512;
+
+/// Starts the thread; it ends when the pool does.
+pub(crate) fn start<C: Send + 'static>(
+    shared: &Arc<Shared<C>>,
+    every: Duration,
+) -> Result<(), Error> {
+    // One message is enough to say "look now".
+    let (waker, woken) = bounded(1);
+    let pool = Arc::downgrade(shared);
+    thread::Builder::new()
+        .name("jackpot-reaper".into())
+        .spawn(move || run(&pool, &woken, every))
+        .map_err(Error::Spawn)?;
+    shared.set_reaper(waker);
+    Ok(())
+}
+
+fn run<C: Send + 'static>(pool: &Weak<Shared<C>>, woken: &Receiver<()>, every: Duration) {
+    let mut next = Instant::now().checked_add(every);
+    loop {
+        let message = match next {
+            Some(next) => woken.recv_deadline(next),
+            None => woken.recv().map_err(RecvTimeoutError::from),
+        };
+        match message {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => next = Instant::now().checked_add(every),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let Some(shared) = pool.upgrade() else {
+            return;
+        };
+        sweep(&shared);
+    }
+}
+
+/// Evicts, refills, reports and pings; how many connections were evicted.
+pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
+    if shared.is_ended() {
+        return 0;
+    }
+    let evicted = evict_stale(shared) + evict_dead(shared);
+    let now = Instant::now();
+    shared.with(|state, effects| state.table.top_up(now, effects));
+    start_pinging(shared);
+    evicted
+}
+
+fn evict_stale<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
+    let mut evicted = 0;
+    loop {
+        let now = Instant::now();
+        let count =
+            shared.with(|state, effects| state.table.evict_stale(BATCH as usize, now, effects));
+        evicted += count;
+        if count < BATCH as usize {
+            return evicted;
+        }
+    }
+}
+
+/// Evicts what is dead or too old; how many connections that were.
+///
+/// The sockets are looked at through handles of their own, without the lock and without taking
+/// them out of the pool, so a sweep never makes the pool look full.
+pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
+    let slots = shared.with(|state, _| state.table.slots().len());
+    let turns = u64::from(slots.div_ceil(SENDING_CHECKS)).max(1);
+    let turn = shared.sweeps.fetch_add(1, Relaxed) % turns;
+    let allow_unread = shared.settings.allow_unread;
+    let mut evicted = 0;
+    let mut idle = Vec::new();
+    let mut overdue = Vec::new();
+    for first in (0..slots).step_by(BATCH as usize) {
+        let batch = first..first.saturating_add(BATCH);
+        let now = Instant::now();
+        evicted += shared.with(|state, effects| {
+            let table = &mut state.table;
+            table.inspect(batch, now, &mut idle, &mut overdue, effects)
+        });
+        let look_at_sending = u64::from(first / SENDING_CHECKS) == turn;
+        let mut dead: Vec<(Place, Eviction)> = Vec::new();
+        for (place, socket) in idle.drain(..) {
+            let verdict = probe::verdict(&socket, allow_unread).or_else(|| {
+                if look_at_sending {
+                    probe::cannot_send(&socket)
+                } else {
+                    None
+                }
+            });
+            dead.extend(verdict.map(|why| (place, why)));
+        }
+        if !dead.is_empty() {
+            evicted += shared.with(|state, effects| {
+                let table = &mut state.table;
+                dead.iter()
+                    .filter(|&&(place, why)| table.evict_idle(place, why, now, effects))
+                    .count()
+            });
+        }
+        if !overdue.is_empty() {
+            report(shared, std::mem::take(&mut overdue));
+        }
+    }
+    evicted
+}
+
+/// Tells of leases that have been out too long, then of those that ended meanwhile.
+fn report<C: Send + 'static>(shared: &Arc<Shared<C>>, overdue: Vec<Overdue>) {
+    let ids: Vec<u64> = overdue.iter().map(|lease| lease.id).collect();
+    for Overdue { id, held, holder } in overdue {
+        let thread = holder.name().map(str::to_owned);
+        let name = thread.as_deref().unwrap_or("without a name");
+        log::warn!(
+            target: "jackpot",
+            "connection {id} has been leased for {} by thread {name}",
+            Brief(held)
+        );
+        shared.tell(&Event::Overdue { id, held, thread });
+    }
+    for late in shared.with(|state, _| state.table.reported(&ids)) {
+        shared.tell_evicted(late.id, late.why, late.age);
+    }
+}
+
+/// A lease of the pool's own, for a ping; dropped, it goes back.
+struct Ping<C: Send + 'static> {
+    shared: Arc<Shared<C>>,
+    place: Place,
+    held: Option<Held<C>>,
+    pinged: Pinged,
+    verdict: Option<Eviction>,
+}
+
+/// The right to ping, of which there is one.
+struct Pinging<C: Send + 'static>(Arc<Shared<C>>);
+
+/// Pings what asks for it, one at a time, on a thread of its own: a server that hangs must not
+/// hang the sweep.
+fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
+    if shared.settings.ping.is_none() || !shared.with(|state, _| state.table.begin_pinging()) {
+        return;
+    }
+    let pinging = Pinging(Arc::clone(shared));
+    let mut from = 0;
+    let Some(first) = pinging.next(&mut from) else {
+        return;
+    };
+    let started = thread::Builder::new()
+        .name("jackpot-ping".into())
+        .spawn(move || {
+            let mut next = Some(first);
+            while let Some(mut ping) = next {
+                ping.run();
+                drop(ping);
+                next = pinging.next(&mut from);
+            }
+        });
+    if let Err(error) = started {
+        log::warn!(target: "jackpot", "cannot start the ping thread: {error}");
+    }
+}
+
+impl<C: Send + 'static> Pinging<C> {
+    fn next(&self, from: &mut u32) -> Option<Ping<C>> {
+        let (every, _) = self.0.settings.ping.as_ref()?;
+        let now = Instant::now();
+        let (lease, pinged) = self
+            .0
+            .with(|state, _| state.table.next_ping(from, *every, now))?;
+        Some(Ping {
+            shared: Arc::clone(&self.0),
+            place: lease.place,
+            held: Some(lease.held),
+            pinged,
+            verdict: None,
+        })
+    }
+}
+
+impl<C: Send + 'static> Drop for Pinging<C> {
+    fn drop(&mut self) {
+        self.0.with(|state, _| state.table.end_pinging());
+    }
+}
+
+impl<C: Send + 'static> Ping<C> {
+    fn run(&mut self) {
+        let (Some((_, ping)), Some(held)) = (&self.shared.settings.ping, &mut self.held) else {
+            return;
+        };
+        self.verdict = match guarded_call(ping, &mut held.client) {
+            Ok(()) => held
+                .stream
+                .socket()
+                .settle(self.shared.settings.allow_unanswered),
+            Err(error) => {
+                let id = self.place.id;
+                log::debug!(target: "jackpot", "connection {id}: ping failed: {error}");
+                Some(Eviction::PingFailed)
+            }
+        };
+    }
+}
+
+impl<C: Send + 'static> Drop for Ping<C> {
+    fn drop(&mut self) {
+        let Some(held) = self.held.take() else {
+            return;
+        };
+        let now = Instant::now();
+        self.shared.with(|state, effects| {
+            let table = &mut state.table;
+            let (place, verdict) = (self.place, self.verdict);
+            table.give_back_pinged(place, held, &self.pinged, verdict, now, effects);
+        });
+    }
+}

@@ -1,0 +1,435 @@
+//! What all handles, leases and threads of a pool share: the only file that locks.
+//!
+//! Every operation locks, decides, unlocks, and then acts ([`Shared::with`]). The lock is never
+//! held across a system call, a log line, a wake-up, a destructor of a client or socket, or any
+//! function that the user gave us.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::backoff::Backoff;
+use crate::builder::Settings;
+use crate::connect;
+use crate::connection::Connection;
+use crate::connector::Factory;
+use crate::event::{Close, Event, Eviction, Freed};
+use crate::probe;
+use crate::slots::{Closed, Lease, Place};
+use crate::stats::{Brief, ConnectionInfo, Stats};
+use crate::stream::{Socket, Stream};
+use crate::table::{self, Reserved, Rules};
+
+/// What a lease consists of: the client, and a handle of its own on the socket under it.
+pub(crate) struct Held<C> {
+    pub(crate) client: C,
+    pub(crate) stream: Stream,
+}
+
+pub(crate) type Table<C> = table::Table<Held<C>, Arc<Socket>, Arc<Parker>>;
+pub(crate) type Effects<C> = table::Effects<Held<C>, Arc<Socket>, Arc<Parker>>;
+
+pub(crate) struct Shared<C> {
+    state: Mutex<State<C>>,
+    drained: Condvar,
+    /// Leases that reached a caller. It stands outside the lock because a connection that fails
+    /// its probe is taken under the lock but never handed out.
+    allocations: AtomicU64,
+    /// Sweeps so far; chooses whose sending side the next one looks at.
+    pub(crate) sweeps: AtomicU64,
+    pub(crate) settings: Settings<C>,
+    /// Starts a connect thread. A pointer, because only threads ask that `C` be `Send`, and a
+    /// guard's `drop` may not.
+    connect: fn(&Arc<Self>, Reserved),
+}
+
+/// Everything behind the lock.
+pub(crate) struct State<C> {
+    pub(crate) table: Table<C>,
+    backoff: Backoff,
+    factory: Arc<dyn Factory>,
+    /// Wakes the reaper; its loss ends it.
+    reaper: Option<Sender<()>>,
+}
+
+impl<C> Shared<C> {
+    pub(crate) fn new(
+        limit: usize,
+        rules: Rules,
+        backoff: Backoff,
+        factory: Arc<dyn Factory>,
+        settings: Settings<C>,
+    ) -> Arc<Self>
+    where
+        C: Send + 'static,
+    {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                table: Table::new(limit, rules, Instant::now()),
+                backoff,
+                factory,
+                reaper: None,
+            }),
+            drained: Condvar::new(),
+            allocations: AtomicU64::new(0),
+            sweeps: AtomicU64::new(0),
+            settings,
+            connect: connect::spawn,
+        })
+    }
+
+    /// Locks, decides, unlocks, acts.
+    pub(crate) fn with<R>(
+        self: &Arc<Self>,
+        decide: impl FnOnce(&mut State<C>, &mut Effects<C>) -> R,
+    ) -> R {
+        let mut effects = Effects::default();
+        let decided = decide(&mut self.lock(), &mut effects);
+        self.act(effects);
+        decided
+    }
+
+    /// [`with`](Self::with), for a connect thread, which starts the next connect itself.
+    pub(crate) fn with_connect<R>(
+        self: &Arc<Self>,
+        decide: impl FnOnce(&mut State<C>, &mut Effects<C>) -> R,
+    ) -> (R, Option<Reserved>) {
+        let mut effects = Effects::default();
+        let decided = decide(&mut self.lock(), &mut effects);
+        let next = effects.connects.pop();
+        self.act(effects);
+        (decided, next)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<C>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn act(self: &Arc<Self>, effects: Effects<C>) {
+        for parker in effects.wake {
+            parker.wake();
+        }
+        if effects.drained {
+            self.drained.notify_all();
+        }
+        for closed in &effects.closed {
+            if closed.cut {
+                closed.handle.cut();
+            }
+        }
+        for reserved in effects.connects {
+            (self.connect)(self, reserved);
+        }
+        for closed in effects.closed {
+            self.dispose(closed);
+        }
+        if let Some(held) = effects.leftover {
+            destroy(held);
+        }
+    }
+
+    /// Closes a connection that has left the table, and tells of it.
+    fn dispose(&self, closed: Closed<Held<C>, Arc<Socket>>) {
+        let Closed { id, why, age, .. } = closed;
+        if let Some(held) = closed.held {
+            destroy(held);
+        }
+        drop(closed.handle);
+        if closed.tell {
+            self.tell_evicted(id, why, age);
+        }
+    }
+
+    pub(crate) fn tell_evicted(&self, id: u64, why: Eviction, age: Duration) {
+        log::debug!(target: "jackpot", "connection {id} left after {}: {why}", Brief(age));
+        self.tell(&Event::Evicted { id, why, age });
+    }
+
+    pub(crate) fn tell(&self, event: &Event) {
+        let Some(on_event) = &self.settings.on_event else {
+            return;
+        };
+        if let Err(text) = guarded(|| on_event(event)) {
+            log::error!(target: "jackpot", "the event function panicked: {text}");
+        }
+    }
+
+    /// The most recently used idle connection, if there is one, not yet probed.
+    pub(crate) fn take(&self) -> Option<(Lease<Held<C>>, bool)> {
+        let settings = &self.settings;
+        let now = settings.exact_leases.then(Instant::now);
+        let holder = self.holder();
+        self.lock().table.take(now, holder)
+    }
+
+    /// The calling thread, if leases are watched.
+    pub(crate) fn holder(&self) -> Option<Thread> {
+        self.settings.watches_leases.then(thread::current)
+    }
+
+    /// Hands a connection to its caller if it lives; else it leaves the pool.
+    pub(crate) fn hand_out(
+        self: &Arc<Self>,
+        lease: Lease<Held<C>>,
+        probe: bool,
+    ) -> Option<Connection<C>> {
+        let Lease { place, held, .. } = lease;
+        if probe {
+            let verdict = probe::verdict(held.stream.socket(), self.settings.allow_unread);
+            if let Some(why) = verdict {
+                self.bury(place, held, why);
+                return None;
+            }
+        }
+        self.allocations.fetch_add(1, Relaxed);
+        Some(Connection::new(Arc::clone(self), place, held))
+    }
+
+    /// A connection was found dead on its way to a caller: the reaper looks at all the others.
+    fn bury(self: &Arc<Self>, place: Place, held: Held<C>, why: Eviction) {
+        let now = Instant::now();
+        let reaper = self.with(|state, effects| {
+            state.table.withdraw(place, Some(held), why, now, effects);
+            state.reaper.clone()
+        });
+        if let Some(reaper) = reaper.filter(|_| why != Eviction::Unread) {
+            // Full means that it has been woken already.
+            let _ = reaper.try_send(());
+        }
+    }
+
+    /// A lease is over.
+    pub(crate) fn give_back(self: &Arc<Self>, place: Place, mut held: Held<C>, finished: bool) {
+        let verdict = self.fitness(place, &mut held, finished);
+        let now = Instant::now();
+        self.with(|state, effects| {
+            state.table.give_back(place, held, verdict, now, effects);
+        });
+    }
+
+    /// What speaks against using this connection again.
+    fn fitness(&self, place: Place, held: &mut Held<C>, finished: bool) -> Option<Eviction> {
+        let settings = &self.settings;
+        if thread::panicking() {
+            return Some(Eviction::Panicked);
+        }
+        let over = finished || settings.allow_unanswered || settings.only_finished;
+        if let Some(why) = held.stream.socket().settle(over) {
+            return Some(why);
+        }
+        if settings.only_finished && !finished {
+            return Some(Eviction::Unfinished);
+        }
+        let recycle = settings.recycle.as_ref()?;
+        if self.lock().table.is_doomed(place) {
+            return None; // the table knows why it is to close
+        }
+        if let Err(error) = guarded_call(recycle, &mut held.client) {
+            log::debug!(target: "jackpot", "connection {}: recycle failed: {error}", place.id);
+            return Some(Eviction::RecycleFailed);
+        }
+        held.stream.socket().settle(true)
+    }
+
+    /// A lease ends without coming back.
+    pub(crate) fn withdraw(self: &Arc<Self>, place: Place, held: Option<Held<C>>, why: Eviction) {
+        let now = Instant::now();
+        self.with(|state, effects| state.table.withdraw(place, held, why, now, effects));
+    }
+
+    pub(crate) fn free(self: &Arc<Self>, keep: usize, close: Close) -> Freed {
+        let now = Instant::now();
+        let freed = self.with(|state, effects| state.table.free(keep, close, now, effects));
+        let Freed {
+            kept,
+            closed,
+            doomed,
+        } = freed;
+        log::debug!(target: "jackpot", "freed: {kept} kept, {closed} closed, {doomed} doomed");
+        self.tell(&Event::Freed(freed));
+        freed
+    }
+
+    pub(crate) fn end(self: &Arc<Self>, close: Close) {
+        let now = Instant::now();
+        let (first, reaper) = self.with(|state, effects| {
+            let first = state.table.end(close, now, effects);
+            (first, state.reaper.take())
+        });
+        drop(reaper);
+        if first {
+            log::debug!(target: "jackpot", "the pool has ended");
+            self.tell(&Event::Ended);
+        }
+    }
+
+    pub(crate) fn drain(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut state = self.lock();
+        if !state.table.begin_draining() {
+            return true;
+        }
+        let drained = loop {
+            if state.table.is_drained() {
+                break true;
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                break false;
+            }
+            state = wait(&self.drained, state, left);
+        };
+        state.table.end_draining();
+        drained
+    }
+
+    pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
+        let now = Instant::now();
+        let found: Vec<_> = self
+            .lock()
+            .table
+            .slots()
+            .occupants()
+            .map(|(id, state, born, since, leases, socket)| {
+                (id, state, born, since, leases, socket.cloned())
+            })
+            .collect();
+        found
+            .into_iter()
+            .map(|(id, state, born, since, leases, socket)| ConnectionInfo {
+                id,
+                state,
+                local: socket.as_ref().and_then(|s| s.tcp().local_addr().ok()),
+                peer: socket.as_ref().and_then(|s| s.tcp().peer_addr().ok()),
+                age: now.saturating_duration_since(born),
+                in_state: now.saturating_duration_since(since),
+                leases,
+            })
+            .collect()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let state = self.lock();
+        state.table.stats(self.allocations.load(Relaxed))
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.lock().table.has_ended()
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.lock().table.limit()
+    }
+
+    pub(crate) fn set_limit(self: &Arc<Self>, limit: usize) {
+        let now = Instant::now();
+        self.with(|state, effects| state.table.set_limit(limit, now, effects));
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        self.lock().backoff.clone()
+    }
+
+    pub(crate) fn set_backoff(&self, backoff: Backoff) {
+        self.lock().backoff = backoff;
+    }
+
+    /// Where the next connection comes from; `None` once the pool has ended.
+    pub(crate) fn factory(&self) -> Option<Arc<dyn Factory>> {
+        let state = self.lock();
+        (!state.table.has_ended()).then(|| Arc::clone(&state.factory))
+    }
+
+    pub(crate) fn set_factory(self: &Arc<Self>, factory: Arc<dyn Factory>) {
+        let now = Instant::now();
+        let old = self.with(|state, effects| {
+            let old = std::mem::replace(&mut state.factory, factory);
+            state.table.lift_gate(now, effects);
+            old
+        });
+        destroy(old);
+    }
+
+    pub(crate) fn set_reaper(&self, reaper: Sender<()>) {
+        self.lock().reaper = Some(reaper);
+    }
+}
+
+/// Wakes one thread that waits for a connection.
+///
+/// Not `thread::park`: that shares one token with everything else on the caller's thread, and a
+/// pool must not eat a wake-up that was meant for its user.
+#[derive(Debug, Default)]
+pub(crate) struct Parker {
+    woken: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Parker {
+    pub(crate) fn wake(&self) {
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.bell.notify_one();
+    }
+
+    /// Sleeps until woken, or until this time.
+    pub(crate) fn park_until(&self, until: Option<Instant>) {
+        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*woken {
+            let left = until.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return;
+            }
+            woken = wait(&self.bell, woken, left);
+        }
+        *woken = false;
+    }
+}
+
+fn wait<'a, T>(
+    bell: &Condvar,
+    guard: MutexGuard<'a, T>,
+    left: Option<Duration>,
+) -> MutexGuard<'a, T> {
+    match left {
+        None => bell.wait(guard).unwrap_or_else(PoisonError::into_inner),
+        Some(left) => {
+            let woken = bell.wait_timeout(guard, left);
+            woken.unwrap_or_else(PoisonError::into_inner).0
+        }
+    }
+}
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Hook<C> = Box<dyn Fn(&mut C) -> Result<(), BoxError> + Send + Sync>;
+
+/// Runs a hook on a client; a panic is an error with the panic's message.
+pub(crate) fn guarded_call<C>(hook: &Hook<C>, client: &mut C) -> Result<(), BoxError> {
+    guarded(|| hook(client)).unwrap_or_else(|text| Err(format!("panicked: {text}").into()))
+}
+
+/// Runs a function of the user's; the message of its panic, if it does.
+pub(crate) fn guarded<R>(f: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| message(&*payload))
+}
+
+/// Drops what belongs to the user; its destructor's panic ends here.
+pub(crate) fn destroy<T>(value: T) {
+    if let Err(text) = guarded(|| drop(value)) {
+        log::error!(target: "jackpot", "a destructor panicked: {text}");
+    }
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "no message".to_owned()
+    }
+}

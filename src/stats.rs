@@ -1,0 +1,259 @@
+//! What the pool counts, and what it knows of each connection.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::event::Eviction;
+
+/// The pool's numbers at one instant, from [`Pool::stats`](crate::Pool::stats).
+///
+/// They are taken under one lock, so the sums hold in every snapshot: `open = idle + leased`, and
+/// `connects = releases + open`. Gauges come first, then counters that only ever grow. `Display`
+/// prints one line for a log.
+///
+/// # Examples
+///
+/// ```
+/// # use std::net::{TcpListener, TcpStream};
+/// # let server = TcpListener::bind("127.0.0.1:0")?;
+/// # let address = server.local_addr()?;
+/// let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+/// let connection = pool.pull()?;
+/// let stats = pool.stats();
+/// assert_eq!((stats.open, stats.idle, stats.leased), (1, 0, 1));
+/// assert_eq!(stats.connects, stats.releases + stats.open as u64);
+/// # drop(connection);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many connections the pool may have: idle, leased and connecting together.
+    pub limit: usize,
+    /// Connections that are open: `idle + leased`.
+    pub open: usize,
+    /// Connections that wait for somebody to use them.
+    pub idle: usize,
+    /// Connections that are out: with a caller, being probed for one, or in a ping.
+    pub leased: usize,
+    /// Connects and handshakes under way.
+    pub connecting: usize,
+    /// Threads blocked in `allocate` or `pull`, asleep in a backoff too.
+    pub waiting: usize,
+    /// Leases handed out, ever.
+    pub allocations: u64,
+    /// Connections that left the pool, for whatever cause, ever.
+    pub releases: u64,
+    /// Connects that succeeded, handshake included, ever.
+    pub connects: u64,
+    /// Connects that failed, handshake included, ever.
+    pub connect_failures: u64,
+    /// Calls that had to wait, ever; a call that is still waiting is not counted yet.
+    pub waits: u64,
+    /// How long those calls waited, together.
+    pub wait_total: Duration,
+    /// How long the longest of them waited.
+    pub wait_max: Duration,
+    pub(crate) evictions: Evictions,
+}
+
+impl Stats {
+    /// How many connections left the pool for this reason, ever.
+    ///
+    /// The sum over all reasons is [`releases`](Stats::releases).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// use jackpot::{Connection, Eviction};
+    ///
+    /// let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+    /// Connection::discard(pool.pull()?);
+    /// assert_eq!(pool.stats().evicted(Eviction::Discarded), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn evicted(&self, why: Eviction) -> u64 {
+        self.evictions.0[why as usize]
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; {} allocations, {} connects, {} failed connects, {} releases",
+            self.state(),
+            self.allocations,
+            self.connects,
+            self.connect_failures,
+            self.releases
+        )?;
+        for why in Eviction::all() {
+            if self.evicted(why) > 0 {
+                write!(f, ", {} {why}", self.evicted(why))?;
+            }
+        }
+        write!(
+            f,
+            "; {} waits, {} in all, {} at most",
+            self.waits,
+            Brief(self.wait_total),
+            Brief(self.wait_max)
+        )
+    }
+}
+
+impl Stats {
+    /// The state in the words that the errors use.
+    pub(crate) fn state(&self) -> impl fmt::Display {
+        let Self {
+            limit,
+            idle,
+            leased,
+            connecting,
+            waiting,
+            ..
+        } = *self;
+        fmt_from(move |f| {
+            write!(
+                f,
+                "limit {limit}: {idle} idle, {leased} leased, {connecting} connecting, \
+                 {waiting} waiting"
+            )
+        })
+    }
+}
+
+/// One count for each [`Eviction`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Evictions([u64; Eviction::COUNT]);
+
+impl Evictions {
+    pub(crate) fn count(&mut self, why: Eviction) {
+        self.0[why as usize] += 1;
+    }
+}
+
+/// What the pool knows of one connection, from [`Pool::connections`](crate::Pool::connections).
+///
+/// # Examples
+///
+/// ```
+/// # use std::net::{TcpListener, TcpStream};
+/// # let server = TcpListener::bind("127.0.0.1:0")?;
+/// # let address = server.local_addr()?;
+/// use jackpot::{Connection, State};
+///
+/// let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+/// let connection = pool.pull()?;
+/// let all = pool.connections();
+/// assert_eq!(all[0].id, Connection::id(&connection));
+/// assert_eq!(all[0].state, State::Leased);
+/// assert_eq!(all[0].peer, Some(address));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// The connection's number: unique within its pool, never used again.
+    pub id: u64,
+    /// What it is doing.
+    pub state: State,
+    /// Our end's address; `None` while connecting, or where the system no longer knows it.
+    pub local: Option<SocketAddr>,
+    /// The other end's address; `None` while connecting, or where the system no longer knows it.
+    pub peer: Option<SocketAddr>,
+    /// Time since its connect was started (while connecting) or had succeeded (after that).
+    pub age: Duration,
+    /// Time since it entered its state.
+    ///
+    /// For a lease this is an upper bound, so that `pull` need not look at the clock: it counts
+    /// from the last time the pool did look before that lease began. It is exact with
+    /// [`leak_after`](crate::Builder::leak_after) or [`probe_after`](crate::Builder::probe_after),
+    /// and without a reaper thread; else at most one reap interval too long.
+    pub in_state: Duration,
+    /// How often it has been leased, pings included.
+    pub leases: u64,
+}
+
+/// What a connection is doing.
+///
+/// # Examples
+///
+/// ```
+/// # use std::net::{TcpListener, TcpStream};
+/// # let server = TcpListener::bind("127.0.0.1:0")?;
+/// # let address = server.local_addr()?;
+/// let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+/// drop(pool.pull()?);
+/// assert_eq!(pool.connections()[0].state, jackpot::State::Idle);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Its connect or its handshake is under way.
+    Connecting,
+    /// It waits for somebody to use it.
+    Idle,
+    /// It is with a caller, or in a ping.
+    Leased,
+}
+
+/// A duration as people say it: `4.2 s`, `350 ms`, `80 µs`.
+pub(crate) struct Brief(pub(crate) Duration);
+
+impl fmt::Display for Brief {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >= Duration::from_secs(1) {
+            write!(f, "{:.1} s", self.0.as_secs_f64())
+        } else if self.0 >= Duration::from_millis(1) {
+            write!(f, "{} ms", self.0.as_millis())
+        } else {
+            write!(f, "{} µs", self.0.as_micros())
+        }
+    }
+}
+
+/// `fmt::from_fn` of newer compilers.
+fn fmt_from(f: impl Fn(&mut fmt::Formatter<'_>) -> fmt::Result) -> impl fmt::Display {
+    struct From<F>(F);
+    impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for From<F> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            (self.0)(f)
+        }
+    }
+    From(f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stats_are_one_line_and_name_only_the_evictions_that_happened() {
+        let mut stats = Stats {
+            limit: 20,
+            ..Stats::default()
+        };
+        stats.evictions.count(Eviction::PeerClosed);
+        let line = stats.to_string();
+        assert!(!line.contains('\n'));
+        assert!(line.contains("limit 20: 0 idle, 0 leased, 0 connecting, 0 waiting"));
+        assert!(line.contains("1 closed by the peer"));
+        assert!(!line.contains("idle too long"));
+    }
+
+    #[test]
+    fn durations_are_brief() {
+        let brief = |d| Brief(d).to_string();
+        assert_eq!(brief(Duration::from_millis(4234)), "4.2 s");
+        assert_eq!(brief(Duration::from_millis(350)), "350 ms");
+        assert_eq!(brief(Duration::from_micros(80)), "80 µs");
+    }
+}

@@ -1,0 +1,860 @@
+//! The pool's decisions, as a pure state machine: slots, waiters and the outage gate together.
+//!
+//! Every transition takes the time as an argument and ends in [`Table::settle`], the one place in
+//! which idle connections meet waiters and connects are started. What must happen outside the lock
+//! comes out as [`Effects`]. Nothing here locks, reads a clock, touches a socket or runs foreign
+//! code.
+
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use crate::backoff::Random;
+use crate::error::Error;
+use crate::event::{Close, Eviction, Freed};
+use crate::gate::Gate;
+use crate::slots::{Closed, Lease, Open, Pinged, Place, Slots};
+use crate::stats::Stats;
+use crate::waiters::{Answer, Failure, Ticket, Waiters};
+
+/// What has been decided and remains to be done once the lock is free.
+#[derive(Debug)]
+pub(crate) struct Effects<L, H, W> {
+    /// Waiters that have an answer, or an alarm to ask for.
+    pub(crate) wake: Vec<W>,
+    /// Connects to start.
+    pub(crate) connects: Vec<Reserved>,
+    /// Connections to close and to report.
+    pub(crate) closed: Vec<Closed<L, H>>,
+    /// What came back from a lease that had been cut; to be dropped.
+    pub(crate) leftover: Option<L>,
+    /// No lease and no connect is outstanding any more, and somebody waits for that.
+    pub(crate) drained: bool,
+}
+
+impl<L, H, W> Default for Effects<L, H, W> {
+    fn default() -> Self {
+        Self {
+            wake: Vec::new(),
+            connects: Vec::new(),
+            closed: Vec::new(),
+            leftover: None,
+            drained: false,
+        }
+    }
+}
+
+/// The settings that the decisions depend on.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) min_idle: usize,
+    pub(crate) max_connecting: usize,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) probe_after: Duration,
+    pub(crate) leak_after: Option<Duration>,
+}
+
+/// A slot that has been taken for a connection to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reserved {
+    pub(crate) place: Place,
+    /// Whether a waiter needs it, as opposed to `min_idle`.
+    pub(crate) needed: bool,
+}
+
+/// How a caller's attempt to get a connection begins.
+#[derive(Debug)]
+pub(crate) enum Entry<L> {
+    /// It has one, perhaps to be probed first.
+    Granted { lease: Lease<L>, probe: bool },
+    /// It waits for a connect that is made for it, or for what comes first.
+    Trying(u32),
+    /// The try failed; the caller keeps this seat for the next one.
+    Failed(u32, Failure),
+    /// The try failed, and the caller did not want a seat.
+    Refused(Failure),
+    /// The pool has ended.
+    Ended,
+}
+
+/// A lease that has been out for too long.
+#[derive(Debug)]
+pub(crate) struct Overdue {
+    pub(crate) id: u64,
+    pub(crate) held: Duration,
+    pub(crate) holder: Thread,
+}
+
+/// An eviction whose report waits until the same connection has been reported overdue.
+#[derive(Debug)]
+pub(crate) struct Late {
+    pub(crate) id: u64,
+    pub(crate) why: Eviction,
+    pub(crate) age: Duration,
+}
+
+/// `L` is what a lease consists of, `H` the pool's handle on a connection, `W` wakes a waiter.
+#[derive(Debug)]
+pub(crate) struct Table<L, H, W> {
+    slots: Slots<L, H>,
+    waiters: Waiters<L, W>,
+    gate: Gate,
+    rules: Rules,
+    limit: usize,
+    ended: bool,
+    /// Whether connects are made for `min_idle`: from a sweep on until it is reached or one fails.
+    topping_up: bool,
+    /// The first waiter, and when it must wake up to keep the pool trying during an outage.
+    alarm: Option<(u32, Instant)>,
+    /// Leases that were cut and whose guards are still out.
+    severed: usize,
+    /// Threads that wait in `drain`.
+    drainers: usize,
+    /// Whether a ping is under way.
+    pinging: bool,
+    /// Connections being reported overdue, and evictions that wait for that.
+    reporting: Vec<u64>,
+    late: Vec<Late>,
+    /// The last time that anybody looked at the clock.
+    clock: Instant,
+    counts: Stats,
+    random: Random,
+}
+
+impl<L, H: Clone, W: Clone> Table<L, H, W> {
+    pub(crate) fn new(limit: usize, rules: Rules, now: Instant) -> Self {
+        Self {
+            slots: Slots::new(),
+            waiters: Waiters::new(),
+            gate: Gate::new(),
+            rules,
+            limit,
+            ended: false,
+            topping_up: false,
+            alarm: None,
+            severed: 0,
+            drainers: 0,
+            pinging: false,
+            reporting: Vec::new(),
+            late: Vec::new(),
+            clock: now,
+            counts: Stats::default(),
+            random: Random::new(),
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The most recently used idle connection and whether to probe it; `now` where it matters.
+    pub(crate) fn take(
+        &mut self,
+        now: Option<Instant>,
+        holder: Option<Thread>,
+    ) -> Option<(Lease<L>, bool)> {
+        let newest = self.slots.newest()?;
+        let since = now.unwrap_or(self.clock);
+        let lease = self.slots.lease(newest, since);
+        if holder.is_some() {
+            self.held_by(lease.place, holder);
+        }
+        let probe = self.wants_probe(&lease);
+        Some((lease, probe))
+    }
+
+    /// A caller that found nothing idle: it connects, waits, or is refused.
+    ///
+    /// A caller whose connection proved dead comes back with its ticket and keeps its place. With
+    /// `stay`, a failed try leaves the caller in the queue.
+    pub(crate) fn enter(
+        &mut self,
+        ticket: Option<Ticket>,
+        waker: &W,
+        stay: bool,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> Entry<L> {
+        self.look(now);
+        if self.ended {
+            return Entry::Ended;
+        }
+        if let Some((lease, probe)) = self.take(Some(now), None) {
+            return Entry::Granted { lease, probe };
+        }
+        let claims = match ticket {
+            Some(ticket) => self.waiters.ahead_of(ticket),
+            None => self.slots.connecting().max(self.waiters.len()),
+        };
+        let refusal = self.refusal(claims, now);
+        if let Some(failure) = refusal.clone().filter(|_| !stay) {
+            return Entry::Refused(failure);
+        }
+        let ticket = match ticket {
+            Some(ticket) => ticket.resumed(now),
+            None => self.waiters.new_ticket(now),
+        };
+        let seat = self.waiters.join(ticket, waker.clone(), refusal.is_none());
+        self.begin(seat, refusal.is_none(), now, fx);
+        match refusal {
+            None => Entry::Trying(seat),
+            Some(failure) => Entry::Failed(seat, failure),
+        }
+    }
+
+    /// The next try of a waiter; why it fails at once, if it does.
+    pub(crate) fn retry(
+        &mut self,
+        seat: u32,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> Option<Failure> {
+        self.look(now);
+        if !self.waiters.is_waiting(seat) {
+            return None; // the answer is there
+        }
+        let claims = self.waiters.ahead_of(self.waiters.ticket(seat));
+        let refusal = self.refusal(claims, now);
+        if refusal.is_none() {
+            self.waiters.try_again(seat);
+        }
+        self.begin(seat, refusal.is_none(), now, fx);
+        refusal
+    }
+
+    /// Why a try that comes behind `claims` others would fail at once.
+    fn refusal(&self, claims: usize, now: Instant) -> Option<Failure> {
+        if self.slots.open() + claims >= self.limit {
+            return Some(Failure::Full);
+        }
+        let error = self.gate.shut()?;
+        if self.slots.connecting() == 0 && self.gate.may_start(now) {
+            return None;
+        }
+        Some(Failure::Connect(Arc::clone(error)))
+    }
+
+    /// A try through a shut gate starts its connect itself; all else is settled as usual.
+    fn begin(&mut self, seat: u32, tries: bool, now: Instant, fx: &mut Effects<L, H, W>) {
+        if tries && self.gate.shut().is_some() {
+            self.start(Some(seat), now, fx);
+        }
+        self.settle(now, fx);
+    }
+
+    /// What a waiter has been told; an answer that ends the wait ends its seat.
+    ///
+    /// The ticket keeps the place in the queue of a waiter whose connection proves dead.
+    pub(crate) fn answer(
+        &mut self,
+        seat: u32,
+        holder: Option<Thread>,
+    ) -> Option<(Answer<L>, Ticket)> {
+        let ticket = self.waiters.ticket(seat);
+        let answer = self.waiters.take_answer(seat)?;
+        if let Answer::Granted { lease, .. } = &answer {
+            self.held_by(lease.place, holder);
+        }
+        Some((answer, ticket))
+    }
+
+    /// When this waiter must wake up to keep the pool trying, if that falls to it.
+    pub(crate) fn alarm(&self, seat: u32) -> Option<Instant> {
+        let (first, at) = self.alarm?;
+        (first == seat).then_some(at)
+    }
+
+    /// The first waiter's alarm went off.
+    pub(crate) fn tick(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+        self.look(now);
+        self.settle(now, fx);
+    }
+
+    /// A waiter gives up.
+    pub(crate) fn leave(&mut self, seat: u32, now: Instant, fx: &mut Effects<L, H, W>) {
+        self.look(now);
+        self.count_wait(self.waiters.ticket(seat), now);
+        self.waiters.leave(seat);
+        self.settle(now, fx);
+    }
+
+    /// Why there is no connection at this moment, if there is more to say than "not yet".
+    pub(crate) fn cause(&self) -> Option<Failure> {
+        if let Some(error) = self.gate.shut() {
+            return Some(Failure::Connect(Arc::clone(error)));
+        }
+        (self.slots.open() >= self.limit).then_some(Failure::Full)
+    }
+
+    /// A lease came back, fit to be used again unless the verdict says otherwise.
+    pub(crate) fn give_back(
+        &mut self,
+        place: Place,
+        held: L,
+        verdict: Option<Eviction>,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
+        self.look(now);
+        let Some(open) = self.slots.get(place) else {
+            return self.come_home_severed(held, fx);
+        };
+        let why = open
+            .doom
+            .or(verdict)
+            .or_else(|| self.is_over_limit().then_some(Eviction::OverLimit))
+            .or_else(|| open.has_expired(now).then_some(Eviction::MaxLifetime));
+        match why {
+            Some(why) => self.close(place, why, now, Some(held), fx),
+            None => self.slots.park(place, held, now),
+        }
+        self.settle(now, fx);
+    }
+
+    /// A lease came back from a ping.
+    pub(crate) fn give_back_pinged(
+        &mut self,
+        place: Place,
+        held: L,
+        pinged: &Pinged,
+        verdict: Option<Eviction>,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
+        let stays = verdict.is_none()
+            && !self.is_over_limit()
+            && self
+                .slots
+                .get(place)
+                .is_some_and(|open| open.doom.is_none() && !open.has_expired(now));
+        if stays {
+            self.look(now);
+            self.slots.park_after_ping(place, held, pinged, now);
+            self.settle(now, fx);
+        } else {
+            self.give_back(place, held, verdict, now, fx);
+        }
+    }
+
+    /// A leased connection leaves the pool for good: it was dead, or its holder keeps it.
+    pub(crate) fn withdraw(
+        &mut self,
+        place: Place,
+        held: Option<L>,
+        why: Eviction,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
+        self.look(now);
+        if self.slots.get(place).is_none() {
+            self.severed -= 1;
+            fx.leftover = held;
+        } else {
+            self.close(place, why, now, held, fx);
+        }
+        self.settle(now, fx);
+    }
+
+    fn come_home_severed(&mut self, held: L, fx: &mut Effects<L, H, W>) {
+        self.severed -= 1;
+        fx.leftover = Some(held);
+        self.note_drained(fx);
+    }
+
+    /// A connect succeeded.
+    pub(crate) fn connected(
+        &mut self,
+        place: Place,
+        held: L,
+        handle: H,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
+        self.look(now);
+        self.counts.connects += 1;
+        self.gate.lift();
+        self.waiters.unassign(place.id);
+        let expires = self.rules.max_lifetime.and_then(|lifetime| {
+            let least = lifetime / 10 * 9;
+            now.checked_add(self.random.between(least, lifetime))
+        });
+        self.slots.fill(place, handle, now, expires);
+        if self.ended {
+            self.close(place, Eviction::Ended, now, Some(held), fx);
+        } else if self.is_over_limit() {
+            self.close(place, Eviction::OverLimit, now, Some(held), fx);
+        } else {
+            self.slots.park(place, held, now);
+            if let Some(first) = self.waiters.first() {
+                self.grant(place.index, first, false, now, fx);
+            }
+        }
+        self.settle(now, fx);
+    }
+
+    /// A connect failed.
+    pub(crate) fn connect_failed(
+        &mut self,
+        place: Place,
+        error: Arc<Error>,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
+        self.look(now);
+        self.counts.connect_failures += 1;
+        self.slots.abandon(place);
+        self.topping_up = false;
+        if let Some(seat) = self.waiters.unassign(place.id) {
+            let failure = Failure::Connect(Arc::clone(&error));
+            fx.wake.push(self.waiters.fail(seat, failure));
+        }
+        self.gate.failed(error, now);
+        self.settle(now, fx);
+    }
+
+    /// A connect will not be made, because the pool has ended.
+    pub(crate) fn connect_dropped(
+        &mut self,
+        place: Place,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
+        self.waiters.unassign(place.id);
+        self.slots.abandon(place);
+        self.settle(now, fx);
+    }
+
+    /// Closes the least recently used idle connection, to give its descriptor away.
+    pub(crate) fn evict_oldest(&mut self, now: Instant, fx: &mut Effects<L, H, W>) -> bool {
+        self.look(now);
+        let Some(oldest) = self.slots.oldest() else {
+            return false;
+        };
+        self.close(self.slots.place(oldest), Eviction::OverLimit, now, None, fx);
+        true
+    }
+
+    /// Closes an idle connection that was found dead, unless it has been leased meanwhile.
+    pub(crate) fn evict_idle(
+        &mut self,
+        place: Place,
+        why: Eviction,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> bool {
+        self.look(now);
+        let is_idle = self.slots.get(place).is_some_and(Open::is_idle);
+        if is_idle {
+            self.close(place, why, now, None, fx);
+        }
+        is_idle
+    }
+
+    /// Closes up to `most` connections that were idle too long, but leaves `min_idle`.
+    pub(crate) fn evict_stale(
+        &mut self,
+        most: usize,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> usize {
+        self.look(now);
+        let Some(timeout) = self.rules.idle_timeout else {
+            return 0;
+        };
+        let spare = self.slots.idle().saturating_sub(self.min_idle());
+        let stale: Vec<Place> = self
+            .slots
+            .by_age()
+            .map(|index| self.slots.place(index))
+            .take_while(|&place| {
+                let open = self.slots.get(place).expect("bug: idle but not open");
+                now.saturating_duration_since(open.since) >= timeout
+            })
+            .take(spare.min(most))
+            .collect();
+        for &place in &stale {
+            self.close(place, Eviction::IdleTimeout, now, None, fx);
+        }
+        stale.len()
+    }
+
+    /// One batch of a sweep: closes what is too old, and hands out what is to be probed.
+    ///
+    /// Returns how many it closed. Leases that have been out too long go to `overdue`.
+    pub(crate) fn inspect(
+        &mut self,
+        slots: std::ops::Range<u32>,
+        now: Instant,
+        idle: &mut Vec<(Place, H)>,
+        overdue: &mut Vec<Overdue>,
+        fx: &mut Effects<L, H, W>,
+    ) -> usize {
+        self.look(now);
+        let mut closed = 0;
+        for index in slots.start..slots.end.min(self.slots.len()) {
+            let Some((place, open)) = self.slots.open_in(index) else {
+                continue;
+            };
+            if !open.is_idle() {
+                overdue.extend(self.overdue(place, now));
+            } else if open.has_expired(now) {
+                self.close(place, Eviction::MaxLifetime, now, None, fx);
+                closed += 1;
+            } else {
+                idle.push((place, open.handle.clone()));
+            }
+        }
+        closed
+    }
+
+    fn overdue(&mut self, place: Place, now: Instant) -> Option<Overdue> {
+        let leak_after = self.rules.leak_after?;
+        let open = self.slots.get_mut(place)?;
+        let held = now.saturating_duration_since(open.since);
+        let holder = open.holder.take_if(|_| held >= leak_after)?;
+        self.reporting.push(place.id);
+        Some(Overdue {
+            id: place.id,
+            held,
+            holder,
+        })
+    }
+
+    /// These overdue leases have been reported; what happened to them meanwhile.
+    pub(crate) fn reported(&mut self, ids: &[u64]) -> Vec<Late> {
+        self.reporting.retain(|id| !ids.contains(id));
+        let late = std::mem::take(&mut self.late);
+        let (told, kept) = late.into_iter().partition(|late| ids.contains(&late.id));
+        self.late = kept;
+        told
+    }
+
+    /// The next idle connection, from this slot on, that was not tended for so long.
+    ///
+    /// A ping is the pool's own lease, and there is one at a time.
+    pub(crate) fn next_ping(
+        &mut self,
+        from: &mut u32,
+        every: Duration,
+        now: Instant,
+    ) -> Option<(Lease<L>, Pinged)> {
+        self.look(now);
+        if self.ended || !self.waiters.is_empty() {
+            return None;
+        }
+        while *from < self.slots.len() {
+            let index = *from;
+            *from += 1;
+            let Some((_, open)) = self.slots.open_in(index) else {
+                continue;
+            };
+            if open.is_idle() && now.saturating_duration_since(open.tended) >= every {
+                return Some(self.slots.lease_for_ping(index));
+            }
+        }
+        None
+    }
+
+    /// Whether this lease is to close when it comes back, or was cut.
+    pub(crate) fn is_doomed(&self, place: Place) -> bool {
+        self.slots.get(place).is_none_or(|open| open.doom.is_some())
+    }
+
+    /// Claims the right to ping; false if a ping is under way.
+    pub(crate) fn begin_pinging(&mut self) -> bool {
+        !std::mem::replace(&mut self.pinging, true)
+    }
+
+    pub(crate) fn end_pinging(&mut self) {
+        self.pinging = false;
+    }
+
+    /// Begins to make connections until `min_idle` are idle.
+    pub(crate) fn top_up(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+        self.look(now);
+        self.topping_up = true;
+        self.settle(now, fx);
+    }
+
+    /// See [`Pool::free_with`](crate::Pool::free_with); the dead have been evicted before.
+    pub(crate) fn free(
+        &mut self,
+        keep: usize,
+        close: Close,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> Freed {
+        self.look(now);
+        let mut freed = Freed::NONE;
+        for index in 0..self.slots.len() {
+            let Some((place, open)) = self.slots.open_in(index) else {
+                continue;
+            };
+            if open.is_idle() {
+                continue;
+            }
+            if open.doom.is_none() && freed.kept < keep {
+                freed.kept += 1;
+            } else if close == Close::Hard {
+                self.sever(place, Eviction::Freed, now, fx);
+                freed.closed += 1;
+            } else {
+                self.doom(place, Eviction::Freed);
+                freed.doomed += 1;
+            }
+        }
+        let spared = self.slots.idle().min(keep - freed.kept);
+        freed.closed += self.shed(self.slots.idle() - spared, Eviction::Freed, now, fx);
+        freed.kept += spared;
+        self.settle(now, fx);
+        freed
+    }
+
+    /// Ends the pool; true the first time.
+    pub(crate) fn end(&mut self, close: Close, now: Instant, fx: &mut Effects<L, H, W>) -> bool {
+        self.look(now);
+        let first = !std::mem::replace(&mut self.ended, true);
+        self.shed(self.slots.idle(), Eviction::Ended, now, fx);
+        for index in 0..self.slots.len() {
+            let Some((place, _)) = self.slots.open_in(index) else {
+                continue;
+            };
+            match close {
+                Close::Soft => self.doom(place, Eviction::Ended),
+                Close::Hard => self.sever(place, Eviction::Ended, now, fx),
+            }
+        }
+        while let Some(seat) = self.waiters.first() {
+            self.count_wait(self.waiters.ticket(seat), now);
+            fx.wake.push(self.waiters.serve(seat, Answer::Ended));
+        }
+        self.settle(now, fx);
+        first
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: usize, now: Instant, fx: &mut Effects<L, H, W>) {
+        self.look(now);
+        self.limit = limit;
+        let surplus = self.slots.occupied().saturating_sub(limit);
+        self.shed(surplus.min(self.slots.idle()), Eviction::OverLimit, now, fx);
+        self.settle(now, fx);
+    }
+
+    /// Forgets the outage: the factory is another one.
+    pub(crate) fn lift_gate(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+        self.look(now);
+        self.gate.lift();
+        self.settle(now, fx);
+    }
+
+    /// Joins those who wait until nothing is outstanding; false if that is so already.
+    pub(crate) fn begin_draining(&mut self) -> bool {
+        let waits = !self.is_drained();
+        self.drainers += usize::from(waits);
+        waits
+    }
+
+    pub(crate) fn end_draining(&mut self) {
+        self.drainers -= 1;
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.slots.leased() + self.slots.connecting() + self.severed == 0
+    }
+
+    pub(crate) fn stats(&self, allocations: u64) -> Stats {
+        Stats {
+            limit: self.limit,
+            open: self.slots.open(),
+            idle: self.slots.idle(),
+            leased: self.slots.leased(),
+            connecting: self.slots.connecting(),
+            waiting: self.waiters.len(),
+            allocations,
+            ..self.counts.clone()
+        }
+    }
+
+    pub(crate) fn slots(&self) -> &Slots<L, H> {
+        &self.slots
+    }
+
+    /// Brings connections and waiters together, and starts the connects that are wanted.
+    ///
+    /// Every transition ends here, so that no path frees a slot or parks a connection without
+    /// serving a waiter.
+    fn settle(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+        self.topping_up &= self.slots.idle() < self.min_idle();
+        while let (Some(newest), Some(first)) = (self.slots.newest(), self.waiters.first()) {
+            self.grant(newest, first, true, now, fx);
+        }
+        while self.is_connect_due(now) {
+            self.start(self.waiters.unassigned(), now, fx);
+        }
+        if !self.waiters.is_empty() {
+            self.fail_hopeless_tries(fx);
+        }
+        self.set_alarm(fx);
+        self.note_drained(fx);
+    }
+
+    /// Gives an idle connection to a waiter.
+    fn grant(
+        &mut self,
+        index: u32,
+        seat: u32,
+        used: bool,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
+        let lease = self.slots.lease(index, now);
+        let probe = used && self.wants_probe(&lease);
+        self.count_wait(self.waiters.ticket(seat), now);
+        let waker = self.waiters.serve(seat, Answer::Granted { lease, probe });
+        fx.wake.push(waker);
+    }
+
+    fn wants_probe(&self, lease: &Lease<L>) -> bool {
+        lease.rested >= self.rules.probe_after
+    }
+
+    /// Whether another connect is wanted, and may start.
+    fn is_connect_due(&self, now: Instant) -> bool {
+        let connecting = self.slots.connecting();
+        if self.ended || self.slots.occupied() >= self.limit || connecting >= self.wanted() {
+            return false;
+        }
+        match self.gate.retry_at() {
+            None => connecting < self.rules.max_connecting,
+            Some(retry_at) => connecting == 0 && now >= retry_at,
+        }
+    }
+
+    /// How many connects should be under way, if nothing forbids it.
+    fn wanted(&self) -> usize {
+        let spare = if self.topping_up {
+            self.min_idle().saturating_sub(self.slots.idle())
+        } else {
+            0
+        };
+        self.waiters.len() + spare
+    }
+
+    fn min_idle(&self) -> usize {
+        self.rules.min_idle.min(self.limit)
+    }
+
+    fn start(&mut self, owner: Option<u32>, now: Instant, fx: &mut Effects<L, H, W>) {
+        let place = self.slots.reserve(now);
+        self.gate.started(now);
+        if let Some(seat) = owner {
+            self.waiters.assign(seat, place.id);
+        }
+        let needed = owner.is_some();
+        fx.connects.push(Reserved { place, needed });
+    }
+
+    /// Ends the tries for which no connect is under way or can be started.
+    fn fail_hopeless_tries(&mut self, fx: &mut Effects<L, H, W>) {
+        let connecting = self.slots.connecting();
+        let (hopeful, failure) = match self.gate.shut() {
+            Some(error) => (connecting, Failure::Connect(Arc::clone(error))),
+            None => (self.limit.saturating_sub(self.slots.open()), Failure::Full),
+        };
+        let hopeless = self.waiters.trying().saturating_sub(hopeful);
+        self.waiters.fail_last(hopeless, &failure, &mut fx.wake);
+    }
+
+    /// During an outage the first waiter keeps the pool trying; tells it when.
+    fn set_alarm(&mut self, fx: &mut Effects<L, H, W>) {
+        let rests = self.slots.connecting() == 0 && self.slots.occupied() < self.limit;
+        let retry_at = self.gate.retry_at().filter(|_| rests);
+        let alarm = self.waiters.first().zip(retry_at);
+        if self.alarm == alarm {
+            return;
+        }
+        self.alarm = alarm;
+        if let Some((first, _)) = alarm {
+            fx.wake.push(self.waiters.waker(first));
+        }
+    }
+
+    fn note_drained(&self, fx: &mut Effects<L, H, W>) {
+        fx.drained |= self.drainers > 0 && self.is_drained();
+    }
+
+    fn is_over_limit(&self) -> bool {
+        self.slots.occupied() > self.limit
+    }
+
+    /// Closes the `count` least recently used idle connections.
+    fn shed(
+        &mut self,
+        count: usize,
+        why: Eviction,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> usize {
+        for _ in 0..count {
+            let oldest = self.slots.oldest().expect("bug: fewer idle than counted");
+            self.close(self.slots.place(oldest), why, now, None, fx);
+        }
+        count
+    }
+
+    fn doom(&mut self, place: Place, why: Eviction) {
+        if let Some(open) = self.slots.get_mut(place) {
+            open.doom.get_or_insert(why);
+        }
+    }
+
+    /// Closes a connection whose lease is out; its guard comes home to nothing.
+    fn sever(&mut self, place: Place, why: Eviction, now: Instant, fx: &mut Effects<L, H, W>) {
+        self.close(place, why, now, None, fx);
+        if let Some(closed) = fx.closed.last_mut() {
+            closed.cut = true;
+        }
+        self.severed += 1;
+    }
+
+    fn close(
+        &mut self,
+        place: Place,
+        why: Eviction,
+        now: Instant,
+        returned: Option<L>,
+        fx: &mut Effects<L, H, W>,
+    ) {
+        let mut closed = self.slots.close(place, why, now, returned);
+        self.counts.releases += 1;
+        self.counts.evictions.count(why);
+        if self.reporting.contains(&closed.id) {
+            closed.tell = false;
+            let (id, age) = (closed.id, closed.age);
+            self.late.push(Late { id, why, age });
+        }
+        fx.closed.push(closed);
+    }
+
+    fn held_by(&mut self, place: Place, holder: Option<Thread>) {
+        if let Some(open) = self.slots.get_mut(place) {
+            open.holder = holder;
+        }
+    }
+
+    fn count_wait(&mut self, ticket: Ticket, now: Instant) {
+        let waited = now.saturating_duration_since(ticket.since());
+        self.counts.waits += u64::from(!ticket.is_counted());
+        self.counts.wait_total += waited;
+        self.counts.wait_max = self.counts.wait_max.max(waited);
+    }
+
+    fn look(&mut self, now: Instant) {
+        self.clock = self.clock.max(now);
+    }
+}

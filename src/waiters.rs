@@ -1,0 +1,268 @@
+//! Those who wait for a connection, first come, first served. Pure.
+//!
+//! Each waiter has a seat, and only it gives the seat up: by taking the answer that ends its wait,
+//! or by leaving. Both happen under the pool's lock, as the hand-off does, so a connection is
+//! either given to a waiter or not; there is no in between in which it could be lost.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::order::Order;
+use crate::slots::Lease;
+
+/// What ends a wait, or a try.
+#[derive(Debug)]
+pub(crate) enum Answer<L> {
+    /// A connection, and whether it must be probed first.
+    Granted { lease: Lease<L>, probe: bool },
+    /// The current try failed. The waiter keeps its seat and its place.
+    Failed(Failure),
+    /// The pool has ended.
+    Ended,
+}
+
+/// Why a try failed.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The limit left no room to connect.
+    Full,
+    /// The connect, or the last one during an outage, failed with this.
+    Connect(Arc<Error>),
+}
+
+/// A place in the queue, kept across seats by a waiter whose connection proved dead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    number: u64,
+    since: Instant,
+    /// Whether this wait has been counted already.
+    counted: bool,
+}
+
+impl Ticket {
+    pub(crate) fn since(self) -> Instant {
+        self.since
+    }
+
+    /// The same place in the queue, for a wait that goes on after a dead connection.
+    pub(crate) fn resumed(self, now: Instant) -> Self {
+        Self { since: now, ..self }
+    }
+
+    pub(crate) fn is_counted(self) -> bool {
+        self.counted
+    }
+}
+
+/// The queue. `W` wakes a waiter, once the lock is free.
+#[derive(Debug)]
+pub(crate) struct Waiters<L, W> {
+    seats: Vec<Option<Seat<L, W>>>,
+    vacant: Vec<u32>,
+    /// The seats that wait to be served, first come first.
+    order: Order,
+    /// How many of them wait for a connect, as opposed to sleeping between two tries.
+    trying: usize,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Seat<L, W> {
+    ticket: Ticket,
+    waker: W,
+    trying: bool,
+    /// The connection that is being made for this waiter.
+    connect: Option<u64>,
+    answer: Option<Answer<L>>,
+}
+
+impl<L, W: Clone> Waiters<L, W> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            seats: Vec::new(),
+            vacant: Vec::new(),
+            order: Order::new(),
+            trying: 0,
+            next_number: 0,
+        }
+    }
+
+    /// How many wait to be served.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// How many wait for a connect.
+    pub(crate) fn trying(&self) -> usize {
+        self.trying
+    }
+
+    /// The one who came first.
+    pub(crate) fn first(&self) -> Option<u32> {
+        self.order.first()
+    }
+
+    pub(crate) fn new_ticket(&mut self, now: Instant) -> Ticket {
+        self.next_number += 1;
+        Ticket {
+            number: self.next_number,
+            since: now,
+            counted: false,
+        }
+    }
+
+    /// How many came before this ticket and still wait.
+    pub(crate) fn ahead_of(&self, ticket: Ticket) -> usize {
+        self.order
+            .iter()
+            .take_while(|&seat| self.seat(seat).ticket.number < ticket.number)
+            .count()
+    }
+
+    /// Sits down at the ticket's place in the order.
+    pub(crate) fn join(&mut self, ticket: Ticket, waker: W, trying: bool) -> u32 {
+        let seat = Seat {
+            ticket,
+            waker,
+            trying,
+            connect: None,
+            answer: None,
+        };
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            self.seats.push(None);
+            u32::try_from(self.seats.len() - 1).expect("bug: seats outgrew u32")
+        });
+        let mut anchor = self.order.last();
+        while let Some(before) = anchor.filter(|&a| self.seat(a).ticket.number > ticket.number) {
+            anchor = self.order.before(before);
+        }
+        self.seats[index as usize] = Some(seat);
+        self.order.insert_after(anchor, index);
+        self.trying += usize::from(trying);
+        index
+    }
+
+    pub(crate) fn ticket(&self, seat: u32) -> Ticket {
+        self.seat(seat).ticket
+    }
+
+    pub(crate) fn waker(&self, seat: u32) -> W {
+        self.seat(seat).waker.clone()
+    }
+
+    /// Whether this waiter has neither been served nor told that the pool ended.
+    pub(crate) fn is_waiting(&self, seat: u32) -> bool {
+        !matches!(
+            self.seat(seat).answer,
+            Some(Answer::Granted { .. } | Answer::Ended)
+        )
+    }
+
+    /// Ends the wait of this waiter.
+    pub(crate) fn serve(&mut self, seat: u32, answer: Answer<L>) -> W {
+        self.order.remove(seat);
+        let waiter = self.seat_mut(seat);
+        waiter.answer = Some(answer);
+        waiter.ticket.counted = true;
+        let was_trying = std::mem::take(&mut waiter.trying);
+        let waker = waiter.waker.clone();
+        self.trying -= usize::from(was_trying);
+        waker
+    }
+
+    /// Ends the current try of this waiter.
+    pub(crate) fn fail(&mut self, seat: u32, failure: Failure) -> W {
+        let waiter = self.seat_mut(seat);
+        debug_assert!(waiter.trying);
+        waiter.trying = false;
+        waiter.answer = Some(Answer::Failed(failure));
+        let waker = waiter.waker.clone();
+        self.trying -= 1;
+        waker
+    }
+
+    /// Begins another try of this waiter.
+    pub(crate) fn try_again(&mut self, seat: u32) {
+        let waiter = self.seat_mut(seat);
+        debug_assert!(!waiter.trying);
+        waiter.trying = true;
+        waiter.answer = None;
+        self.trying += 1;
+    }
+
+    /// Takes the answer, if there is one; an answer that ends the wait ends the seat too.
+    pub(crate) fn take_answer(&mut self, seat: u32) -> Option<Answer<L>> {
+        let over = !self.is_waiting(seat);
+        let answer = self.seat_mut(seat).answer.take();
+        if over {
+            self.give_up(seat);
+        }
+        answer
+    }
+
+    /// Leaves the queue, unserved.
+    pub(crate) fn leave(&mut self, seat: u32) {
+        debug_assert!(self.is_waiting(seat));
+        self.order.remove(seat);
+        self.trying -= usize::from(self.seat(seat).trying);
+        self.give_up(seat);
+    }
+
+    /// The connection with this id is being made for that waiter.
+    pub(crate) fn assign(&mut self, seat: u32, id: u64) {
+        self.seat_mut(seat).connect = Some(id);
+    }
+
+    /// The first waiter for whom no connection is being made.
+    pub(crate) fn unassigned(&self) -> Option<u32> {
+        self.order
+            .iter()
+            .find(|&seat| self.seat(seat).connect.is_none())
+    }
+
+    /// Forgets that this connection is being made; who tries for it is returned.
+    pub(crate) fn unassign(&mut self, id: u64) -> Option<u32> {
+        let seat = self
+            .order
+            .iter()
+            .find(|&seat| self.seat(seat).connect == Some(id))?;
+        let waiter = self.seat_mut(seat);
+        waiter.connect = None;
+        waiter.trying.then_some(seat)
+    }
+
+    /// Ends the current try of the `count` last comers among those who wait for a connect.
+    pub(crate) fn fail_last(&mut self, count: usize, failure: &Failure, woken: &mut Vec<W>) {
+        let mut left = count;
+        let mut next = self.order.last();
+        while let Some(seat) = next.filter(|_| left > 0) {
+            next = self.order.before(seat);
+            if self.seat(seat).trying {
+                woken.push(self.fail(seat, failure.clone()));
+                left -= 1;
+            }
+        }
+    }
+
+    fn give_up(&mut self, seat: u32) {
+        self.seats[seat as usize] = None;
+        self.vacant.push(seat);
+    }
+
+    fn seat(&self, seat: u32) -> &Seat<L, W> {
+        self.seats[seat as usize]
+            .as_ref()
+            .expect("bug: nobody sits there")
+    }
+
+    fn seat_mut(&mut self, seat: u32) -> &mut Seat<L, W> {
+        self.seats[seat as usize]
+            .as_mut()
+            .expect("bug: nobody sits there")
+    }
+}
