@@ -1,0 +1,4 @@
+//! Tests of the pool against real sockets, in rooms by behaviour.
+
+mod allocation;
+mod support;

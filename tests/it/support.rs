@@ -1,0 +1,337 @@
+//! A server that does what it is told, and the means to wait for what must happen.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use jackpot::{Backoff, Builder, Pool};
+
+/// Far longer than anything here takes; only a failing test waits for it.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// Waits until the condition holds, and fails the test if it does not in good time.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A peer that a test drives by hand: it accepts when told, and hands the sockets out.
+pub(crate) struct Peer {
+    listener: TcpListener,
+}
+
+impl Peer {
+    pub(crate) fn new() -> Self {
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    /// The other end of the next connection.
+    pub(crate) fn accept(&self) -> TcpStream {
+        self.listener.accept().unwrap().0
+    }
+
+    /// A pool of connections to this peer, without a reaper thread.
+    pub(crate) fn pool(&self, limit: usize) -> Pool {
+        self.builder(limit).build().unwrap()
+    }
+
+    /// Settings for a pool of connections to this peer, without a reaper thread.
+    pub(crate) fn builder(&self, limit: usize) -> Builder {
+        let address = self.address();
+        Pool::builder(move || TcpStream::connect(address))
+            .limit(limit)
+            .reap_interval(None)
+    }
+}
+
+/// Closes with a reset instead of an orderly end.
+pub(crate) fn reset(socket: TcpStream) {
+    reset_on_close(&socket);
+    drop(socket);
+}
+
+fn reset_on_close(socket: &TcpStream) {
+    let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// An address on which nobody listens.
+pub(crate) fn refused() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// One retry after a moment: for tests of what happens when `pull` gives up.
+pub(crate) fn impatient() -> Backoff {
+    Backoff::new()
+        .retries(1)
+        .min(Duration::from_millis(10))
+        .max(Duration::from_millis(20))
+}
+
+/// A gate that threads wait at until a test opens it.
+#[derive(Clone, Default)]
+pub(crate) struct Gate {
+    inner: Arc<(Mutex<bool>, Condvar)>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    pub(crate) fn pass(&self) {
+        self.waiting.fetch_add(1, SeqCst);
+        let (open, bell) = &*self.inner;
+        let mut guard = open.lock().unwrap();
+        while !*guard {
+            guard = bell.wait(guard).unwrap();
+        }
+        self.waiting.fetch_sub(1, SeqCst);
+    }
+
+    pub(crate) fn open(&self) {
+        *self.inner.0.lock().unwrap() = true;
+        self.inner.1.notify_all();
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(SeqCst)
+    }
+}
+
+/// What a scripted server does with one request line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Sends the line back.
+    Echo,
+    /// Sends the line back after this long.
+    Late(Duration),
+    /// Never answers, and keeps the connection open.
+    Stall,
+    /// Closes in an orderly way.
+    Fin,
+    /// Resets the connection.
+    Rst,
+    /// Sends the line back, then a byte that nobody asked for.
+    Stray,
+    /// Sends half of the line back, then closes.
+    Half,
+    /// Sends the line back, then closes.
+    EchoFin,
+}
+
+/// A line server in threads that follows a script and can die and come back on its port.
+pub(crate) struct Server {
+    address: SocketAddr,
+    script: Arc<dyn Fn(usize) -> Act + Send + Sync>,
+    requests: Arc<AtomicUsize>,
+    accepted: Arc<AtomicUsize>,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: Arc<AtomicBool>,
+    sockets: Arc<Mutex<Vec<Weak<TcpStream>>>>,
+    acceptor: JoinHandle<()>,
+}
+
+impl Server {
+    /// Answers request *n* as the script says.
+    pub(crate) fn new(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut server = Self {
+            address: listener.local_addr().unwrap(),
+            script: Arc::new(script),
+            requests: Arc::default(),
+            accepted: Arc::default(),
+            running: None,
+        };
+        server.run(listener);
+        server
+    }
+
+    pub(crate) fn echo() -> Self {
+        Self::new(|_| Act::Echo)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(SeqCst)
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(SeqCst)
+    }
+
+    /// Closes the listener and every connection; with `hard`, by reset.
+    pub(crate) fn die(&mut self, hard: bool) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        running.stop.store(true, SeqCst);
+        // Wakes the acceptor, which sees the order to stop.
+        let _ = TcpStream::connect(self.address);
+        running.acceptor.join().unwrap();
+        let sockets = std::mem::take(&mut *running.sockets.lock().unwrap());
+        for socket in sockets.iter().filter_map(Weak::upgrade) {
+            if hard {
+                reset_on_close(&socket);
+            }
+            // Wakes the serving thread, which closes it.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Listens on the same port again.
+    pub(crate) fn come_back(&mut self) {
+        let listener = listen_again(self.address);
+        self.run(listener);
+    }
+
+    fn run(&mut self, listener: TcpListener) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let sockets = Arc::new(Mutex::new(Vec::new()));
+        let acceptor = thread::spawn({
+            let (stop, sockets) = (Arc::clone(&stop), Arc::clone(&sockets));
+            let (script, requests) = (Arc::clone(&self.script), Arc::clone(&self.requests));
+            let accepted = Arc::clone(&self.accepted);
+            move || {
+                for socket in listener.incoming() {
+                    if stop.load(SeqCst) {
+                        return;
+                    }
+                    let Ok(socket) = socket else { continue };
+                    accepted.fetch_add(1, SeqCst);
+                    let socket = Arc::new(socket);
+                    sockets.lock().unwrap().push(Arc::downgrade(&socket));
+                    let (script, requests) = (Arc::clone(&script), Arc::clone(&requests));
+                    thread::spawn(move || serve(&socket, &*script, &requests));
+                }
+            }
+        });
+        self.running = Some(Running {
+            stop,
+            sockets,
+            acceptor,
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.die(false);
+    }
+}
+
+/// Binds a port on which connections of a dead server may still linger.
+pub(crate) fn listen_again(address: SocketAddr) -> TcpListener {
+    let mut listener = None;
+    eventually("the port is free again", || {
+        listener = try_listen(address).ok();
+        listener.is_some()
+    });
+    listener.unwrap()
+}
+
+fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        None,
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket.into())
+}
+
+fn serve(mut socket: &TcpStream, script: &dyn Fn(usize) -> Act, requests: &AtomicUsize) {
+    while let Ok(line) = read_line(&mut socket) {
+        let act = script(requests.fetch_add(1, SeqCst));
+        let done = match act {
+            Act::Echo => socket.write_all(&line),
+            Act::Late(delay) => {
+                thread::sleep(delay);
+                socket.write_all(&line)
+            }
+            Act::Stall => Ok(()),
+            Act::Fin => return,
+            Act::Rst => return reset_on_close(socket),
+            Act::Stray => socket.write_all(&[&line[..], b"?"].concat()),
+            Act::Half => {
+                let _ = socket.write_all(&line[..line.len() / 2]);
+                return;
+            }
+            Act::EchoFin => {
+                let _ = socket.write_all(&line);
+                return;
+            }
+        };
+        if done.is_err() {
+            return;
+        }
+    }
+}
+
+/// One line with its newline, byte by byte: nothing behind it is taken from the socket.
+pub(crate) fn read_line(socket: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.last() != Some(&b'\n') {
+        socket.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    Ok(line)
+}
+
+/// Sends a line and reads one back.
+pub(crate) fn ask(stream: &mut (impl Read + Write), line: &str) -> io::Result<String> {
+    stream.write_all(format!("{line}\n").as_bytes())?;
+    let reply = read_line(stream)?;
+    Ok(String::from_utf8_lossy(&reply).trim_end().to_owned())
+}
+
+/// Runs `f` on a thread of its own and gives a handle that says whether it is done.
+pub(crate) fn background<T: Send + 'static>(
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Background<T> {
+    let (done, result): (Sender<T>, Receiver<T>) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = done.send(f());
+    });
+    Background { result }
+}
+
+pub(crate) struct Background<T> {
+    result: Receiver<T>,
+}
+
+impl<T> Background<T> {
+    /// What it returned; fails the test if it does not return in good time or panicked.
+    #[track_caller]
+    pub(crate) fn join(self) -> T {
+        self.result
+            .recv_timeout(SOON)
+            .expect("the thread is done in good time")
+    }
+
+    pub(crate) fn is_done_with(&self) -> Option<T> {
+        self.result.try_recv().ok()
+    }
+}
