@@ -90,7 +90,9 @@ impl<C> Shared<C> {
     ) -> R {
         let mut effects = Effects::default();
         let decided = decide(&mut self.lock(), &mut effects);
-        self.act(effects);
+        if !effects.is_empty() {
+            self.act(effects);
+        }
         decided
     }
 

@@ -24,8 +24,8 @@ pub(crate) struct Place {
 pub(crate) struct Lease<L> {
     pub(crate) place: Place,
     pub(crate) held: L,
-    /// How long it had been idle.
-    pub(crate) rested: Duration,
+    /// Since when it had been idle.
+    pub(crate) idle_since: Instant,
 }
 
 /// A connection that has left the table; to be dropped once the lock is free.
@@ -206,8 +206,7 @@ impl<L, H> Slots<L, H> {
             panic!("bug: lease of a slot that is not open");
         };
         let held = open.parked.take().expect("bug: lease of a leased slot");
-        let rested = since.saturating_duration_since(open.since);
-        open.since = since;
+        let idle_since = std::mem::replace(&mut open.since, since);
         open.leases += 1;
         self.idle.remove(index);
         self.leased += 1;
@@ -215,7 +214,7 @@ impl<L, H> Slots<L, H> {
         Lease {
             place: Place { index, id },
             held,
-            rested,
+            idle_since,
         }
     }
 

@@ -32,6 +32,16 @@ pub(crate) struct Effects<L, H, W> {
     pub(crate) drained: bool,
 }
 
+impl<L, H, W> Effects<L, H, W> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wake.is_empty()
+            && self.closed.is_empty()
+            && self.connects.is_empty()
+            && self.leftover.is_none()
+            && !self.drained
+    }
+}
+
 impl<L, H, W> Default for Effects<L, H, W> {
     fn default() -> Self {
         Self {
@@ -164,7 +174,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         if holder.is_some() {
             self.held_by(lease.place, holder);
         }
-        let probe = self.wants_probe(&lease);
+        let probe = self.wants_probe(&lease, since);
         Some((lease, probe))
     }
 
@@ -689,6 +699,10 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Every transition ends here, so that no path frees a slot or parks a connection without
     /// serving a waiter.
     fn settle(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+        if self.waiters.is_empty() && !self.topping_up {
+            self.alarm = None;
+            return self.note_drained(fx);
+        }
         self.topping_up &= self.slots.idle() < self.min_idle();
         while let (Some(newest), Some(first)) = (self.slots.newest(), self.waiters.first()) {
             self.grant(newest, first, true, now, fx);
@@ -696,9 +710,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         while self.is_connect_due(now) {
             self.start(self.waiters.unassigned(), now, fx);
         }
-        if !self.waiters.is_empty() {
-            self.fail_hopeless_tries(fx);
-        }
+        self.fail_hopeless_tries(fx);
         self.set_alarm(fx);
         self.note_drained(fx);
     }
@@ -713,14 +725,15 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         fx: &mut Effects<L, H, W>,
     ) {
         let lease = self.slots.lease(index, now);
-        let probe = used && self.wants_probe(&lease);
+        let probe = used && self.wants_probe(&lease, now);
         self.count_wait(self.waiters.ticket(seat), now);
         let waker = self.waiters.serve(seat, Answer::Granted { lease, probe });
         fx.wake.push(waker);
     }
 
-    fn wants_probe(&self, lease: &Lease<L>) -> bool {
-        lease.rested >= self.rules.probe_after
+    fn wants_probe(&self, lease: &Lease<L>, since: Instant) -> bool {
+        let after = self.rules.probe_after;
+        after.is_zero() || since.saturating_duration_since(lease.idle_since) >= after
     }
 
     /// Whether another connect is wanted, and may start.
