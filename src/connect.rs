@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::connector::Factory;
 use crate::error::Error;
 use crate::event::Event;
-use crate::shared::{BoxError, Held, Shared, guarded};
+use crate::shared::{BoxError, Held, Shared, destroy, guarded};
 use crate::stats::Brief;
 use crate::stream::Stream;
 use crate::table::Reserved;
@@ -26,10 +26,13 @@ struct Reservation<C: Send + 'static> {
 
 /// Starts a thread that makes this connection.
 pub(crate) fn spawn<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserved) {
-    let reservation = Reservation {
+    start(Reservation {
         shared: Arc::clone(shared),
         reserved: Some(reserved),
-    };
+    });
+}
+
+fn start<C: Send + 'static>(reservation: Reservation<C>) {
     // Where no thread can be started, the closure is dropped and the reservation with it.
     let _ = thread::Builder::new()
         .name("jackpot-connect".into())
@@ -45,7 +48,9 @@ impl<C: Send + 'static> Drop for Reservation<C> {
     fn drop(&mut self) {
         if let Some(reserved) = self.reserved.take() {
             let error = Error::Connect(io::Error::other("no thread could be started to connect"));
-            let _ = self.fail(reserved, error, Duration::ZERO);
+            if let Some(next) = self.fail(reserved, error, Duration::ZERO) {
+                start(next);
+            }
         }
     }
 }
@@ -66,13 +71,17 @@ impl<C: Send + 'static> Reservation<C> {
             .open(&*factory, reserved.needed)
             .map_err(Error::Connect)
             .and_then(|tcp| self.shake_hands(tcp));
-        drop(factory);
+        destroy(factory);
         let took = started.elapsed();
-        let next = match made {
+        match made {
             Ok(held) => self.succeed(reserved, held, took),
             Err(error) => self.fail(reserved, error, took),
-        };
-        next.map(|reserved| Self {
+        }
+    }
+
+    /// The next connect of this thread, owned from the moment on in which it is known.
+    fn next(&self, reserved: Option<Reserved>) -> Option<Self> {
+        reserved.map(|reserved| Self {
             shared: Arc::clone(&self.shared),
             reserved: Some(reserved),
         })
@@ -118,7 +127,7 @@ impl<C: Send + 'static> Reservation<C> {
         Ok(Held { client, stream })
     }
 
-    fn succeed(&self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Reserved> {
+    fn succeed(&self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Self> {
         let id = reserved.place.id;
         log::debug!(target: "jackpot", "connection {id} made in {}", Brief(took));
         // Told before anybody can use it, so that it comes before whatever happens to it.
@@ -129,23 +138,20 @@ impl<C: Send + 'static> Reservation<C> {
             let place = reserved.place;
             state.table.connected(place, held, handle, now, effects);
         });
-        next
+        self.next(next)
     }
 
-    fn fail(&self, reserved: Reserved, error: Error, took: Duration) -> Option<Reserved> {
+    fn fail(&self, reserved: Reserved, error: Error, took: Duration) -> Option<Self> {
         let error = Arc::new(error);
-        log::warn!(
-            target: "jackpot",
-            "connect failed after {}: {}",
-            Brief(took),
-            Chain(&error)
-        );
         let now = Instant::now();
-        let shared = Arc::clone(&error);
         let ((), next) = self.shared.with_connect(|state, effects| {
-            let place = reserved.place;
-            state.table.connect_failed(place, shared, now, effects);
+            let (place, error) = (reserved.place, Arc::clone(&error));
+            state.table.connect_failed(place, error, now, effects);
         });
+        let next = self.next(next);
+        // The text is foreign code: an error type of the user's may panic in it.
+        let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
+        log::warn!(target: "jackpot", "connect failed after {}: {text}", Brief(took));
         self.shared.tell(&Event::ConnectFailed { error, took });
         next
     }

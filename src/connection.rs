@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
 use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use crate::event::Eviction;
@@ -264,6 +265,10 @@ impl<C: BufRead> BufRead for Connection<C> {
         (**self).consume(amount);
     }
 }
+
+/// A lease whose thread panics is closed, not reused; nobody sees it half-way.
+impl<C: UnwindSafe> UnwindSafe for Connection<C> {}
+impl<C: RefUnwindSafe> RefUnwindSafe for Connection<C> {}
 
 /// Shows the number and the socket, whatever the client is.
 impl<C> fmt::Debug for Connection<C> {

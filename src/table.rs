@@ -187,6 +187,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         ticket: Option<Ticket>,
         waker: &W,
         stay: bool,
+        holder: Option<Thread>,
         now: Instant,
         fx: &mut Effects<L, H, W>,
     ) -> Entry<L> {
@@ -194,7 +195,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         if self.ended {
             return Entry::Ended;
         }
-        if let Some((lease, probe)) = self.take(Some(now), None) {
+        if let Some((lease, probe)) = self.take(Some(now), holder) {
             return Entry::Granted { lease, probe };
         }
         let claims = match ticket {
@@ -238,11 +239,16 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// Why a try that comes behind `claims` others would fail at once.
+    ///
+    /// During an outage those who wait claim nothing: what stops the try is the failed connect.
     fn refusal(&self, claims: usize, now: Instant) -> Option<Failure> {
-        if self.slots.open() + claims >= self.limit {
+        let open = self.slots.open();
+        let Some(error) = self.gate.shut() else {
+            return (open + claims >= self.limit).then_some(Failure::Full);
+        };
+        if open >= self.limit {
             return Some(Failure::Full);
         }
-        let error = self.gate.shut()?;
         if self.slots.connecting() == 0 && self.gate.may_start(now) {
             return None;
         }
@@ -295,10 +301,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// Why there is no connection at this moment, if there is more to say than "not yet".
     pub(crate) fn cause(&self) -> Option<Failure> {
-        if let Some(error) = self.gate.shut() {
-            return Some(Failure::Connect(Arc::clone(error)));
+        if self.slots.open() >= self.limit {
+            return Some(Failure::Full);
         }
-        (self.slots.open() >= self.limit).then_some(Failure::Full)
+        let error = self.gate.shut()?;
+        Some(Failure::Connect(Arc::clone(error)))
     }
 
     /// A lease came back, fit to be used again unless the verdict says otherwise.
