@@ -1,11 +1,11 @@
 //! A fault-tolerant pool of blocking TCP connections, for programs without an async runtime.
 //!
 //! A [`Pool`] hands out live sockets, notices dead ones by itself, and rides out restarts of the
-//! other side. A connection is never released by hand: it goes back when its guard is dropped, if and
-//! only if it is fit for the next caller.
+//! other side. A connection is never released by hand: it goes back when its guard is dropped, if
+//! and only if it is fit for the next caller.
 //!
-//! It is not for async programs, and not for protocols that share one connection among many requests
-//! at once (HTTP/2, multiplexed RPC): a lease here is exclusive, and its thread blocks.
+//! It is not for async programs, and not for protocols that share one connection among many
+//! requests at once (HTTP/2, multiplexed RPC): a lease here is exclusive, and its thread blocks.
 //!
 //! # Hello
 //!
@@ -91,9 +91,9 @@
 //!
 //! # Waiting
 //!
-//! Waiting is first come, first served. A connection that comes back is handed to whoever has waited
-//! longest, and so is the place of one that closed. The delays of the [`Backoff`] say how long a
-//! caller goes on; they do not slow it down, because what it waits for wakes it.
+//! Waiting is first come, first served. A connection that comes back is handed to whoever has
+//! waited longest, and so is the place of one that closed. The delays of the [`Backoff`] say how
+//! long a caller goes on; they do not slow it down, because what it waits for wakes it.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -117,10 +117,10 @@
 //!
 //! # What goes back
 //!
-//! A lease is used again only if its conversation is over. The [`Stream`] under it remembers what was
-//! done: after a write, or a read that timed out, a reply is outstanding, and the next caller must not
-//! find it. Such a connection is closed, and so is one that broke, one in which unread bytes lie, and
-//! one whose thread panicked.
+//! A lease is used again only if its conversation is over. The [`Stream`] under it remembers what
+//! was done: after a write, or a read that timed out, a reply is outstanding, and the next caller
+//! must not find it. Such a connection is closed, and so is one that broke, one in which unread
+//! bytes lie, and one whose thread panicked.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -140,9 +140,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Where this rule cannot know, the caller says so: [`Connection::finish`] if the conversation is over
-//! although the last thing was a write, [`Connection::discard`] after half a reply, or after one of
-//! two. [`Builder::only_finished`] makes `finish` the only way back.
+//! Where this rule cannot know, the caller says so: [`Connection::finish`] if the conversation is
+//! over although the last thing was a write, [`Connection::discard`] after half a reply, or after
+//! one of two. [`Builder::only_finished`] makes `finish` the only way back.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -165,11 +165,11 @@
 //!
 //! # Liveness
 //!
-//! Every connection is probed before a caller gets it: one system call that asks the kernel and sends
-//! nothing. A dead one is dropped and the next one tried at once. The first dead one also wakes the
-//! reaper, a thread that sweeps all the others: after a restart of the server one caller pays for one
-//! dead socket, not for all of them. What dies within a lease its holder sees, as a failed read or
-//! write; it drops the guard and pulls again.
+//! Every connection is probed before a caller gets it: one system call that asks the kernel and
+//! sends nothing. A dead one is dropped and the next one tried at once. The first dead one also
+//! wakes the reaper, a thread that sweeps all the others: after a restart of the server one caller
+//! pays for one dead socket, not for all of them. What dies within a lease its holder sees, as a
+//! failed read or write; it drops the guard and pulls again.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -187,15 +187,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The reaper also closes what has been idle for [`idle_timeout`](Builder::idle_timeout) or is older
-//! than [`max_lifetime`](Builder::max_lifetime), keeps [`min_idle`](Builder::min_idle) connections
-//! ready, and has connections [`ping`](Builder::ping)ed, for servers that hang without closing.
+//! The reaper also closes what has been idle for [`idle_timeout`](Builder::idle_timeout) or is
+//! older than [`max_lifetime`](Builder::max_lifetime), keeps [`min_idle`](Builder::min_idle)
+//! connections ready, and has connections [`ping`](Builder::ping)ed, for servers that hang without
+//! closing.
 //!
 //! # Outages
 //!
-//! While connects fail, the pool makes one at a time and at most ten in a second, however many threads
-//! ask; they share the failure. As long as somebody waits it tries at least once a second, and the
-//! first success serves everybody. The pool never gives up; each call does, by its own backoff.
+//! While connects fail, the pool makes one at a time and at most ten in a second, however many
+//! threads ask; they share the failure. As long as somebody waits it tries at least once a second,
+//! and the first success serves everybody. The pool never gives up; each call does, by its own
+//! backoff.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -280,8 +282,8 @@
 //!
 //! [`end`](Pool::end) closes what is idle, wakes everybody who waits with [`Error::Ended`], and is
 //! final. Leases that are out work on until dropped; [`drain`](Pool::drain) waits for them, and
-//! [`Close::Hard`] cuts them. Dropping the last handle ends the pool too. [`free`](Pool::free) closes
-//! connections and leaves the pool running.
+//! [`Close::Hard`] cuts them. Dropping the last handle ends the pool too. [`free`](Pool::free)
+//! closes connections and leaves the pool running.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -304,8 +306,8 @@
 //! # Watching it
 //!
 //! [`stats`](Pool::stats) counts, [`connections`](Pool::connections) lists, and
-//! [`on_event`](Builder::on_event) tells as it happens. Each snapshot adds up: `open = idle + leased`,
-//! `connects = releases + open`, and the releases are the sum of the evictions.
+//! [`on_event`](Builder::on_event) tells as it happens. Each snapshot adds up: `open = idle +
+//! leased`, `connects = releases + open`, and the releases are the sum of the evictions.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -326,7 +328,7 @@
 //! assert_eq!(pool.connections()[0].state, State::Idle);
 //!
 //! pool.free(0);
-//! assert_eq!(events.recv()?, Eviction::Freed);
+//! assert_eq!(events.try_recv()?, Eviction::Freed);
 //! let stats = pool.stats();
 //! assert_eq!(stats.connects, stats.releases + stats.open as u64);
 //! println!("{stats}"); // one line, for a log
@@ -335,8 +337,8 @@
 //!
 //! # The log contract
 //!
-//! Everything goes to the [`log`] crate under the target `jackpot`, and never while the pool's lock is
-//! held.
+//! Everything goes to the [`log`] crate under the target `jackpot`, and never while the pool's lock
+//! is held.
 //!
 //! | level | what |
 //! |---|---|
@@ -376,9 +378,9 @@
 //!
 //! A pool has one thread of its own, `jackpot-reaper`, unless
 //! [`reap_interval`](Builder::reap_interval) is `None`. `jackpot-connect` threads live as long as
-//! there is something to connect, at most [`max_connecting`](Builder::max_connecting) at once, and a
-//! `jackpot-ping` thread as long as there is something to ping. None of them keeps a pool alive that
-//! nobody uses any more, and no drop waits for one.
+//! there is something to connect, at most [`max_connecting`](Builder::max_connecting) at once, and
+//! a `jackpot-ping` thread as long as there is something to ping. None of them keeps a pool alive
+//! that nobody uses any more, and no drop waits for one.
 #![warn(missing_docs)]
 
 mod backoff;
