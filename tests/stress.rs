@@ -153,7 +153,10 @@ impl Run {
             progress: (0..THREADS).map(|_| Progress::default()).collect(),
         });
         let chances = Arc::new(Mutex::new(Random(random.next())));
-        let lucky = move |percent| lock(&chances).chance(percent);
+        let lucky = {
+            let server = Arc::clone(&shared.server);
+            move |percent| !server.behaves.load(SeqCst) && lock(&chances).chance(percent)
+        };
         let pool = Pool::builder(factory(shared.address, Mood::Good))
             .limit(LIMIT)
             .min_idle(random.below(3))
@@ -253,6 +256,9 @@ impl Run {
         if !pool.is_ended() {
             // It still works, up to its limit.
             pool.set_limit(LIMIT);
+            let patient = Backoff::new().retries(1000).min(Duration::from_millis(1));
+            pool.set_backoff(patient.max(Duration::from_millis(20)))
+                .unwrap();
             let held: Vec<_> = (0..LIMIT)
                 .map(|_| pool.pull_timeout(SOON).unwrap())
                 .collect();
