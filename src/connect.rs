@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::connector::Factory;
 use crate::error::Error;
 use crate::event::Event;
-use crate::shared::{BoxError, Held, Shared, guarded};
+use crate::shared::{BoxError, Held, Shared, destroy, guarded};
 use crate::stats::Brief;
 use crate::stream::Stream;
 use crate::table::Reserved;
@@ -26,36 +26,52 @@ struct Reservation<C: Send + 'static> {
 
 /// Starts a thread that makes this connection.
 pub(crate) fn spawn<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserved) {
-    let reservation = Reservation {
-        shared: Arc::clone(shared),
-        reserved: Some(reserved),
-    };
-    // Where no thread can be started, the closure is dropped and the reservation with it.
-    let _ = thread::Builder::new()
-        .name("jackpot-connect".into())
-        .spawn(move || {
-            let mut next = Some(reservation);
-            while let Some(reservation) = next {
-                next = reservation.make();
-            }
-        });
+    Reservation::new(shared, reserved).start();
 }
 
 impl<C: Send + 'static> Drop for Reservation<C> {
     fn drop(&mut self) {
-        if let Some(reserved) = self.reserved.take() {
-            let error = Error::Connect(io::Error::other("no thread could be started to connect"));
-            let _ = self.fail(reserved, error, Duration::ZERO);
+        if self.reserved.is_none() {
+            return;
+        }
+        let text = if thread::panicking() {
+            "the thread that connects panicked"
+        } else {
+            "no thread could be started to connect"
+        };
+        let error = Error::Connect(io::Error::other(text));
+        if let Some(next) = self.fail(error, Duration::ZERO) {
+            next.start();
         }
     }
 }
 
 impl<C: Send + 'static> Reservation<C> {
+    fn new(shared: &Arc<Shared<C>>, reserved: Reserved) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            reserved: Some(reserved),
+        }
+    }
+
+    fn start(self) {
+        // Where no thread can be started, the closure is dropped and the reservation with it.
+        let _ = thread::Builder::new()
+            .name("jackpot-connect".into())
+            .spawn(move || {
+                let mut next = Some(self);
+                while let Some(reservation) = next {
+                    next = reservation.make();
+                }
+            });
+    }
+
     /// Makes the connection; the next one that this thread is to make.
     fn make(mut self) -> Option<Self> {
-        let reserved = self.reserved.take()?;
+        let reserved = self.reserved?;
         let started = Instant::now();
         let Some(factory) = self.shared.factory() else {
+            self.reserved = None;
             self.shared.with(|state, effects| {
                 let place = reserved.place;
                 state.table.connect_dropped(place, started, effects);
@@ -66,16 +82,12 @@ impl<C: Send + 'static> Reservation<C> {
             .open(&*factory, reserved.needed)
             .map_err(Error::Connect)
             .and_then(|tcp| self.shake_hands(tcp));
-        drop(factory);
+        destroy(factory);
         let took = started.elapsed();
-        let next = match made {
+        match made {
             Ok(held) => self.succeed(reserved, held, took),
-            Err(error) => self.fail(reserved, error, took),
-        };
-        next.map(|reserved| Self {
-            shared: Arc::clone(&self.shared),
-            reserved: Some(reserved),
-        })
+            Err(error) => self.fail(error, took),
+        }
     }
 
     /// Opens a socket, at the cost of idle ones where the process has run out of descriptors.
@@ -112,27 +124,29 @@ impl<C: Send + 'static> Reservation<C> {
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| Error::Handshake(Arc::from(error)))?;
         if let Some(why) = stream.socket().settle(true) {
+            destroy(client);
             let error: BoxError = format!("the connection was {why} during the handshake").into();
             return Err(Error::Handshake(Arc::from(error)));
         }
         Ok(Held { client, stream })
     }
 
-    fn succeed(&self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Reserved> {
+    fn succeed(mut self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Self> {
         let id = reserved.place.id;
         log::debug!(target: "jackpot", "connection {id} made in {}", Brief(took));
         // Told before anybody can use it, so that it comes before whatever happens to it.
         self.shared.tell(&Event::Connected { id, took });
         let handle = Arc::clone(held.stream.socket());
         let now = Instant::now();
+        self.reserved = None;
         let ((), next) = self.shared.with_connect(|state, effects| {
             let place = reserved.place;
             state.table.connected(place, held, handle, now, effects);
         });
-        next
+        next.map(|next| Self::new(&self.shared, next))
     }
 
-    fn fail(&self, reserved: Reserved, error: Error, took: Duration) -> Option<Reserved> {
+    fn fail(&mut self, error: Error, took: Duration) -> Option<Self> {
         let error = Arc::new(error);
         log::warn!(
             target: "jackpot",
@@ -142,10 +156,11 @@ impl<C: Send + 'static> Reservation<C> {
         );
         let now = Instant::now();
         let shared = Arc::clone(&error);
+        let place = self.reserved.take()?.place;
         let ((), next) = self.shared.with_connect(|state, effects| {
-            let place = reserved.place;
             state.table.connect_failed(place, shared, now, effects);
         });
+        let next = next.map(|next| Self::new(&self.shared, next));
         self.shared.tell(&Event::ConnectFailed { error, took });
         next
     }
