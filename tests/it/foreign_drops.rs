@@ -1,7 +1,11 @@
-//! Destructors of what the user gave us may panic.
+//! Destructors of what the user gave us: they may panic, and they may call back into the pool.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use jackpot::{Factory, Pool};
@@ -71,8 +75,59 @@ fn a_client_whose_destructor_panics_after_its_handshake_takes_no_slot_with_it() 
     });
     let error = caller.join().unwrap_err();
     assert!(error.is_connect(), "{error:?}");
-    let source = std::error::Error::source(&error).unwrap().to_string();
+    let source = StdError::source(&error).unwrap().to_string();
     assert!(source.contains("broken in use"), "{source}");
     // On a slow machine the pool has begun to try again by itself.
     eventually("the slot is vacant", || pool.stats().connecting == 0);
+}
+
+/// An error whose destructor looks at the pool, as one that owns a session may.
+#[derive(Debug)]
+struct Curious(Arc<Looks>);
+
+#[derive(Debug, Default)]
+struct Looks {
+    pool: OnceLock<Pool>,
+    count: AtomicUsize,
+}
+
+impl fmt::Display for Curious {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("curious")
+    }
+}
+
+impl StdError for Curious {}
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.pool.get() {
+            pool.stats();
+            self.0.count.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+#[test]
+fn a_connect_error_is_dropped_outside_the_lock() {
+    let looks: Arc<Looks> = Arc::default();
+    let failing = {
+        let looks = Arc::clone(&looks);
+        move || Err(io::Error::other(Curious(Arc::clone(&looks))))
+    };
+    let pool = Pool::new(1, failing).unwrap();
+    looks.pool.set(pool.clone()).unwrap();
+    let caller = background({
+        let pool = pool.clone();
+        move || pool.allocate().map(drop)
+    });
+    assert!(caller.join().unwrap_err().is_connect());
+    let peer = Peer::new();
+    let address = peer.address();
+    let change = background(move || {
+        pool.set_factory(move || TcpStream::connect(address));
+        pool.end();
+    });
+    change.join();
+    eventually("the error is dropped", || looks.count.load(SeqCst) == 1);
 }
