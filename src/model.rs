@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
 use crate::slots::{Lease, Pinged, Place};
 use crate::stats::{State, Stats};
-use crate::table::{self, Entry, Rules};
+use crate::table::{self, Entry, Resting, Rules};
 use crate::waiters::{Answer, Failure, Ticket};
 
 type Table = table::Table<Value, u64, u64>;
@@ -226,8 +226,8 @@ struct Walk {
     leases: Vec<Lease<Value>>,
     pings: Vec<(Lease<Value>, Pinged, Option<u64>, Instant)>,
     comebacks: Vec<Comeback>,
-    /// Idle connections that a sweep looks at: which, and in which lease it was idle.
-    looked_at: Vec<Place>,
+    /// Idle connections that a sweep looks at, and how many leases they had had.
+    looked_at: Vec<(Resting, u64)>,
     alarm: Option<(u64, Instant)>,
 }
 
@@ -803,12 +803,15 @@ impl Walk {
         for conn in &old {
             self.gone(conn, Eviction::MaxLifetime, true, false, &mut expected);
         }
-        let mut shown: Vec<u64> = idle.iter().map(|(place, _)| place.id).collect();
+        let mut shown: Vec<u64> = idle.iter().map(|(resting, _)| resting.place.id).collect();
         let mut wanted: Vec<u64> = self.idle.iter().filter(|c| is_inside(c)).map(id).collect();
         shown.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(shown, wanted);
-        assert!(idle.iter().all(|(place, handle)| place.id == *handle));
+        assert!(
+            idle.iter()
+                .all(|(resting, handle)| resting.place.id == *handle)
+        );
         let mut late = Vec::new();
         for conn in self.leased.iter_mut().filter(|conn| is_inside(conn)) {
             let held = now.saturating_duration_since(conn.since);
@@ -822,7 +825,10 @@ impl Walk {
         reported.sort_unstable();
         assert_eq!(reported, late);
         self.reporting.extend(late.iter().map(|&(id, _)| id));
-        self.looked_at.extend(idle.iter().map(|&(place, _)| place));
+        for (resting, id) in idle {
+            let conn = self.idle.iter().find(|conn| conn.place.id == id);
+            self.looked_at.push((resting, conn.unwrap().leases));
+        }
         self.check(&expected, fx);
     }
 
@@ -834,13 +840,20 @@ impl Walk {
             let found = self.table.evict_oldest(now, &mut fx);
             assert_eq!(found, !self.idle.is_empty());
             self.shed(usize::from(found), Eviction::OverLimit, &mut expected);
-        } else if let Some(place) = self.looked_at.pop() {
+        } else if !self.looked_at.is_empty() {
+            let index = self.random.below(self.looked_at.len());
+            let (resting, leases) = self.looked_at.swap_remove(index);
             let now = self.looked_at_the_clock();
-            let why = Eviction::PeerClosed;
-            let evicted = self.table.evict_idle(place, why, now, &mut fx);
-            let conn = remove(&mut self.idle, place.id);
-            assert_eq!(evicted, conn.is_some());
-            if let Some(conn) = conn {
+            let why = Eviction::Unread;
+            let evicted = self.table.evict_idle(resting, why, now, &mut fx);
+            let rests = |conn: &&Conn| conn.place == resting.place && conn.leases == leases;
+            let is_there = self.idle.iter().any(|conn| rests(&conn));
+            assert_eq!(
+                evicted, is_there,
+                "what was seen before a lease counts after it"
+            );
+            if is_there {
+                let conn = remove(&mut self.idle, resting.place.id).unwrap();
                 self.gone(&conn, why, true, false, &mut expected);
             }
         }

@@ -13,7 +13,7 @@ use crate::backoff::Random;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
 use crate::gate::Gate;
-use crate::slots::{Closed, Lease, Open, Pinged, Place, Slots};
+use crate::slots::{Closed, Lease, Pinged, Place, Slots};
 use crate::stats::Stats;
 use crate::waiters::{Answer, Failure, Ticket, Waiters};
 
@@ -79,6 +79,16 @@ pub(crate) enum Entry<L> {
     Refused(Failure),
     /// The pool has ended.
     Ended,
+}
+
+/// An idle connection between two leases.
+///
+/// What is seen of its socket holds only until the next one: a reply that was on its way to a
+/// caller is no unread byte, even if the lease is over by the time that the pool acts on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resting {
+    pub(crate) place: Place,
+    leases: u64,
 }
 
 /// A lease that has been out for too long.
@@ -445,17 +455,21 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Closes an idle connection that was found dead, unless it has been leased meanwhile.
     pub(crate) fn evict_idle(
         &mut self,
-        place: Place,
+        resting: Resting,
         why: Eviction,
         now: Instant,
         fx: &mut Effects<L, H, W>,
     ) -> bool {
         self.look(now);
-        let is_idle = self.slots.get(place).is_some_and(Open::is_idle);
-        if is_idle {
+        let Resting { place, leases } = resting;
+        let rests = self
+            .slots
+            .get(place)
+            .is_some_and(|open| open.is_idle() && open.leases == leases);
+        if rests {
             self.close(place, why, now, None, fx);
         }
-        is_idle
+        rests
     }
 
     /// Closes up to `most` connections that were idle too long, but leaves `min_idle`.
@@ -493,7 +507,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         &mut self,
         slots: std::ops::Range<u32>,
         now: Instant,
-        idle: &mut Vec<(Place, H)>,
+        idle: &mut Vec<(Resting, H)>,
         overdue: &mut Vec<Overdue>,
         fx: &mut Effects<L, H, W>,
     ) -> usize {
@@ -509,7 +523,8 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
                 self.close(place, Eviction::MaxLifetime, now, None, fx);
                 closed += 1;
             } else {
-                idle.push((place, open.handle.clone()));
+                let leases = open.leases;
+                idle.push((Resting { place, leases }, open.handle.clone()));
             }
         }
         closed
