@@ -26,41 +26,52 @@ struct Reservation<C: Send + 'static> {
 
 /// Starts a thread that makes this connection.
 pub(crate) fn spawn<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserved) {
-    start(Reservation {
-        shared: Arc::clone(shared),
-        reserved: Some(reserved),
-    });
-}
-
-fn start<C: Send + 'static>(reservation: Reservation<C>) {
-    // Where no thread can be started, the closure is dropped and the reservation with it.
-    let _ = thread::Builder::new()
-        .name("jackpot-connect".into())
-        .spawn(move || {
-            let mut next = Some(reservation);
-            while let Some(reservation) = next {
-                next = reservation.make();
-            }
-        });
+    Reservation::new(shared, reserved).start();
 }
 
 impl<C: Send + 'static> Drop for Reservation<C> {
     fn drop(&mut self) {
-        if let Some(reserved) = self.reserved.take() {
-            let error = Error::Connect(io::Error::other("no thread could be started to connect"));
-            if let Some(next) = self.fail(reserved, error, Duration::ZERO) {
-                start(next);
-            }
+        if self.reserved.is_none() {
+            return;
+        }
+        let text = if thread::panicking() {
+            "the thread that connects panicked"
+        } else {
+            "no thread could be started to connect"
+        };
+        let error = Error::Connect(io::Error::other(text));
+        if let Some(next) = self.fail(error, Duration::ZERO) {
+            next.start();
         }
     }
 }
 
 impl<C: Send + 'static> Reservation<C> {
+    fn new(shared: &Arc<Shared<C>>, reserved: Reserved) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            reserved: Some(reserved),
+        }
+    }
+
+    fn start(self) {
+        // Where no thread can be started, the closure is dropped and the reservation with it.
+        let _ = thread::Builder::new()
+            .name("jackpot-connect".into())
+            .spawn(move || {
+                let mut next = Some(self);
+                while let Some(reservation) = next {
+                    next = reservation.make();
+                }
+            });
+    }
+
     /// Makes the connection; the next one that this thread is to make.
     fn make(mut self) -> Option<Self> {
-        let reserved = self.reserved.take()?;
+        let reserved = self.reserved?;
         let started = Instant::now();
         let Some(factory) = self.shared.factory() else {
+            self.reserved = None;
             self.shared.with(|state, effects| {
                 let place = reserved.place;
                 state.table.connect_dropped(place, started, effects);
@@ -75,16 +86,8 @@ impl<C: Send + 'static> Reservation<C> {
         let took = started.elapsed();
         match made {
             Ok(held) => self.succeed(reserved, held, took),
-            Err(error) => self.fail(reserved, error, took),
+            Err(error) => self.fail(error, took),
         }
-    }
-
-    /// The next connect of this thread, owned from the moment on in which it is known.
-    fn next(&self, reserved: Option<Reserved>) -> Option<Self> {
-        reserved.map(|reserved| Self {
-            shared: Arc::clone(&self.shared),
-            reserved: Some(reserved),
-        })
     }
 
     /// Opens a socket, at the cost of idle ones where the process has run out of descriptors.
@@ -121,34 +124,37 @@ impl<C: Send + 'static> Reservation<C> {
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| Error::Handshake(Arc::from(error)))?;
         if let Some(why) = stream.socket().settle(true) {
+            destroy(client);
             let error: BoxError = format!("the connection was {why} during the handshake").into();
             return Err(Error::Handshake(Arc::from(error)));
         }
         Ok(Held { client, stream })
     }
 
-    fn succeed(&self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Self> {
+    fn succeed(mut self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Self> {
         let id = reserved.place.id;
         log::debug!(target: "jackpot", "connection {id} made in {}", Brief(took));
         // Told before anybody can use it, so that it comes before whatever happens to it.
         self.shared.tell(&Event::Connected { id, took });
         let handle = Arc::clone(held.stream.socket());
         let now = Instant::now();
+        self.reserved = None;
         let ((), next) = self.shared.with_connect(|state, effects| {
             let place = reserved.place;
             state.table.connected(place, held, handle, now, effects);
         });
-        self.next(next)
+        next.map(|next| Self::new(&self.shared, next))
     }
 
-    fn fail(&self, reserved: Reserved, error: Error, took: Duration) -> Option<Self> {
+    fn fail(&mut self, error: Error, took: Duration) -> Option<Self> {
+        let place = self.reserved.take()?.place;
         let error = Arc::new(error);
         let now = Instant::now();
         let ((), next) = self.shared.with_connect(|state, effects| {
-            let (place, error) = (reserved.place, Arc::clone(&error));
+            let error = Arc::clone(&error);
             state.table.connect_failed(place, error, now, effects);
         });
-        let next = self.next(next);
+        let next = next.map(|next| Self::new(&self.shared, next));
         // The text is foreign code: an error type of the user's may panic in it.
         let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
         log::warn!(target: "jackpot", "connect failed after {}: {text}", Brief(took));

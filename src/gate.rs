@@ -61,22 +61,25 @@ impl Gate {
         self.last_start = Some(now);
     }
 
-    pub(crate) fn failed(&mut self, error: Arc<Error>, now: Instant) {
+    /// Shuts the gate; the error that it was shut with before comes out.
+    pub(crate) fn failed(&mut self, error: Arc<Error>, now: Instant) -> Option<Arc<Error>> {
         let pause = self
             .outage
             .as_ref()
             .map_or(SPACING, |outage| (outage.pause * 2).min(PATIENCE));
         let drawn = self.random.between((pause / 2).max(SPACING), pause);
         let retry_at = self.last_start.unwrap_or(now) + drawn;
-        self.outage = Some(Outage {
+        let outage = Outage {
             error,
             pause,
             retry_at,
-        });
+        };
+        self.outage.replace(outage).map(|outage| outage.error)
     }
 
-    pub(crate) fn lift(&mut self) {
-        self.outage = None;
+    /// Opens the gate; the error that it was shut with comes out.
+    pub(crate) fn lift(&mut self) -> Option<Arc<Error>> {
+        self.outage.take().map(|outage| outage.error)
     }
 }
 

@@ -391,6 +391,8 @@ mod connector;
 mod error;
 mod event;
 mod gate;
+#[cfg(test)]
+mod model;
 mod order;
 mod pool;
 mod probe;

@@ -220,15 +220,16 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     ticket,
                 }),
                 Some((Answer::Ended, _)) => Err(None),
-                Some((Answer::Failed(_), _)) | None => {
+                untold => {
                     let cause = state.table.cause();
                     state.table.leave(seat, now, effects);
-                    Err(Some(cause))
+                    // The failure comes out too: its error must not be dropped under the lock.
+                    Err(Some((cause, untold)))
                 }
             }
         });
         outcome.map_err(|left| match left {
-            Some(cause) => error(self, cause),
+            Some((cause, _)) => error(self, cause),
             None => Error::Ended,
         })
     }

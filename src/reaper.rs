@@ -13,7 +13,7 @@ use crate::probe;
 use crate::shared::{Held, Shared, guarded_call};
 use crate::slots::{Pinged, Place};
 use crate::stats::Brief;
-use crate::table::Overdue;
+use crate::table::{Overdue, Resting};
 
 /// How many slots a sweep looks at between two locks.
 const BATCH: u32 = 64;
@@ -101,8 +101,8 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
             table.inspect(batch, now, &mut idle, &mut overdue, effects)
         });
         let look_at_sending = u64::from(first / SENDING_CHECKS) == turn;
-        let mut dead: Vec<(Place, Eviction)> = Vec::new();
-        for (place, socket) in idle.drain(..) {
+        let mut dead: Vec<(Resting, Eviction)> = Vec::new();
+        for (resting, socket) in idle.drain(..) {
             let verdict = probe::verdict(&socket, allow_unread).or_else(|| {
                 if look_at_sending {
                     probe::cannot_send(&socket)
@@ -110,13 +110,13 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
                     None
                 }
             });
-            dead.extend(verdict.map(|why| (place, why)));
+            dead.extend(verdict.map(|why| (resting, why)));
         }
         if !dead.is_empty() {
             evicted += shared.with(|state, effects| {
                 let table = &mut state.table;
                 dead.iter()
-                    .filter(|&&(place, why)| table.evict_idle(place, why, now, effects))
+                    .filter(|&&(resting, why)| table.evict_idle(resting, why, now, effects))
                     .count()
             });
         }

@@ -133,6 +133,9 @@ impl<C> Shared<C> {
         if let Some(held) = effects.leftover {
             destroy(held);
         }
+        for error in effects.spent {
+            destroy(error);
+        }
     }
 
     /// Closes a connection that has left the table, and tells of it.

@@ -384,3 +384,166 @@ pub(crate) struct Pinged {
     idle_since: Instant,
     neighbour: Option<Place>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Slots whose clients are their own ids, on a clock that counts seconds.
+    struct Clocked {
+        slots: Slots<u64, ()>,
+        begin: Instant,
+    }
+
+    impl Clocked {
+        /// As many idle connections, parked in seconds 1, 2, 3 and so on.
+        fn idle(count: u64) -> (Self, Vec<Place>) {
+            let mut clocked = Self {
+                slots: Slots::new(),
+                begin: Instant::now(),
+            };
+            let places = (1..=count).map(|second| clocked.open(second)).collect();
+            (clocked, places)
+        }
+
+        fn at(&self, second: u64) -> Instant {
+            self.begin + Duration::from_secs(second)
+        }
+
+        fn open(&mut self, second: u64) -> Place {
+            let now = self.at(second);
+            let place = self.slots.reserve(now);
+            self.slots.fill(place, (), now, None);
+            self.slots.park(place, place.id, now);
+            place
+        }
+
+        fn close(&mut self, place: Place) {
+            let now = self.at(100);
+            self.slots.close(place, Eviction::Freed, now, None);
+        }
+
+        /// A caller uses this one, and gives it back in this second.
+        fn use_once(&mut self, place: Place, second: u64) {
+            let now = self.at(second);
+            let lease = self.slots.lease(place.index, now);
+            self.slots.park(lease.place, lease.held, now);
+        }
+
+        /// A ping of this one, during which something else happens.
+        fn ping(&mut self, place: Place, meanwhile: impl FnOnce(&mut Self)) {
+            let (lease, pinged) = self.slots.lease_for_ping(place.index);
+            meanwhile(self);
+            let now = self.at(100);
+            let Lease { place, held, .. } = lease;
+            self.slots.park_after_ping(place, held, &pinged, now);
+        }
+
+        fn order(&self) -> Vec<u64> {
+            let by_age = self.slots.by_age();
+            by_age.map(|index| self.slots.place(index).id).collect()
+        }
+    }
+
+    #[test]
+    fn a_ping_leaves_the_order_as_it_was() {
+        let (mut clocked, places) = Clocked::idle(3);
+        for place in places {
+            clocked.ping(place, |_| ());
+            assert_eq!(clocked.order(), [1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn a_ping_of_connections_that_went_idle_in_one_instant_leaves_their_order() {
+        let mut clocked = Clocked::idle(0).0;
+        let places: Vec<Place> = (0..3).map(|_| clocked.open(7)).collect();
+        for place in places {
+            clocked.ping(place, |_| ());
+            assert_eq!(clocked.order(), [1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn a_pinged_connection_does_not_follow_a_neighbour_that_was_used() {
+        let (mut clocked, places) = Clocked::idle(3);
+        clocked.ping(places[1], |clocked| clocked.use_once(places[0], 50));
+        assert_eq!(clocked.order(), [2, 3, 1]);
+    }
+
+    #[test]
+    fn a_pinged_connection_finds_its_place_without_its_neighbour() {
+        let (mut clocked, places) = Clocked::idle(4);
+        clocked.ping(places[2], |clocked| clocked.close(places[1]));
+        assert_eq!(clocked.order(), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_pinged_connection_does_not_mistake_a_later_tenant_for_its_neighbour() {
+        let (mut clocked, places) = Clocked::idle(4);
+        clocked.ping(places[2], |clocked| {
+            clocked.close(places[1]);
+            let tenant = clocked.open(60);
+            assert_eq!(tenant.index, places[1].index);
+        });
+        assert_eq!(clocked.order(), [1, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_pinged_connection_comes_home_to_none_or_to_newer_ones() {
+        let (mut clocked, places) = Clocked::idle(2);
+        clocked.ping(places[0], |clocked| clocked.close(places[1]));
+        assert_eq!(clocked.order(), [1]);
+        clocked.ping(places[0], |clocked| {
+            clocked.open(70);
+            clocked.open(80);
+        });
+        assert_eq!(clocked.order(), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_ping_is_no_use_but_shows_that_the_connection_answers() {
+        let (mut clocked, places) = Clocked::idle(1);
+        let idle_since = clocked.at(1);
+        clocked.ping(places[0], |_| ());
+        let open = clocked.slots.get(places[0]).unwrap();
+        assert_eq!((open.since, open.tended), (idle_since, clocked.at(100)));
+    }
+
+    #[test]
+    fn a_place_is_not_its_next_tenant() {
+        let (mut clocked, places) = Clocked::idle(1);
+        clocked.close(places[0]);
+        let tenant = clocked.open(9);
+        assert_eq!(tenant.index, places[0].index);
+        assert!(clocked.slots.get(places[0]).is_none());
+        assert!(clocked.slots.get_mut(places[0]).is_none());
+        assert!(clocked.slots.get(tenant).is_some());
+    }
+
+    #[test]
+    fn counts_follow_a_connection_through_its_life() {
+        let mut clocked = Clocked::idle(0).0;
+        let now = clocked.at(1);
+        let slots = &mut clocked.slots;
+        let counts = |slots: &Slots<u64, ()>| {
+            let (idle, leased, connecting) = (slots.idle(), slots.leased(), slots.connecting());
+            assert_eq!(slots.occupied(), idle + leased + connecting);
+            (idle, leased, connecting)
+        };
+        let failing = slots.reserve(now);
+        let place = slots.reserve(now);
+        assert_eq!(counts(slots), (0, 0, 2));
+        slots.abandon(failing);
+        assert_eq!(counts(slots), (0, 0, 1));
+        slots.fill(place, (), now, None);
+        assert_eq!(counts(slots), (0, 1, 0));
+        slots.park(place, 7, now);
+        assert_eq!(counts(slots), (1, 0, 0));
+        let lease = slots.lease(place.index, now);
+        assert_eq!(counts(slots), (0, 1, 0));
+        let closed = slots.close(place, Eviction::Discarded, now, Some(lease.held));
+        assert_eq!(counts(slots), (0, 0, 0));
+        assert_eq!((closed.id, closed.held), (place.id, Some(7)));
+    }
+}

@@ -13,7 +13,7 @@ use crate::backoff::Random;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
 use crate::gate::Gate;
-use crate::slots::{Closed, Lease, Open, Pinged, Place, Slots};
+use crate::slots::{Closed, Lease, Pinged, Place, Slots};
 use crate::stats::Stats;
 use crate::waiters::{Answer, Failure, Ticket, Waiters};
 
@@ -28,6 +28,8 @@ pub(crate) struct Effects<L, H, W> {
     pub(crate) closed: Vec<Closed<L, H>>,
     /// What came back from a lease that had been cut; to be dropped.
     pub(crate) leftover: Option<L>,
+    /// Errors that nobody needs any more; to be dropped, because they are the user's.
+    pub(crate) spent: Vec<Arc<Error>>,
     /// No lease and no connect is outstanding any more, and somebody waits for that.
     pub(crate) drained: bool,
 }
@@ -38,6 +40,7 @@ impl<L, H, W> Effects<L, H, W> {
             && self.closed.is_empty()
             && self.connects.is_empty()
             && self.leftover.is_none()
+            && self.spent.is_empty()
             && !self.drained
     }
 }
@@ -49,6 +52,7 @@ impl<L, H, W> Default for Effects<L, H, W> {
             connects: Vec::new(),
             closed: Vec::new(),
             leftover: None,
+            spent: Vec::new(),
             drained: false,
         }
     }
@@ -86,6 +90,16 @@ pub(crate) enum Entry<L> {
     Refused(Failure),
     /// The pool has ended.
     Ended,
+}
+
+/// An idle connection between two leases.
+///
+/// What is seen of its socket holds only until the next one: a reply that was on its way to a
+/// caller is no unread byte, even if the lease is over by the time that the pool acts on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resting {
+    pub(crate) place: Place,
+    leases: u64,
 }
 
 /// A lease that has been out for too long.
@@ -394,7 +408,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     ) {
         self.look(now);
         self.counts.connects += 1;
-        self.gate.lift();
+        fx.spent.extend(self.gate.lift());
         self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
             let least = lifetime / 10 * 9;
@@ -430,7 +444,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             let failure = Failure::Connect(Arc::clone(&error));
             fx.wake.push(self.waiters.fail(seat, failure));
         }
-        self.gate.failed(error, now);
+        fx.spent.extend(self.gate.failed(error, now));
         self.settle(now, fx);
     }
 
@@ -459,17 +473,21 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Closes an idle connection that was found dead, unless it has been leased meanwhile.
     pub(crate) fn evict_idle(
         &mut self,
-        place: Place,
+        resting: Resting,
         why: Eviction,
         now: Instant,
         fx: &mut Effects<L, H, W>,
     ) -> bool {
         self.look(now);
-        let is_idle = self.slots.get(place).is_some_and(Open::is_idle);
-        if is_idle {
+        let Resting { place, leases } = resting;
+        let rests = self
+            .slots
+            .get(place)
+            .is_some_and(|open| open.is_idle() && open.leases == leases);
+        if rests {
             self.close(place, why, now, None, fx);
         }
-        is_idle
+        rests
     }
 
     /// Closes up to `most` connections that were idle too long, but leaves `min_idle`.
@@ -507,7 +525,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         &mut self,
         slots: std::ops::Range<u32>,
         now: Instant,
-        idle: &mut Vec<(Place, H)>,
+        idle: &mut Vec<(Resting, H)>,
         overdue: &mut Vec<Overdue>,
         fx: &mut Effects<L, H, W>,
     ) -> usize {
@@ -523,7 +541,8 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
                 self.close(place, Eviction::MaxLifetime, now, None, fx);
                 closed += 1;
             } else {
-                idle.push((place, open.handle.clone()));
+                let leases = open.leases;
+                idle.push((Resting { place, leases }, open.handle.clone()));
             }
         }
         closed
@@ -648,7 +667,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         }
         while let Some(seat) = self.waiters.first() {
             self.count_wait(self.waiters.ticket(seat), now);
-            fx.wake.push(self.waiters.serve(seat, Answer::Ended));
+            self.serve(seat, Answer::Ended, fx);
         }
         self.settle(now, fx);
         first
@@ -665,7 +684,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Forgets the outage: the factory is another one.
     pub(crate) fn lift_gate(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.look(now);
-        self.gate.lift();
+        fx.spent.extend(self.gate.lift());
         self.settle(now, fx);
     }
 
@@ -734,8 +753,16 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         let lease = self.slots.lease(index, now);
         let probe = used && self.wants_probe(&lease, now);
         self.count_wait(self.waiters.ticket(seat), now);
-        let waker = self.waiters.serve(seat, Answer::Granted { lease, probe });
+        self.serve(seat, Answer::Granted { lease, probe }, fx);
+    }
+
+    /// Ends the wait of this waiter, whatever it was to be told before.
+    fn serve(&mut self, seat: u32, answer: Answer<L>, fx: &mut Effects<L, H, W>) {
+        let (waker, old) = self.waiters.serve(seat, answer);
         fx.wake.push(waker);
+        if let Some(Answer::Failed(Failure::Connect(error))) = old {
+            fx.spent.push(error);
+        }
     }
 
     fn wants_probe(&self, lease: &Lease<L>, since: Instant) -> bool {

@@ -163,16 +163,16 @@ impl<L, W: Clone> Waiters<L, W> {
         )
     }
 
-    /// Ends the wait of this waiter.
-    pub(crate) fn serve(&mut self, seat: u32, answer: Answer<L>) -> W {
+    /// Ends the wait of this waiter; an answer that it had not taken comes out.
+    pub(crate) fn serve(&mut self, seat: u32, answer: Answer<L>) -> (W, Option<Answer<L>>) {
         self.order.remove(seat);
         let waiter = self.seat_mut(seat);
-        waiter.answer = Some(answer);
+        let old = waiter.answer.replace(answer);
         waiter.ticket.counted = true;
         let was_trying = std::mem::take(&mut waiter.trying);
         let waker = waiter.waker.clone();
         self.trying -= usize::from(was_trying);
-        waker
+        (waker, old)
     }
 
     /// Ends the current try of this waiter.
@@ -264,5 +264,86 @@ impl<L, W: Clone> Waiters<L, W> {
         self.seats[seat as usize]
             .as_mut()
             .expect("bug: nobody sits there")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Queue = Waiters<(), &'static str>;
+
+    fn join(queue: &mut Queue, waker: &'static str, trying: bool) -> u32 {
+        let ticket = queue.new_ticket(Instant::now());
+        queue.join(ticket, waker, trying)
+    }
+
+    #[test]
+    fn a_waiter_whose_connection_was_dead_comes_back_to_its_place() {
+        let mut queue = Queue::new();
+        let first = join(&mut queue, "first", true);
+        let second = join(&mut queue, "second", true);
+        queue.serve(first, Answer::Ended);
+        let ticket = queue.ticket(first);
+        queue.take_answer(first);
+        let third = join(&mut queue, "third", true); // on the seat that fell vacant
+        assert_eq!((queue.first(), third), (Some(second), first));
+        assert_eq!(queue.ahead_of(ticket), 0);
+        let again = queue.join(ticket.resumed(Instant::now()), "first again", true);
+        assert_eq!(queue.first(), Some(again));
+        assert_eq!(queue.ahead_of(queue.ticket(third)), 2);
+        assert!(queue.ticket(again).is_counted());
+    }
+
+    #[test]
+    fn the_last_comers_fail_first_and_sleepers_are_left_asleep() {
+        let mut queue = Queue::new();
+        join(&mut queue, "first", true);
+        join(&mut queue, "second", true);
+        join(&mut queue, "sleeper", false);
+        join(&mut queue, "last", true);
+        let mut woken = Vec::new();
+        queue.fail_last(2, &Failure::Full, &mut woken);
+        assert_eq!(woken, ["last", "second"]);
+        assert_eq!((queue.trying(), queue.len()), (1, 4));
+    }
+
+    #[test]
+    fn a_failure_that_was_not_taken_gives_way_to_a_connection() {
+        let mut queue = Queue::new();
+        let seat = join(&mut queue, "only", true);
+        queue.fail(seat, Failure::Full);
+        assert!(queue.is_waiting(seat));
+        let (_, old) = queue.serve(seat, Answer::Ended);
+        assert!(matches!(old, Some(Answer::Failed(Failure::Full))));
+        assert!(matches!(queue.take_answer(seat), Some(Answer::Ended)));
+        assert!(queue.is_empty() && queue.trying() == 0);
+    }
+
+    #[test]
+    fn a_failure_is_told_once_and_keeps_the_seat() {
+        let mut queue = Queue::new();
+        let seat = join(&mut queue, "only", true);
+        queue.fail(seat, Failure::Full);
+        assert!(matches!(queue.take_answer(seat), Some(Answer::Failed(_))));
+        assert!(queue.take_answer(seat).is_none());
+        queue.try_again(seat);
+        assert_eq!((queue.first(), queue.trying()), (Some(seat), 1));
+        queue.leave(seat);
+        assert_eq!((queue.first(), queue.trying()), (None, 0));
+    }
+
+    #[test]
+    fn a_failed_connect_is_the_business_of_the_waiter_that_tries_for_it() {
+        let mut queue = Queue::new();
+        let trying = join(&mut queue, "trying", true);
+        let asleep = join(&mut queue, "asleep", false);
+        queue.assign(trying, 1);
+        queue.assign(asleep, 2);
+        assert_eq!(queue.unassigned(), None);
+        assert_eq!(queue.unassign(1), Some(trying));
+        assert_eq!(queue.unassigned(), Some(trying));
+        assert_eq!(queue.unassign(2), None);
+        assert_eq!(queue.unassign(3), None);
     }
 }

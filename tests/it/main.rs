@@ -1,4 +1,5 @@
 //! Tests of the pool against real sockets, in rooms by behaviour.
 
 mod allocation;
+mod foreign_drops;
 mod support;
