@@ -388,6 +388,7 @@ mod builder;
 mod connect;
 mod connection;
 mod connector;
+mod convoy;
 mod error;
 mod event;
 mod gate;

@@ -25,7 +25,11 @@ pub(crate) fn pull<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     patience: Patience,
 ) -> Result<Connection<C>, Error> {
-    while let Some((lease, probe)) = shared.take() {
+    let overtake = match patience {
+        Patience::OneTry => false,
+        Patience::Retries(timeout) => timeout != Some(Duration::ZERO),
+    };
+    while let Some((lease, probe)) = shared.take(overtake) {
         if let Some(connection) = shared.hand_out(lease, probe) {
             return Ok(connection);
         }

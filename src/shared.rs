@@ -165,11 +165,11 @@ impl<C> Shared<C> {
     }
 
     /// The most recently used idle connection, if there is one, not yet probed.
-    pub(crate) fn take(&self) -> Option<(Lease<Held<C>>, bool)> {
+    pub(crate) fn take(&self, overtake: bool) -> Option<(Lease<Held<C>>, bool)> {
         let settings = &self.settings;
         let now = settings.exact_leases.then(Instant::now);
         let holder = self.holder();
-        self.lock().table.take(now, holder)
+        self.lock().table.take(overtake, now, holder)
     }
 
     /// The calling thread, if leases are watched.

@@ -10,6 +10,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Random;
+use crate::convoy::Convoy;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
 use crate::gate::Gate;
@@ -124,6 +125,7 @@ pub(crate) struct Table<L, H, W> {
     slots: Slots<L, H>,
     waiters: Waiters<L, W>,
     gate: Gate,
+    convoy: Convoy,
     rules: Rules,
     limit: usize,
     ended: bool,
@@ -152,6 +154,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             slots: Slots::new(),
             waiters: Waiters::new(),
             gate: Gate::new(),
+            convoy: Convoy::new(),
             rules,
             limit,
             ended: false,
@@ -177,11 +180,18 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// The most recently used idle connection and whether to probe it; `now` where it matters.
+    ///
+    /// Where there are waiters too, their patience has not ended yet, and only a caller that may
+    /// `overtake` gets one.
     pub(crate) fn take(
         &mut self,
+        overtake: bool,
         now: Option<Instant>,
         holder: Option<Thread>,
     ) -> Option<(Lease<L>, bool)> {
+        if !overtake && !self.waiters.is_empty() {
+            return None;
+        }
         let newest = self.slots.newest()?;
         let since = now.unwrap_or(self.clock);
         let lease = self.slots.lease(newest, since);
@@ -209,7 +219,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         if self.ended {
             return Entry::Ended;
         }
-        if let Some((lease, probe)) = self.take(Some(now), holder) {
+        if let Some((lease, probe)) = self.take(stay, Some(now), holder) {
             return Entry::Granted { lease, probe };
         }
         let claims = match ticket {
@@ -225,6 +235,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             None => self.waiters.new_ticket(now),
         };
         let seat = self.waiters.join(ticket, waker.clone(), refusal.is_none());
+        if self.is_at_limit() {
+            let patience = self.convoy.patience(self.waiters.len() - 1, now);
+            let until = patience.and_then(|patience| now.checked_add(patience));
+            self.waiters.set_patient_until(seat, until);
+        }
         self.begin(seat, refusal.is_none(), now, fx);
         match refusal {
             None => Entry::Trying(seat),
@@ -293,13 +308,21 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         Some((answer, ticket))
     }
 
-    /// When this waiter must wake up to keep the pool trying, if that falls to it.
+    /// When this waiter must wake up by itself: to keep the pool trying during an outage, or to
+    /// see whether a connection was left lying while it was patient.
     pub(crate) fn alarm(&self, seat: u32) -> Option<Instant> {
-        let (first, at) = self.alarm?;
-        (first == seat).then_some(at)
+        let keeper = self.alarm.filter(|&(first, _)| first == seat);
+        if let Some((_, at)) = keeper {
+            return Some(at);
+        }
+        let until = self.waiters.patient_until(seat)?;
+        // Twice the patience: by then most have been served and need not wake up for nothing.
+        let since = self.waiters.ticket(seat).since();
+        let at = until + until.saturating_duration_since(since);
+        (at > self.clock).then_some(at)
     }
 
-    /// The first waiter's alarm went off.
+    /// A waiter's alarm went off.
     pub(crate) fn tick(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.look(now);
         self.settle(now, fx);
@@ -731,6 +754,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         }
         self.topping_up &= self.slots.idle() < self.min_idle();
         while let (Some(newest), Some(first)) = (self.slots.newest(), self.waiters.first()) {
+            let patient_until = self.waiters.patient_until(first);
+            if self.is_at_limit() && patient_until.is_some_and(|until| now < until) {
+                break;
+            }
+            self.convoy.handed_off(now);
             self.grant(newest, first, true, now, fx);
         }
         while self.is_connect_due(now) {
@@ -833,6 +861,10 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     fn note_drained(&self, fx: &mut Effects<L, H, W>) {
         fx.drained |= self.drainers > 0 && self.is_drained();
+    }
+
+    fn is_at_limit(&self) -> bool {
+        self.slots.occupied() >= self.limit
     }
 
     fn is_over_limit(&self) -> bool {

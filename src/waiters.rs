@@ -72,6 +72,8 @@ struct Seat<L, W> {
     ticket: Ticket,
     waker: W,
     trying: bool,
+    /// Until when others may overtake this waiter; from then on it is strictly its turn.
+    patient_until: Option<Instant>,
     /// The connection that is being made for this waiter.
     connect: Option<u64>,
     answer: Option<Answer<L>>,
@@ -130,6 +132,7 @@ impl<L, W: Clone> Waiters<L, W> {
             ticket,
             waker,
             trying,
+            patient_until: None,
             connect: None,
             answer: None,
         };
@@ -145,6 +148,14 @@ impl<L, W: Clone> Waiters<L, W> {
         self.order.insert_after(anchor, index);
         self.trying += usize::from(trying);
         index
+    }
+
+    pub(crate) fn patient_until(&self, seat: u32) -> Option<Instant> {
+        self.seat(seat).patient_until
+    }
+
+    pub(crate) fn set_patient_until(&mut self, seat: u32, until: Option<Instant>) {
+        self.seat_mut(seat).patient_until = until;
     }
 
     pub(crate) fn ticket(&self, seat: u32) -> Ticket {

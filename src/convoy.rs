@@ -1,0 +1,86 @@
+//! When a running caller may overtake sleeping ones, and for how long. Pure.
+//!
+//! Handing every connection that comes back to the thread that has waited longest is fair, but
+//! each hand-off costs the time that the thread takes to wake up, during which its connection
+//! does nothing. When there are always waiters, every lease pays this price, and a queue that
+//! formed once never dissolves: a convoy (Blasgen, Gray, Mitchell and Price, "The Convoy
+//! Phenomenon", 1979). So in a convoy, and only there, a connection that comes back stays up for
+//! grabs until the first waiter's patience ends, and the thread that gave it back can go on
+//! with it.
+
+use std::time::{Duration, Instant};
+
+/// So many hand-offs in close succession make a convoy.
+const HAND_OFFS: u32 = 32;
+/// Hand-offs further apart than this are not in close succession.
+const QUIET: Duration = Duration::from_millis(10);
+/// How long a waiter in a convoy may be overtaken, for each one that waits already.
+///
+/// Patience grows with the queue because the wait does: what counts is that each connection
+/// changes threads every so often, not after every lease.
+const PATIENCE_EACH: Duration = Duration::from_micros(64);
+/// How long a waiter may be overtaken at most, however long the queue.
+const MOST_PATIENCE: Duration = Duration::from_millis(4);
+
+/// Watches how close upon each other hand-offs follow.
+#[derive(Debug)]
+pub(crate) struct Convoy {
+    hand_offs: u32,
+    last: Option<Instant>,
+}
+
+impl Convoy {
+    pub(crate) const fn new() -> Self {
+        Self {
+            hand_offs: 0,
+            last: None,
+        }
+    }
+
+    /// A connection was handed to a waiter.
+    pub(crate) fn handed_off(&mut self, now: Instant) {
+        if self.is_quiet(now) {
+            self.hand_offs = 0;
+        }
+        self.hand_offs = self.hand_offs.saturating_add(1);
+        self.last = Some(now);
+    }
+
+    /// How long one who begins to wait behind so many others may be overtaken.
+    pub(crate) fn patience(&self, waiting: usize, now: Instant) -> Option<Duration> {
+        if self.hand_offs < HAND_OFFS || self.is_quiet(now) {
+            return None;
+        }
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1);
+        Some(PATIENCE_EACH.saturating_mul(waiting).min(MOST_PATIENCE))
+    }
+
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.last
+            .is_none_or(|last| now.saturating_duration_since(last) > QUIET)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_close_succession_makes_a_convoy() {
+        let mut now = Instant::now();
+        let mut convoy = Convoy::new();
+        for _ in 0..10 * HAND_OFFS {
+            now += QUIET * 2;
+            convoy.handed_off(now);
+            assert_eq!(convoy.patience(5, now), None);
+        }
+        for _ in 0..HAND_OFFS {
+            now += QUIET / 2;
+            convoy.handed_off(now);
+        }
+        assert_eq!(convoy.patience(0, now), Some(PATIENCE_EACH));
+        assert_eq!(convoy.patience(3, now), Some(PATIENCE_EACH * 4));
+        assert_eq!(convoy.patience(usize::MAX, now), Some(MOST_PATIENCE));
+        assert_eq!(convoy.patience(3, now + QUIET * 2), None);
+    }
+}
