@@ -229,6 +229,8 @@ struct Walk {
     /// Idle connections that a sweep looks at, and how many leases they had had.
     looked_at: Vec<(Resting, u64)>,
     alarm: Option<(u64, Instant)>,
+    /// The most callers, and the most connections, that there were at once.
+    most: (usize, usize),
 }
 
 impl Walk {
@@ -281,6 +283,7 @@ impl Walk {
             comebacks: Vec::new(),
             looked_at: Vec::new(),
             alarm: None,
+            most: (0, 0),
             random,
         }
     }
@@ -1278,7 +1281,10 @@ impl Walk {
         self.alarm = alarm;
     }
 
-    fn check_state(&self) {
+    fn check_state(&mut self) {
+        let callers = self.queue.len() + self.served.len();
+        self.most.0 = self.most.0.max(callers);
+        self.most.1 = self.most.1.max(self.occupied());
         let stats = self.table.stats(7);
         let wanted = Stats {
             limit: self.limit,
@@ -1335,6 +1341,9 @@ impl Walk {
         let on_the_way = self.served.iter().filter(granted).count();
         let out = self.leases.len() + self.pings.len();
         assert_eq!(self.alive.get(), self.idle.len() + on_the_way + out);
+        // Seats and slots are used again.
+        assert!(self.queue.iter().all(|c| (c.seat as usize) < self.most.0));
+        assert!(self.table.slots().len() as usize <= self.most.1);
     }
 
     fn check_occupants(&self) {
