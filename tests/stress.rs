@@ -356,6 +356,8 @@ fn check(stats: &Stats) {
     assert_eq!(evicted, stats.releases, "{stats}");
     assert!(stats.open + stats.connecting <= LIMIT, "{stats}");
     assert!(stats.idle == 0 || stats.waiting == 0, "{stats}");
+    let is_above = stats.open + stats.connecting > stats.limit;
+    assert!(stats.idle == 0 || !is_above, "{stats}");
     assert!(stats.waiting <= THREADS + 1, "{stats}");
 }
 
