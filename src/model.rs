@@ -34,7 +34,7 @@ fn random_walks_agree_with_the_model() {
     let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = match (number("JACKPOT_SEED"), number("JACKPOT_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
-        (None, count) => 0..count.unwrap_or(if cfg!(miri) { 3 } else { 1000 }),
+        (None, count) => 0..count.unwrap_or(if cfg!(miri) { 3 } else { 400 }),
     };
     for seed in seeds {
         let walk = catch_unwind(AssertUnwindSafe(|| Walk::new(seed).run()));
