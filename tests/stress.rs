@@ -227,7 +227,7 @@ impl Run {
             })
             .collect();
         let deadline = Instant::now() + length;
-        let mut watchdog = Watchdog::new(&self.shared);
+        let mut watchdog = Watchdog::new(self.seed, &self.shared);
         while !workers.iter().all(thread::JoinHandle::is_finished) {
             let is_failed = self.shared.is_over.load(SeqCst);
             self.shared
@@ -356,6 +356,8 @@ fn check(stats: &Stats) {
     assert_eq!(evicted, stats.releases, "{stats}");
     assert!(stats.open + stats.connecting <= LIMIT, "{stats}");
     assert!(stats.idle == 0 || stats.waiting == 0, "{stats}");
+    let is_above = stats.open + stats.connecting > stats.limit;
+    assert!(stats.idle == 0 || !is_above, "{stats}");
     assert!(stats.waiting <= THREADS + 1, "{stats}");
 }
 
@@ -639,14 +641,15 @@ fn short_backoff(random: &mut Random) -> Backoff {
 
 /// Stops the process when a thread makes no progress, and says where it was.
 struct Watchdog<'a> {
+    seed: u64,
     shared: &'a Shared,
     last: Vec<(u64, Instant)>,
 }
 
 impl<'a> Watchdog<'a> {
-    fn new(shared: &'a Shared) -> Self {
+    fn new(seed: u64, shared: &'a Shared) -> Self {
         let last = vec![(0, Instant::now()); THREADS];
-        Self { shared, last }
+        Self { seed, shared, last }
     }
 
     fn look(&mut self) {
@@ -656,9 +659,16 @@ impl<'a> Watchdog<'a> {
                 (*steps, *since) = (now, Instant::now());
             } else if since.elapsed() > STUCK {
                 let pool = self.shared.pool();
-                eprintln!("stuck in {}: {}", lock(&progress.action), pool.stats());
-                eprintln!("{:#?}", pool.connections());
-                // The threads that hang would keep the test from ending.
+                let action = lock(&progress.action);
+                // Not `eprintln`, which the harness keeps to itself until the test is over; and
+                // that will not be, with threads that hang.
+                let _ = writeln!(
+                    io::stderr(),
+                    "stuck in {action}, JACKPOT_SEED={}: {}\n{:#?}",
+                    self.seed,
+                    pool.stats(),
+                    pool.connections()
+                );
                 process::exit(101);
             }
         }

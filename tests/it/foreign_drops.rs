@@ -102,7 +102,7 @@ impl StdError for Curious {}
 impl Drop for Curious {
     fn drop(&mut self) {
         if let Some(pool) = self.0.pool.get() {
-            pool.stats();
+            let _ = pool.stats();
             self.0.count.fetch_add(1, SeqCst);
         }
     }
