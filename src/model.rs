@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::convoy::Convoy;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
 use crate::slots::{Lease, Pinged, Place};
@@ -125,6 +126,7 @@ struct Caller {
     is_counted: bool,
     stays: bool,
     is_trying: bool,
+    patient_until: Option<Instant>,
     /// What it will be told when it asks.
     pending: Option<Told>,
 }
@@ -213,6 +215,10 @@ struct Walk {
     served: Vec<Caller>,
     outage: Option<Outage>,
     last_start: Option<Instant>,
+    convoy: Convoy,
+    is_hurried: bool,
+    /// When connections and waiters were last brought together.
+    settled: Instant,
     severed: usize,
     drainers: usize,
     reporting: Vec<u64>,
@@ -269,6 +275,9 @@ impl Walk {
             served: Vec::new(),
             outage: None,
             last_start: None,
+            convoy: Convoy::new(),
+            is_hurried: false,
+            settled: now,
             severed: 0,
             drainers: 0,
             reporting: Vec::new(),
@@ -289,6 +298,7 @@ impl Walk {
     }
 
     fn run(mut self) {
+        self.hurry();
         for _ in 0..STEPS {
             self.step();
         }
@@ -356,11 +366,14 @@ impl Walk {
     fn take_and_keep(&mut self) {
         let is_exact = self.random.chance(50);
         let (now, holder) = (self.at(), self.random.chance(50));
-        let taken = self
-            .table
-            .take(is_exact.then_some(now), holder.then(thread::current));
+        let overtake = self.random.chance(50);
+        let taken = self.table.take(
+            overtake,
+            is_exact.then_some(now),
+            holder.then(thread::current),
+        );
         let since = if is_exact { now } else { self.clock };
-        let expected = self.lease_newest(since);
+        let expected = self.take_newest(overtake, since);
         let Some((lease, probe)) = taken else {
             assert!(expected.is_none());
             return;
@@ -395,7 +408,7 @@ impl Walk {
             assert!(matches!(entry, Entry::Ended));
             return self.check(&expected, fx);
         }
-        if let Some((id, probe)) = self.lease_newest(now) {
+        if let Some((id, probe)) = self.take_newest(stays, now) {
             let Entry::Granted { lease, probe: got } = entry else {
                 panic!("there was an idle one, but {entry:?}");
             };
@@ -439,6 +452,7 @@ impl Walk {
             is_counted: comeback.is_some_and(|back| back.is_counted),
             stays,
             is_trying: refusal.is_none(),
+            patient_until: self.patience(now),
             pending: None,
         };
         self.queue.insert(place, caller);
@@ -758,7 +772,12 @@ impl Walk {
     }
 
     fn pass_time(&mut self) {
-        let step = self.random.pick(&[2, 30, 300, 1500]);
+        let steps = if self.is_hurried {
+            [1, 1, 2, 3]
+        } else {
+            [2, 30, 300, 1500]
+        };
+        let step = self.random.pick(&steps);
         self.now += self.random.millis(step);
         // Often to the very moment that somebody waits for.
         if let Some((_, at)) = self.alarm.filter(|_| self.random.chance(50)) {
@@ -790,6 +809,9 @@ impl Walk {
             let stale = self.idle.iter().take_while(is_stale).count().min(spare);
             assert_eq!(count, stale);
             self.shed(stale, Eviction::IdleTimeout, &mut expected);
+            if self.rules.idle_timeout.is_some() {
+                self.settle(now, &fx, &mut expected);
+            }
             return self.check(&expected, fx);
         }
         let slots = self.table.slots().len();
@@ -836,6 +858,7 @@ impl Walk {
             let conn = self.idle.iter().find(|conn| conn.place.id == id);
             self.looked_at.push((resting, conn.unwrap().leases));
         }
+        self.settle(now, &fx, &mut expected);
         self.check(&expected, fx);
     }
 
@@ -847,6 +870,9 @@ impl Walk {
             let found = self.table.evict_oldest(now, &mut fx);
             assert_eq!(found, !self.idle.is_empty());
             self.shed(usize::from(found), Eviction::OverLimit, &mut expected);
+            if found {
+                self.settle(now, &fx, &mut expected);
+            }
         } else if !self.looked_at.is_empty() {
             let index = self.random.below(self.looked_at.len());
             let (resting, leases) = self.looked_at.swap_remove(index);
@@ -862,6 +888,7 @@ impl Walk {
             if is_there {
                 let conn = remove(&mut self.idle, resting.place.id).unwrap();
                 self.gone(&conn, why, true, false, &mut expected);
+                self.settle(now, &fx, &mut expected);
             }
         }
         self.check(&expected, fx);
@@ -985,6 +1012,7 @@ impl Walk {
     }
 
     fn change_weather(&mut self) {
+        self.hurry();
         self.failing = self.random.pick(&[0, 10, 50, 95]);
         if self.random.chance(40) {
             let now = self.looked_at_the_clock();
@@ -994,6 +1022,18 @@ impl Walk {
             let mut expected = Expected::default();
             self.settle(now, &fx, &mut expected);
             self.check(&expected, fx);
+        }
+    }
+
+    /// For a while little time passes, and the table has just handed off many connections.
+    fn hurry(&mut self) {
+        self.is_hurried = self.random.chance(30);
+        if self.is_hurried {
+            let now = self.now;
+            for _ in 0..100 {
+                self.convoy.handed_off(now);
+                self.table.convoy().handed_off(now);
+            }
         }
     }
 
@@ -1072,6 +1112,26 @@ impl Walk {
             .is_none_or(|start| now.saturating_duration_since(start) >= SPACING);
         let may_start = self.connecting.is_empty() && is_spaced;
         (!may_start).then(|| Cause::Connect(Arc::clone(&outage.error)))
+    }
+
+    /// What a caller that does not wait yet may have.
+    fn take_newest(&mut self, overtake: bool, since: Instant) -> Option<(u64, bool)> {
+        if !overtake && !self.queue.is_empty() {
+            return None;
+        }
+        self.lease_newest(since)
+    }
+
+    /// Until when one who joins the queue now may be overtaken.
+    fn patience(&self, now: Instant) -> Option<Instant> {
+        let patience = self.convoy.patience(self.queue.len(), now)?;
+        (self.occupied() >= self.limit).then(|| now + patience)
+    }
+
+    /// Whether the first waiter lets others go first, so that a connection may lie idle.
+    fn is_first_patient(&self, now: Instant) -> bool {
+        let until = self.queue.first().and_then(|first| first.patient_until);
+        self.occupied() >= self.limit && until.is_some_and(|until| now < until)
     }
 
     fn lease_newest(&mut self, since: Instant) -> Option<(u64, bool)> {
@@ -1171,9 +1231,11 @@ impl Walk {
     }
 
     fn settle(&mut self, now: Instant, fx: &Effects, expected: &mut Expected) {
+        self.settled = now;
         let min_idle = self.rules.min_idle.min(self.limit);
         self.is_topping_up &= self.idle.len() < min_idle;
-        while !self.idle.is_empty() && !self.queue.is_empty() {
+        while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(now) {
+            self.convoy.handed_off(now);
             self.grant(true, now, expected);
         }
         loop {
@@ -1267,8 +1329,11 @@ impl Walk {
             alarm = Some((first.who, at));
         }
         for caller in &self.queue {
-            let own = alarm.filter(|&(who, _)| who == caller.who);
-            assert_eq!(self.table.alarm(caller.seat), own.map(|(_, at)| at));
+            let keeps = alarm.filter(|&(who, _)| who == caller.who);
+            let looks = caller.patient_until.map(|at| at + (at - caller.since));
+            let looks = looks.filter(|&at| at > self.clock);
+            let wanted = keeps.map(|(_, at)| at).or(looks);
+            assert_eq!(self.table.alarm(caller.seat), wanted);
         }
         for who in &expected.answered {
             assert!(fx.wake.contains(who), "{who} has an answer and sleeps");
@@ -1324,8 +1389,8 @@ impl Walk {
         let occupied = stats.idle + stats.leased + stats.connecting;
         assert_eq!(self.table.slots().occupied(), occupied);
         assert!(
-            stats.idle == 0 || stats.waiting == 0,
-            "idle beside a waiter"
+            stats.idle == 0 || stats.waiting == 0 || self.is_first_patient(self.settled),
+            "idle beside a waiter whose patience has ended"
         );
         assert!(
             stats.idle == 0 || occupied <= stats.limit,

@@ -1,7 +1,8 @@
 //! The pool's decisions, as a pure state machine: slots, waiters and the outage gate together.
 //!
-//! Every transition takes the time as an argument and ends in [`Table::settle`], the one place in
-//! which idle connections meet waiters and connects are started. What must happen outside the lock
+//! Every transition takes the time as an argument, and whatever parks a connection or frees a slot
+//! ends in [`Table::settle`], the one place in which idle connections meet waiters and connects
+//! are started. What must happen outside the lock
 //! comes out as [`Effects`]. Nothing here locks, reads a clock, touches a socket or runs foreign
 //! code.
 
@@ -490,6 +491,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             return false;
         };
         self.close(self.slots.place(oldest), Eviction::OverLimit, now, None, fx);
+        self.settle(now, fx);
         true
     }
 
@@ -509,6 +511,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             .is_some_and(|open| open.is_idle() && open.leases == leases);
         if rests {
             self.close(place, why, now, None, fx);
+            self.settle(now, fx);
         }
         rests
     }
@@ -538,6 +541,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         for &place in &stale {
             self.close(place, Eviction::IdleTimeout, now, None, fx);
         }
+        self.settle(now, fx);
         stale.len()
     }
 
@@ -568,6 +572,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
                 idle.push((Resting { place, leases }, open.handle.clone()));
             }
         }
+        self.settle(now, fx);
         closed
     }
 
@@ -741,6 +746,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     pub(crate) fn slots(&self) -> &Slots<L, H> {
         &self.slots
+    }
+
+    #[cfg(test)]
+    pub(crate) fn convoy(&mut self) -> &mut Convoy {
+        &mut self.convoy
     }
 
     /// Brings connections and waiters together, and starts the connects that are wanted.
