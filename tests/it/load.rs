@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use jackpot::{Error, Eviction, Pool};
 
@@ -42,6 +42,8 @@ struct Progress {
     next: AtomicU64,
     /// Goes up when a storm begins and when it ends: odd means storm.
     weather: AtomicUsize,
+    /// Shared by those at work, and taken from them for a rest.
+    rest: RwLock<()>,
     replies: [AtomicUsize; THREADS],
     faults: Mutex<Vec<String>>,
 }
@@ -78,6 +80,22 @@ impl<C: Read + Write + Send + 'static> Load<C> {
         self.progress.weather.fetch_add(1, SeqCst);
         blow();
         self.progress.weather.fetch_add(1, SeqCst);
+    }
+
+    /// Kills the server behind connections that lie idle. Nobody may notice afterwards.
+    pub(crate) fn rest(&self, restart: impl FnOnce()) {
+        let dead = || {
+            let stats = self.pool.stats();
+            stats.evicted(Eviction::PeerClosed) + stats.evicted(Eviction::SocketError)
+        };
+        let before = {
+            let _all_rest = self.progress.rest.write().unwrap();
+            drop(self.pool.pull().unwrap());
+            let before = dead();
+            restart();
+            before
+        };
+        eventually("the dead are found", || dead() > before);
     }
 
     /// Stops the threads, ends the pool, and checks its books and descriptors.
@@ -127,6 +145,7 @@ impl Progress {
         protocol: Protocol,
     ) {
         while !self.stop.load(SeqCst) {
+            let _at_work = self.rest.read().unwrap();
             let weather = self.weather.load(SeqCst);
             let id = self.next.fetch_add(1, SeqCst);
             match converse(pool, protocol, id) {

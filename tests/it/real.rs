@@ -28,14 +28,14 @@ const REDIS: Protocol = Protocol {
 #[test]
 fn threads_ride_out_the_death_of_memcached() {
     if let Some(server) = Program::start("memcached", memcached) {
-        ride_out_two_deaths(server, MEMCACHED);
+        ride_out_deaths(server, MEMCACHED);
     }
 }
 
 #[test]
 fn threads_ride_out_the_death_of_redis() {
     if let Some(server) = Program::start("redis-server", redis) {
-        ride_out_two_deaths(server, REDIS);
+        ride_out_deaths(server, REDIS);
     }
 }
 
@@ -43,7 +43,7 @@ fn threads_ride_out_the_death_of_redis() {
 fn threads_ride_out_the_death_of_a_proxy() {
     let backends = [Server::echo(), Server::echo()];
     if let Some(server) = haproxy(&backends) {
-        ride_out_two_deaths(server, ECHO);
+        ride_out_deaths(server, ECHO);
         assert!(backends.iter().all(|backend| backend.requests() > 0));
     }
 }
@@ -77,8 +77,9 @@ fn threads_ride_out_the_death_of_a_backend_behind_a_proxy() {
     load.end(&opened);
 }
 
-/// The server dies while threads work, twice: no pull fails, no reply is wrong, nothing leaks.
-fn ride_out_two_deaths(mut server: Program, protocol: Protocol) {
+/// The server dies twice while threads work, then once while all connections lie idle: no pull
+/// fails, no reply is wrong, nothing leaks.
+fn ride_out_deaths(mut server: Program, protocol: Protocol) {
     let opened = Opened::default();
     let pool = pool(&server, &opened);
     let load = Load::start(&pool, protocol);
@@ -92,6 +93,11 @@ fn ride_out_two_deaths(mut server: Program, protocol: Protocol) {
         });
         load.calm();
     }
+    load.rest(|| {
+        server.kill();
+        server.start_again();
+    });
+    load.calm();
     load.end(&opened);
 }
 
