@@ -47,6 +47,9 @@ pub enum Error {
     Connect(#[source] io::Error),
 
     /// The handshake failed or panicked.
+    ///
+    /// What the handshake returned is downcast from here, `cause.downcast_ref::<E>()`: seen as a
+    /// [`source`](std::error::Error::source) it is an `Arc`.
     #[error("handshake failed")]
     Handshake(#[source] Arc<dyn std::error::Error + Send + Sync>),
 
@@ -180,7 +183,7 @@ impl Error {
         let mut found = None;
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = next {
-            found = error.downcast_ref::<io::Error>().or(found);
+            found = within(error).downcast_ref::<io::Error>().or(found);
             next = error.source();
         }
         found
@@ -216,6 +219,16 @@ impl Error {
             Self::Handshake(error) => Self::Handshake(Arc::clone(error)),
             _ => Self::Ended,
         }
+    }
+}
+
+/// The error itself where a handshake's is shared: to a downcast, a source in an `Arc` is the `Arc`.
+fn within<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    match error.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>() {
+        Some(shared) => &**shared,
+        None => error,
     }
 }
 
@@ -304,6 +317,23 @@ mod tests {
         assert!(bottom.get_ref().is_none());
         let shown = outer.source().unwrap().source().unwrap().to_string();
         assert_eq!(shown, "cannot connect to example");
+    }
+
+    #[test]
+    fn the_io_error_of_a_handshake_is_found_and_lends_its_kind() {
+        let cause = io::Error::from(io::ErrorKind::UnexpectedEof);
+        let failed = Arc::new(Error::Handshake(Arc::new(cause)));
+        let outer = Error::TimedOut {
+            elapsed: Duration::from_secs(1),
+            last: Some(Box::new(failed.another())),
+            stats: Box::default(),
+        };
+        for error in [&failed, &outer] {
+            let found = error.io_error().unwrap();
+            assert_eq!(found.kind(), io::ErrorKind::UnexpectedEof);
+        }
+        let kind = io::Error::from(failed.another()).kind();
+        assert_eq!(kind, io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

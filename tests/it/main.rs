@@ -2,4 +2,8 @@
 
 mod allocation;
 mod foreign_drops;
+mod lines;
+mod load;
+mod real;
 mod support;
+mod tls;

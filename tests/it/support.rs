@@ -1,14 +1,17 @@
 //! A server that does what it is told, and the means to wait for what must happen.
 
+use std::collections::HashSet;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use jackpot::{Backoff, Builder, Pool};
+use jackpot::{Backoff, Builder, Factory, Pool};
 
 /// Far longer than anything here takes; only a failing test waits for it.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -76,6 +79,51 @@ pub(crate) fn refused() -> SocketAddr {
         .unwrap()
 }
 
+/// Every socket that a factory opened, to see afterwards that none was left open.
+#[derive(Clone, Default)]
+pub(crate) struct Opened {
+    names: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Opened {
+    /// This factory, watched.
+    pub(crate) fn by(&self, factory: impl Factory) -> impl Factory {
+        let names = Arc::clone(&self.names);
+        move || {
+            let tcp = factory.connect()?;
+            names.lock().unwrap().extend(name(&tcp));
+            Ok(tcp)
+        }
+    }
+
+    /// How many of them this process still has open; zero where the system does not tell.
+    pub(crate) fn left(&self) -> usize {
+        let Ok(folder) = fs::read_dir(DESCRIPTORS) else {
+            return 0;
+        };
+        let open: HashSet<PathBuf> = folder
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .collect();
+        let names = self.names.lock().unwrap();
+        names.iter().filter(|&name| open.contains(name)).count()
+    }
+}
+
+const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// What the system calls this socket: `socket:[inode]`, never used twice.
+#[cfg(target_os = "linux")]
+fn name(tcp: &TcpStream) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd;
+
+    fs::read_link(format!("{DESCRIPTORS}/{}", tcp.as_raw_fd())).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn name(_: &TcpStream) -> Option<PathBuf> {
+    None
+}
+
 /// One retry after a moment: for tests of what happens when `pull` gives up.
 pub(crate) fn impatient() -> Backoff {
     Backoff::new()
@@ -133,10 +181,10 @@ pub(crate) enum Act {
     EchoFin,
 }
 
-/// A line server in threads that follows a script and can die and come back on its port.
+/// A server in threads that can die and come back on its port; most follow a script of lines.
 pub(crate) struct Server {
     address: SocketAddr,
-    script: Arc<dyn Fn(usize) -> Act + Send + Sync>,
+    serve: Arc<dyn Fn(&TcpStream) + Send + Sync>,
     requests: Arc<AtomicUsize>,
     accepted: Arc<AtomicUsize>,
     running: Option<Running>,
@@ -151,10 +199,19 @@ struct Running {
 impl Server {
     /// Answers request *n* as the script says.
     pub(crate) fn new(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&requests);
+        let mut server = Self::serving(move |socket| serve(socket, &script, &counter));
+        server.requests = requests;
+        server
+    }
+
+    /// Calls this with each connection, on a thread of the connection's own.
+    pub(crate) fn serving(serve: impl Fn(&TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut server = Self {
             address: listener.local_addr().unwrap(),
-            script: Arc::new(script),
+            serve: Arc::new(serve),
             requests: Arc::default(),
             accepted: Arc::default(),
             running: None,
@@ -209,8 +266,7 @@ impl Server {
         let sockets = Arc::new(Mutex::new(Vec::new()));
         let acceptor = thread::spawn({
             let (stop, sockets) = (Arc::clone(&stop), Arc::clone(&sockets));
-            let (script, requests) = (Arc::clone(&self.script), Arc::clone(&self.requests));
-            let accepted = Arc::clone(&self.accepted);
+            let (serve, accepted) = (Arc::clone(&self.serve), Arc::clone(&self.accepted));
             move || {
                 for socket in listener.incoming() {
                     if stop.load(SeqCst) {
@@ -220,8 +276,8 @@ impl Server {
                     accepted.fetch_add(1, SeqCst);
                     let socket = Arc::new(socket);
                     sockets.lock().unwrap().push(Arc::downgrade(&socket));
-                    let (script, requests) = (Arc::clone(&script), Arc::clone(&requests));
-                    thread::spawn(move || serve(&socket, &*script, &requests));
+                    let serve = Arc::clone(&serve);
+                    thread::spawn(move || serve(&socket));
                 }
             }
         });
