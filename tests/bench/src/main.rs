@@ -1,7 +1,9 @@
 //! jackpot against its peers, as ratios of things that run alternately in one process.
 
+mod crowd;
 mod measure;
 mod peers;
+mod plot;
 mod report;
 mod rows;
 mod server;
@@ -10,8 +12,9 @@ use std::io;
 
 use clap::{Parser, Subcommand};
 
+use crate::plot::Plots;
 use crate::report::Report;
-use crate::rows::Bench;
+use crate::rows::{Bench, GROUPS};
 
 /// Measures jackpot against its peers; docs/BENCHMARKS.md says how to read the table.
 #[derive(Parser)]
@@ -33,8 +36,6 @@ enum Other {
     Serve,
 }
 
-const GROUPS: [(&str, fn(&mut Bench) -> io::Result<()>); 1] = [("single", rows::single::run)];
-
 fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
     if let Some(Other::Serve) = arguments.other {
@@ -42,6 +43,7 @@ fn main() -> io::Result<()> {
     }
     let mut bench = Bench {
         report: Report::default(),
+        plots: Plots::default(),
         quick: arguments.quick,
     };
     for (name, run) in GROUPS {

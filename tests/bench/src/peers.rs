@@ -10,12 +10,17 @@ use crossbeam_channel::{Receiver, Sender};
 
 /// Something that hands out connections, to many threads at once.
 pub(crate) trait Source: Sync {
-    type Lease<'a>: Read + Write
+    type Lease<'a>: Talk
     where
         Self: 'a;
 
     fn lease(&self) -> Self::Lease<'_>;
 }
+
+/// What a lease is good for.
+pub(crate) trait Talk: Read + Write {}
+
+impl<T: Read + Write> Talk for T {}
 
 /// A new socket, with the options that all share.
 pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {

@@ -1,12 +1,17 @@
 //! The rows of the table, one module for each group.
 
+pub(crate) mod shared;
 pub(crate) mod single;
 
+use std::io;
+
+use crate::plot::Plots;
 use crate::report::Report;
 
-/// What every row gets.
+/// What every group of rows gets.
 pub(crate) struct Bench {
     pub(crate) report: Report,
+    pub(crate) plots: Plots,
     pub(crate) quick: bool,
 }
 
@@ -16,3 +21,13 @@ impl Bench {
         if self.quick { quick } else { full }
     }
 }
+
+/// A group: what to call it, and how to measure it.
+pub(crate) type Group = (&'static str, fn(&mut Bench) -> io::Result<()>);
+
+/// All of them, in the order of the table.
+pub(crate) const GROUPS: [Group; 3] = [
+    ("single", single::run),
+    ("idle", shared::idle),
+    ("echo", shared::echo),
+];
