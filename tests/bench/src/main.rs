@@ -1,6 +1,7 @@
 //! jackpot against its peers, as ratios of things that run alternately in one process.
 
 mod crowd;
+mod descriptors;
 mod measure;
 mod peers;
 mod plot;

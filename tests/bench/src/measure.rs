@@ -15,7 +15,7 @@ impl Spread {
     pub(crate) fn of(mut values: Vec<f64>) -> Self {
         assert!(!values.is_empty(), "nothing was measured");
         values.sort_by(f64::total_cmp);
-        let at = |tenths: usize| values[(values.len() - 1) * tenths / 10];
+        let at = |tenths: usize| values[((values.len() - 1) * tenths + 5) / 10];
         Self {
             median: at(5),
             low: at(1),

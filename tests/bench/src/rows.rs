@@ -1,7 +1,13 @@
 //! The rows of the table, one module for each group.
 
+pub(crate) mod build;
+pub(crate) mod burst;
+pub(crate) mod cold;
+pub(crate) mod memcached;
 pub(crate) mod shared;
 pub(crate) mod single;
+pub(crate) mod size;
+pub(crate) mod sweep;
 
 use std::io;
 
@@ -26,8 +32,14 @@ impl Bench {
 pub(crate) type Group = (&'static str, fn(&mut Bench) -> io::Result<()>);
 
 /// All of them, in the order of the table.
-pub(crate) const GROUPS: [Group; 3] = [
+pub(crate) const GROUPS: [Group; 9] = [
     ("single", single::run),
     ("idle", shared::idle),
     ("echo", shared::echo),
+    ("size", size::run),
+    ("sweep", sweep::run),
+    ("burst", burst::run),
+    ("cold", cold::run),
+    ("memcached", memcached::run),
+    ("build", build::run),
 ];
