@@ -1,11 +1,12 @@
-//! How much memory an idle connection takes outside the kernel: prints the bytes allocated and the
-//! bytes by which the process grew, each per connection.
+//! How much memory an idle connection takes outside the kernel: prints the bytes allocated, per
+//! connection.
 //!
 //! A program of its own, because the counting allocator would slow the benchmarks down.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use peak_alloc::PeakAlloc;
@@ -16,45 +17,91 @@ static HEAP: PeakAlloc = PeakAlloc;
 const CONNECTIONS: usize = 10_000;
 
 fn main() -> io::Result<()> {
-    let address = std::env::args().nth(1).ok_or(io::ErrorKind::InvalidInput)?;
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, peer, address] = &arguments[..] else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
     rlimit::increase_nofile_limit(1 << 16)?;
-    // The first pool leaves behind whatever is allocated once per process.
-    drop(filled(address, 100));
-    let before = weigh()?;
-    let pool = filled(address, CONNECTIONS);
-    let after = weigh()?;
-    drop(pool);
-    let each = |before: usize, after: usize| (after - before) as f64 / CONNECTIONS as f64;
-    println!("{} {}", each(before.0, after.0), each(before.1, after.1));
+    let bytes = match peer.as_str() {
+        "jackpot" => weigh(|size| jackpot(address, size)),
+        "r2d2" => weigh(|size| r2d2(address, size)),
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    println!("{bytes}");
     Ok(())
 }
 
-fn filled(address: SocketAddr, size: usize) -> jackpot::Pool {
-    let pool = jackpot::Pool::builder(move || TcpStream::connect(address))
+/// Bytes per connection of a pool of so many.
+fn weigh<P>(pool: impl Fn(usize) -> P) -> f64 {
+    // The first pool leaves behind whatever is allocated once per process.
+    drop(pool(10));
+    settle();
+    let before = HEAP.current_usage();
+    let pool = pool(CONNECTIONS);
+    settle();
+    let after = HEAP.current_usage();
+    drop(pool);
+    (after - before) as f64 / CONNECTIONS as f64
+}
+
+/// Waits until threads have stopped coming and going: those that connect hold memory too.
+fn settle() {
+    let threads = || fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    let mut unchanged = 0;
+    while unchanged < 20 {
+        let before = threads();
+        thread::sleep(Duration::from_millis(5));
+        unchanged = if threads() == before {
+            unchanged + 1
+        } else {
+            0
+        };
+    }
+}
+
+fn jackpot(address: SocketAddr, size: usize) -> jackpot::Pool {
+    let pool = jackpot::Pool::builder(move || connect(address))
         .limit(size)
         .min_idle(size)
         .build()
         .expect("the settings are fine");
-    // The connect threads hold memory too, and are over a moment after the last connect.
-    while pool.stats().idle < size || threads() > 2 {
-        std::thread::sleep(Duration::from_millis(1));
+    while pool.stats().idle < size {
+        thread::sleep(Duration::from_millis(1));
     }
     pool
 }
 
-/// This thread and the reaper make two.
-fn threads() -> usize {
-    fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+struct Manager(SocketAddr);
+
+impl r2d2::ManageConnection for Manager {
+    type Connection = TcpStream;
+    type Error = io::Error;
+
+    fn connect(&self) -> io::Result<TcpStream> {
+        connect(self.0)
+    }
+
+    fn is_valid(&self, _: &mut TcpStream) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn has_broken(&self, _: &mut TcpStream) -> bool {
+        false
+    }
 }
 
-/// Bytes allocated, and bytes resident.
-fn weigh() -> io::Result<(usize, usize)> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let resident = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
-        .and_then(|kilobytes| kilobytes.parse::<usize>().ok())
-        .ok_or_else(|| io::Error::other("no VmRSS"))?;
-    Ok((HEAP.current_usage(), resident * 1024))
+fn r2d2(address: SocketAddr, size: usize) -> r2d2::Pool<Manager> {
+    r2d2::Pool::builder()
+        .max_size(u32::try_from(size).expect("sizes are small"))
+        .build(Manager(address))
+        .expect("r2d2 connects")
+}
+
+/// Waits until the server has accepted: it must not be outrun.
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.write_all(&[0])?;
+    socket.read_exact(&mut [0])?;
+    Ok(socket)
 }

@@ -4,7 +4,8 @@ use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -29,6 +30,17 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
+/// A new socket that the server has accepted, not only its kernel.
+///
+/// Ten thousand connects in a row would outrun the server otherwise, and a connect that finds its
+/// queue full waits for a second.
+pub(crate) fn connect_and_greet(address: SocketAddr) -> io::Result<TcpStream> {
+    let mut socket = connect(address)?;
+    socket.write_all(&[0])?;
+    socket.read_exact(&mut [0])?;
+    Ok(socket)
+}
+
 /// The liveness check that all share: one peek that does not wait.
 pub(crate) fn is_alive(socket: &TcpStream) -> bool {
     const PEEK_WITHOUT_WAITING: i32 = 0x2 | 0x40;
@@ -39,22 +51,24 @@ pub(crate) fn is_alive(socket: &TcpStream) -> bool {
 
 /// The pool that this is all about, filled to `size` connections.
 pub(crate) fn jackpot(address: SocketAddr, size: usize) -> jackpot::Pool {
-    let builder = jackpot::Pool::builder(move || connect(address));
-    filled(builder.limit(size).min_idle(size))
+    filled(jackpot::Pool::builder(move || connect(address)), size)
 }
 
 /// The same, without a check of connections that were used within the last second.
 pub(crate) fn jackpot_unprobed(address: SocketAddr, size: usize) -> jackpot::Pool {
     let builder = jackpot::Pool::builder(move || connect(address));
-    let second = std::time::Duration::from_secs(1);
-    filled(builder.limit(size).min_idle(size).probe_after(second))
+    filled(builder.probe_after(Duration::from_secs(1)), size)
 }
 
-/// Builds a pool and waits until its `min_idle`, which is its limit, is reached.
-pub(crate) fn filled(builder: jackpot::Builder) -> jackpot::Pool {
-    let pool = builder.build().expect("the settings are fine");
-    while pool.stats().idle < pool.limit() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+/// Builds a pool with this limit and waits until that many connections are idle.
+pub(crate) fn filled(builder: jackpot::Builder, size: usize) -> jackpot::Pool {
+    let pool = builder
+        .limit(size)
+        .min_idle(size)
+        .build()
+        .expect("the settings are fine");
+    while pool.stats().idle < size {
+        thread::sleep(Duration::from_millis(1));
     }
     pool
 }
@@ -69,14 +83,17 @@ impl Source for jackpot::Pool {
 
 /// What r2d2 calls for connects and checks.
 #[derive(Debug)]
-pub(crate) struct Manager(pub(crate) SocketAddr);
+pub(crate) struct Manager<F>(pub(crate) F);
 
-impl r2d2::ManageConnection for Manager {
+impl<F> r2d2::ManageConnection for Manager<F>
+where
+    F: Fn() -> io::Result<TcpStream> + Send + Sync + 'static,
+{
     type Connection = TcpStream;
     type Error = io::Error;
 
     fn connect(&self) -> io::Result<TcpStream> {
-        connect(self.0)
+        (self.0)()
     }
 
     fn is_valid(&self, socket: &mut TcpStream) -> io::Result<()> {
@@ -93,32 +110,32 @@ impl r2d2::ManageConnection for Manager {
 }
 
 /// r2d2, with `size` connections; `check` is its `test_on_check_out`.
-pub(crate) fn r2d2(address: SocketAddr, size: u32, check: bool) -> r2d2::Pool<Manager> {
-    r2d2::Pool::builder()
-        .max_size(size)
+pub(crate) fn r2d2(address: SocketAddr, size: u32, check: bool) -> impl Source {
+    let builder = r2d2::Pool::builder().max_size(size);
+    builder
         .test_on_check_out(check)
-        .build(Manager(address))
+        .build(Manager(move || connect(address)))
         .expect("r2d2 connects")
 }
 
-impl Source for r2d2::Pool<Manager> {
-    type Lease<'a> = Borrowed;
+impl<M: r2d2::ManageConnection<Connection = TcpStream>> Source for r2d2::Pool<M> {
+    type Lease<'a> = Borrowed<M>;
 
-    fn lease(&self) -> Borrowed {
+    fn lease(&self) -> Borrowed<M> {
         Borrowed(self.get().expect("a connection comes in time"))
     }
 }
 
 /// r2d2's lease, which does not pass reading and writing on by itself.
-pub(crate) struct Borrowed(r2d2::PooledConnection<Manager>);
+pub(crate) struct Borrowed<M: r2d2::ManageConnection>(r2d2::PooledConnection<M>);
 
-impl Read for Borrowed {
+impl<M: r2d2::ManageConnection<Connection = TcpStream>> Read for Borrowed<M> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
     }
 }
 
-impl Write for Borrowed {
+impl<M: r2d2::ManageConnection<Connection = TcpStream>> Write for Borrowed<M> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.0.write(buffer)
     }

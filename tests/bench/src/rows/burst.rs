@@ -5,13 +5,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::measure::{Spread, alternate, milliseconds};
-use crate::peers::{self, Source};
+use crate::peers::{self, Manager, Source};
 use crate::report::Goal;
 use crate::rows::Bench;
 use crate::server::Server;
@@ -27,17 +26,22 @@ const USE: Duration = Duration::from_millis(2);
 pub(crate) struct Burst {
     /// When each caller was served, in order.
     pub(crate) served: Vec<f64>,
-    /// Connections that the burst opened on top of the idle ones.
-    pub(crate) opened: usize,
+    /// When each connect that it caused began, in order.
+    pub(crate) connects: Vec<f64>,
 }
 
 pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     let server = Server::start()?;
     let address = server.address();
+    // r2d2 takes seconds to open what it thinks it needs, so it has fewer bursts.
     let [jackpot, r2d2] = alternate(
-        bench.rounds(5, 15),
-        [&mut || jackpot(address), &mut || r2d2(address)],
-    );
+        bench.rounds(1, 4),
+        [
+            &mut || (0..5).map(|_| jackpot(address)).collect(),
+            &mut || vec![r2d2(address)],
+        ],
+    )
+    .map(|bursts| bursts.concat());
     let name = "burst of 50 on 5, connects of 150 ms";
     let report = &mut bench.report;
     report.add(name, "last served, ms", Goal::AtMost(30.0), last(&jackpot));
@@ -58,7 +62,12 @@ fn last(bursts: &[Burst]) -> Spread {
 }
 
 fn opened(bursts: &[Burst]) -> Spread {
-    Spread::of(bursts.iter().map(|burst| burst.opened as f64).collect())
+    Spread::of(
+        bursts
+            .iter()
+            .map(|burst| burst.connects.len() as f64)
+            .collect(),
+    )
 }
 
 /// The one whose last caller was served in the median time.
@@ -73,29 +82,34 @@ impl Burst {
     }
 }
 
-/// A server far away: connects are quick until `slow`, then take their time, and are counted.
-#[derive(Debug)]
+/// A server far away: connects are quick until the burst, then take their time, and are noted.
 struct Far {
     address: SocketAddr,
-    slow: AtomicBool,
-    opened: AtomicUsize,
+    connects: Mutex<Option<Vec<Instant>>>,
 }
 
 impl Far {
     fn new(address: SocketAddr) -> Arc<Self> {
         Arc::new(Self {
             address,
-            slow: AtomicBool::new(false),
-            opened: AtomicUsize::new(0),
+            connects: Mutex::new(None),
         })
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
-        if self.slow.load(SeqCst) {
-            self.opened.fetch_add(1, SeqCst);
+        let is_slow = {
+            let mut connects = self.connects.lock().expect("nobody panics");
+            connects.as_mut().map(|begun| begun.push(Instant::now()))
+        };
+        if is_slow.is_some() {
             thread::sleep(CONNECT);
         }
         peers::connect(self.address)
+    }
+
+    fn connects(&self) -> Vec<Instant> {
+        let connects = self.connects.lock().expect("nobody panics");
+        connects.clone().unwrap_or_default()
     }
 }
 
@@ -110,57 +124,25 @@ fn jackpot(address: SocketAddr) -> Burst {
     while pool.stats().idle < IDLE {
         thread::sleep(Duration::from_millis(1));
     }
-    let burst = burst(&far, || pool.lease());
-    // What is under way belongs to this burst, and must not disturb the next one.
-    while pool.stats().connecting > 0 {
-        thread::sleep(Duration::from_millis(1));
-    }
-    Burst {
-        opened: far.opened.load(SeqCst),
-        ..burst
-    }
-}
-
-#[derive(Debug)]
-struct FarManager(Arc<Far>);
-
-impl r2d2::ManageConnection for FarManager {
-    type Connection = TcpStream;
-    type Error = io::Error;
-
-    fn connect(&self) -> io::Result<TcpStream> {
-        self.0.connect()
-    }
-
-    fn is_valid(&self, socket: &mut TcpStream) -> io::Result<()> {
-        peers::Manager(self.0.address).is_valid(socket)
-    }
-
-    fn has_broken(&self, _: &mut TcpStream) -> bool {
-        false
-    }
+    burst(&far, || pool.lease())
 }
 
 fn r2d2(address: SocketAddr) -> Burst {
     let far = Far::new(address);
+    let connect = Arc::clone(&far);
     let pool = r2d2::Pool::builder()
         .max_size(u32::try_from(LIMIT).expect("a small number"))
         .min_idle(Some(u32::try_from(IDLE).expect("a small number")))
-        .build(FarManager(Arc::clone(&far)))
+        .test_on_check_out(true)
+        .build(Manager(move || connect.connect()))
         .expect("r2d2 connects");
-    let burst = burst(&far, || pool.get().expect("a connection comes in time"));
-    // r2d2 says nothing of connects that wait their turn, but it begins the next at once.
-    let mut opened = 0;
-    while std::mem::replace(&mut opened, far.opened.load(SeqCst)) != far.opened.load(SeqCst) {
-        thread::sleep(CONNECT * 2);
-    }
-    Burst { opened, ..burst }
+    burst(&far, || pool.lease())
 }
 
 fn burst<L>(far: &Far, lease: impl Fn() -> L + Sync) -> Burst {
-    far.slow.store(true, SeqCst);
+    *far.connects.lock().expect("nobody panics") = Some(Vec::new());
     let begin = Barrier::new(CALLERS + 1);
-    let mut served: Vec<f64> = thread::scope(|scope| {
+    let (started, served) = thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
             .map(|_| {
                 scope.spawn(|| {
@@ -175,12 +157,29 @@ fn burst<L>(far: &Far, lease: impl Fn() -> L + Sync) -> Burst {
             .collect();
         let started = Instant::now();
         begin.wait();
-        callers
+        let served: Vec<Instant> = callers
             .into_iter()
             .map(|caller| caller.join().expect("no caller panics"))
-            .map(|at| milliseconds(at.duration_since(started)))
-            .collect()
+            .collect();
+        (started, served)
     });
-    served.sort_by(f64::total_cmp);
-    Burst { served, opened: 0 }
+    let mut connects = far.connects();
+    // A pool that connects at all begins the next connect when one is done.
+    loop {
+        thread::sleep(CONNECT * 2);
+        let before = std::mem::replace(&mut connects, far.connects());
+        if before.len() == connects.len() {
+            break;
+        }
+    }
+    let since_start = |instants: Vec<Instant>| {
+        let since = |at: Instant| milliseconds(at.duration_since(started));
+        let mut times: Vec<f64> = instants.into_iter().map(since).collect();
+        times.sort_by(f64::total_cmp);
+        times
+    };
+    Burst {
+        served: since_start(served),
+        connects: since_start(connects),
+    }
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::measure::{Spread, alternate, milliseconds};
-use crate::peers::{self, Source};
+use crate::peers::{self, Manager, Source};
 use crate::report::Goal;
 use crate::rows::Bench;
 use crate::server::Server;
@@ -54,7 +54,7 @@ fn r2d2(address: SocketAddr) -> f64 {
     let pool = r2d2::Pool::builder()
         .max_size(u32::try_from(CALLERS).expect("a small number"))
         .min_idle(Some(0))
-        .build(peers::Manager(address))
+        .build(Manager(move || peers::connect(address)))
         .expect("nothing to connect yet");
     all(|| pool.lease())
 }

@@ -1,12 +1,13 @@
 //! Pools of ten to ten thousand idle connections: what a lease costs, and what they weigh.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
 use crate::descriptors;
 use crate::measure::{Spread, alternate, nanoseconds_each};
-use crate::peers::{self, Source};
+use crate::peers::{self, Manager, Source};
 use crate::report::Goal;
 use crate::rows::Bench;
 use crate::server::Server;
@@ -25,12 +26,17 @@ pub(crate) struct Cost {
 
 pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     // Each set in turn, because both would need more descriptors than many systems give.
-    let [smallest, a, b, largest] = costs(bench, peers::jackpot)?;
-    let r2d2 = costs(bench, |address, size| {
-        let size = u32::try_from(size).expect("sizes are small");
-        peers::r2d2(address, size, true)
+    let jackpot = costs(bench, |address, size| {
+        let connect = move || peers::connect_and_greet(address);
+        peers::filled(jackpot::Pool::builder(connect), size)
     })?;
-    let jackpot = [smallest, a, b, largest];
+    let r2d2 = costs(bench, |address, size| {
+        r2d2::Pool::builder()
+            .max_size(u32::try_from(size).expect("sizes are small"))
+            .test_on_check_out(true)
+            .build(Manager(move || peers::connect_and_greet(address)))
+            .expect("r2d2 connects")
+    })?;
     for (size, costs) in SIZES.iter().zip(&jackpot).skip(1) {
         bench.report.add(
             format!("{size} idle connections"),
@@ -58,7 +64,7 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
 /// The nanoseconds of one pull and drop, round by round, for each size.
 fn costs<S: Source>(
     bench: &Bench,
-    pool: impl Fn(std::net::SocketAddr, usize) -> S,
+    pool: impl Fn(SocketAddr, usize) -> S,
 ) -> io::Result<[Vec<f64>; 4]> {
     descriptors::raise_limit()?;
     let server = Server::start()?;
@@ -78,24 +84,23 @@ fn costs<S: Source>(
 /// Runs the program that weighs, because its allocator counts and would slow this one down.
 fn memory(bench: &mut Bench) -> io::Result<()> {
     let server = Server::start()?;
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--release", "--package", "jackpot-bench"])
-        .args(["--bin", "idle-memory", "--"])
-        .arg(server.address().to_string())
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let figures: Vec<f64> = text.split_whitespace().flat_map(str::parse).collect();
-    let (heap, resident) = match figures[..] {
-        [heap, resident] => (Some(Spread::exact(heap)), Some(Spread::exact(resident))),
-        _ => {
+    for (peer, goal) in [("jackpot", Goal::AtMost(320.0)), ("r2d2", Goal::None)] {
+        let output = Command::new(env!("CARGO"))
+            .args(["run", "--quiet", "--release", "--package", "jackpot-bench"])
+            .args(["--bin", "idle-memory", "--", peer])
+            .arg(server.address().to_string())
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+            .output()?;
+        let figure: Option<f64> = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
+        if figure.is_none() {
             eprint!("{}", String::from_utf8_lossy(&output.stderr));
-            (None, None)
         }
-    };
-    let name = "memory per idle connection";
-    let report = &mut bench.report;
-    report.add(name, "bytes allocated", Goal::AtMost(320.0), heap);
-    report.add(name, "bytes resident", Goal::None, resident);
+        bench.report.add(
+            "memory per idle connection",
+            format!("bytes allocated, {peer}"),
+            goal,
+            figure.map(Spread::exact),
+        );
+    }
     Ok(())
 }

@@ -22,18 +22,11 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     // The server's process has the same limit, so the other sockets end in another one.
     let server = Server::start()?;
     let other_server = Server::start()?;
-    let builder = jackpot::Pool::builder({
-        let address = server.address();
-        move || peers::connect(address)
-    });
-    let pool = peers::filled(
-        builder
-            .limit(pool_size)
-            .min_idle(pool_size)
-            .reap_interval(None),
-    );
+    let address = server.address();
+    let builder = jackpot::Pool::builder(move || peers::connect_and_greet(address));
+    let pool = peers::filled(builder.reap_interval(None), pool_size);
     let others = (0..CONNECTIONS.min(room - pool_size))
-        .map(|_| peers::connect(other_server.address()))
+        .map(|_| peers::connect_and_greet(other_server.address()))
         .collect::<io::Result<Vec<TcpStream>>>()?;
     let [swept, peeked] = alternate(
         bench.rounds(20, 100),
@@ -50,8 +43,8 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     let [beside_sweeps, beside_peeks] = alternate(
         bench.rounds(7, 31),
         [
-            &mut || tail_beside(&pool, how_long, || drop(sweep(&pool, pool_size))),
-            &mut || tail_beside(&pool, how_long, || drop(peek(&others))),
+            &mut || tail_beside(&pool, how_long, || sweep(&pool, pool_size)),
+            &mut || tail_beside(&pool, how_long, || peek(&others)),
         ],
     );
     bench.report.add(
@@ -80,12 +73,12 @@ fn peek(sockets: &[TcpStream]) -> f64 {
 }
 
 /// The p99.9 of pull, in nanoseconds, while another thread does this over and over.
-fn tail_beside(pool: &jackpot::Pool, how_long: Duration, other: impl Fn() + Sync) -> f64 {
+fn tail_beside(pool: &jackpot::Pool, how_long: Duration, other: impl Fn() -> f64 + Sync) -> f64 {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Relaxed) {
-                other();
+                let _ = other();
             }
         });
         let mut waits = crowd::waits();
