@@ -11,6 +11,7 @@ pub(crate) mod sweep;
 
 use std::io;
 
+use crate::instructions;
 use crate::plot::Plots;
 use crate::report::Report;
 
@@ -32,8 +33,9 @@ impl Bench {
 pub(crate) type Group = (&'static str, fn(&mut Bench) -> io::Result<()>);
 
 /// All of them, in the order of the table.
-pub(crate) const GROUPS: [Group; 9] = [
+pub(crate) const GROUPS: [Group; 10] = [
     ("single", single::run),
+    ("instructions", instructions::run),
     ("idle", shared::idle),
     ("echo", shared::echo),
     ("size", size::run),
