@@ -2,22 +2,23 @@
 
 mod crowd;
 mod descriptors;
-mod instructions;
 mod machine;
 mod measure;
 mod page;
 mod peers;
 mod plot;
+mod profile;
 mod report;
 mod rows;
 mod server;
 
 use std::error::Error;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::instructions::Peer;
 use crate::plot::Plots;
+use crate::profile::Peer;
 use crate::report::Report;
 use crate::rows::{Bench, GROUPS};
 
@@ -45,6 +46,16 @@ enum Other {
         peer: Peer,
         count: u32,
     },
+    /// Shares four connections among many threads: for perf and strace.
+    Crowd {
+        #[arg(value_enum)]
+        peer: Peer,
+        threads: usize,
+        milliseconds: u64,
+        /// One round trip with each lease.
+        #[arg(long)]
+        echo: bool,
+    },
     /// The echo server.
     #[command(hide = true)]
     Serve,
@@ -53,7 +64,16 @@ enum Other {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     match arguments.other {
-        Some(Other::Cycle { peer, count }) => Ok(instructions::cycle(peer, count)?),
+        Some(Other::Cycle { peer, count }) => Ok(profile::cycle(peer, count)?),
+        Some(Other::Crowd {
+            peer,
+            threads,
+            milliseconds,
+            echo,
+        }) => {
+            let how_long = Duration::from_millis(milliseconds);
+            Ok(profile::crowd(peer, threads, how_long, echo)?)
+        }
         Some(Other::Serve) => Ok(server::serve()?),
         None => measure(&arguments),
     }

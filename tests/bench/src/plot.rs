@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 
 use hdrhistogram::Histogram;
@@ -29,17 +28,11 @@ pub(crate) struct Plots {
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A curve: its name, its colour, and its points with their ranges.
+/// A curve: its name, its colour, and its values with their ranges.
 struct Curve {
     name: &'static str,
     color: RGBColor,
-    points: Vec<(f64, Spread)>,
-}
-
-/// What stands along an axis.
-struct Axis {
-    title: &'static str,
-    range: Range<f64>,
+    values: Vec<Spread>,
 }
 
 const JACKPOT: RGBColor = RGBColor(0xc2, 0x3b, 0x22);
@@ -91,25 +84,19 @@ impl Plots {
         let curve = |name, color, pick: fn(&Cost) -> Spread| Curve {
             name,
             color,
-            points: self
-                .sizes
-                .iter()
-                .map(|cost| (cost.connections as f64, pick(cost)))
-                .collect(),
+            values: self.sizes.iter().map(pick).collect(),
         };
         let curves = [
             curve("jackpot", JACKPOT, |cost| cost.jackpot),
             curve("r2d2", R2D2, |cost| cost.r2d2),
         ];
-        let x = Axis {
-            title: "idle connections",
-            range: 8.0..13_000.0,
-        };
-        let y = Axis {
-            title: "ns for one pull and drop",
-            range: 0.0..1.2 * highest(&curves),
-        };
-        draw_curves(&root, "Cost by pool size, one thread", x, y, &curves)?;
+        let sizes: Vec<usize> = self.sizes.iter().map(|cost| cost.connections).collect();
+        let titles = [
+            "Cost by pool size, one thread",
+            "idle connections",
+            "ns for one pull and drop",
+        ];
+        draw_curves(&root, titles, &sizes, &curves)?;
         Ok(root.present()?)
     }
 }
@@ -118,25 +105,20 @@ fn draw_rates(area: &Area<'_>, caption: &str, rates: &[Rates]) -> Result {
     let curve = |name, color, pick: fn(&Rates) -> Spread| Curve {
         name,
         color,
-        points: rates
-            .iter()
-            .map(|rates| (rates.threads as f64, thousands(pick(rates))))
-            .collect(),
+        values: rates.iter().map(|rates| thousands(pick(rates))).collect(),
     };
     let curves = [
         curve("jackpot", JACKPOT, |rates| rates.jackpot),
         curve("r2d2", R2D2, |rates| rates.r2d2),
         curve("channel", CHANNEL, |rates| rates.channel),
     ];
-    let x = Axis {
-        title: "threads, on four connections",
-        range: 1.8..72.0,
-    };
-    let y = Axis {
-        title: "thousand leases per second",
-        range: 0.0..1.2 * highest(&curves),
-    };
-    draw_curves(area, &format!("Throughput, {caption}"), x, y, &curves)
+    let threads: Vec<usize> = rates.iter().map(|rates| rates.threads).collect();
+    let titles = [
+        &format!("Throughput, {caption}"),
+        "threads, on four connections",
+        "thousand leases per second",
+    ];
+    draw_curves(area, titles, &threads, &curves)
 }
 
 fn thousands(Spread { median, low, high }: Spread) -> Spread {
@@ -147,39 +129,47 @@ fn thousands(Spread { median, low, high }: Spread) -> Spread {
     }
 }
 
-fn highest(curves: &[Curve]) -> f64 {
-    let all = curves.iter().flat_map(|curve| &curve.points);
-    all.map(|(_, spread)| spread.high).fold(0.0, f64::max)
-}
-
-/// Points joined by lines, each with its range; the horizontal axis is logarithmic.
-fn draw_curves(area: &Area<'_>, caption: &str, x: Axis, y: Axis, curves: &[Curve]) -> Result {
-    let mut chart = builder(area, caption).build_cartesian_2d(x.range.log_scale(), y.range)?;
+/// Points joined by lines, each with its range, over equally spaced counts.
+///
+/// The titles are the plot's, the horizontal and the vertical axis's.
+fn draw_curves(
+    area: &Area<'_>,
+    [caption, x, y]: [&str; 3],
+    counts: &[usize],
+    curves: &[Curve],
+) -> Result {
+    let medians = curves.iter().flat_map(|curve| &curve.values);
+    let top = 1.5 * medians.map(|value| value.median).fold(0.0, f64::max);
+    let right = counts.len() as f64 - 0.5;
+    let mut chart = builder(area, caption).build_cartesian_2d((-0.5..right).step(1.0), 0.0..top)?;
+    let label = |x: &f64| {
+        let position = (0..counts.len()).find(|&position| position as f64 == *x);
+        position.map_or_else(String::new, |position| counts[position].to_string())
+    };
     chart
         .configure_mesh()
+        .disable_x_mesh()
         .light_line_style(TRANSPARENT)
-        .x_desc(x.title)
-        .y_desc(y.title)
-        .x_label_formatter(&|x| format!("{x:.0}"))
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&label)
         .y_label_formatter(&|y| format!("{y:.0}"))
         .draw()?;
-    for Curve {
-        name,
-        color,
-        points,
-    } in curves
-    {
-        let line = points.iter().map(|&(x, spread)| (x, spread.median));
+    for curve in curves {
+        let Curve { name, color, .. } = *curve;
+        let points = || curve.values.iter().enumerate().map(|(x, y)| (x as f64, y));
+        let line = points().map(|(x, y)| (x, y.median));
         chart
             .draw_series(LineSeries::new(line, color.stroke_width(2)).point_size(3))?
-            .label(*name)
-            .legend(swatch(*color));
-        chart.draw_series(points.iter().map(|&(x, spread)| {
-            PathElement::new(vec![(x, spread.low), (x, spread.high)], *color)
-        }))?;
+            .label(name)
+            .legend(swatch(color));
+        chart.draw_series(
+            points().map(|(x, y)| PathElement::new(vec![(x, y.low), (x, y.high.min(top))], color)),
+        )?;
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.2))
         .draw()?;
@@ -213,6 +203,7 @@ fn draw_distribution(area: &Area<'_>, waits: &Waits) -> Result {
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::LowerLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.2))
         .draw()?;
@@ -287,6 +278,7 @@ fn draw_steps(area: &Area<'_>, caption: &str, curves: [Steps; 2], top: f64) -> R
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.2))
         .draw()?;

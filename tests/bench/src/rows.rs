@@ -11,8 +11,8 @@ pub(crate) mod sweep;
 
 use std::io;
 
-use crate::instructions;
 use crate::plot::Plots;
+use crate::profile;
 use crate::report::Report;
 
 /// What every group of rows gets.
@@ -35,7 +35,7 @@ pub(crate) type Group = (&'static str, fn(&mut Bench) -> io::Result<()>);
 /// All of them, in the order of the table.
 pub(crate) const GROUPS: [Group; 10] = [
     ("single", single::run),
-    ("instructions", instructions::run),
+    ("instructions", profile::run),
     ("idle", shared::idle),
     ("echo", shared::echo),
     ("size", size::run),

@@ -42,8 +42,8 @@ pub(crate) fn idle(bench: &mut Bench) -> io::Result<()> {
     let jackpot = peers::jackpot(address, CONNECTIONS as usize);
     let r2d2 = peers::r2d2(address, CONNECTIONS, true);
     let channel = Channel::new(address, CONNECTIONS as usize);
-    let rounds = bench.rounds(5, 21);
-    let how_long = Duration::from_millis(if bench.quick { 50 } else { 100 });
+    let rounds = bench.rounds(9, 41);
+    let how_long = Duration::from_millis(if bench.quick { 30 } else { 50 });
     for threads in THREADS {
         let outcomes = alternate(
             rounds,
@@ -85,8 +85,8 @@ pub(crate) fn echo(bench: &mut Bench) -> io::Result<()> {
     let jackpot = peers::jackpot(address, CONNECTIONS as usize);
     let r2d2 = peers::r2d2(address, CONNECTIONS, true);
     let channel = Channel::new(address, CONNECTIONS as usize);
-    let rounds = bench.rounds(3, 11);
-    let how_long = Duration::from_millis(if bench.quick { 150 } else { 400 });
+    let rounds = bench.rounds(3, 13);
+    let how_long = Duration::from_millis(if bench.quick { 150 } else { 300 });
     for threads in THREADS {
         let outcomes = alternate(
             rounds,
@@ -146,15 +146,17 @@ fn report_echo(bench: &mut Bench, threads: usize, outcomes: &[Vec<Outcome>; 3]) 
         Goal::AtMost(1.2),
         Spread::of(unfairness(jackpot)),
     );
-    report.add(
-        &name,
-        "busiest / idlest thread, r2d2",
-        Goal::None,
-        Spread::of(unfairness(r2d2)),
-    );
+    for (peer, outcomes) in [("r2d2", r2d2), ("channel", channel)] {
+        report.add(
+            &name,
+            format!("busiest / idlest thread, {peer}"),
+            Goal::None,
+            Spread::of(unfairness(outcomes)),
+        );
+    }
 }
 
-fn round_trip(lease: &mut dyn Talk) {
+pub(crate) fn round_trip(lease: &mut dyn Talk) {
     let mut reply = [0; REQUEST.len()];
     lease.write_all(&REQUEST).expect("the server reads");
     lease.read_exact(&mut reply).expect("the server answers");

@@ -8,8 +8,8 @@ use crate::report::Goal;
 use crate::rows::Bench;
 use crate::server::Server;
 
-/// Long enough for the clock, short enough that both of a pair see the same weather.
-const CYCLES: u32 = 2_000;
+/// Long enough for the clock, short enough that most rounds see no other process.
+const CYCLES: u32 = 300;
 
 pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     let server = Server::start()?;
@@ -21,7 +21,7 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     let unchecked = peers::r2d2(address, 4, false);
     let channel = Channel::new(address, 4);
     let [floor, jackpot, unprobed, r2d2, unchecked, channel] = alternate(
-        bench.rounds(150, 1_000),
+        bench.rounds(1_000, 8_000),
         [
             &mut || nanoseconds_each(CYCLES, || floor.cycle()),
             &mut || nanoseconds_each(CYCLES, || drop(jackpot.lease())),

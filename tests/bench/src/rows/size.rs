@@ -13,7 +13,7 @@ use crate::rows::Bench;
 use crate::server::Server;
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
-const CYCLES: u32 = 2_000;
+const CYCLES: u32 = 300;
 
 /// What pull and drop costs in a pool of this size, for the plot.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ fn costs<S: Source>(
     descriptors::raise_limit()?;
     let server = Server::start()?;
     let [a, b, c, d] = SIZES.map(|size| pool(server.address(), size));
-    let rounds = bench.rounds(100, 500);
+    let rounds = bench.rounds(500, 4_000);
     Ok(alternate(
         rounds,
         [

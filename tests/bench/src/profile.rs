@@ -1,13 +1,18 @@
-//! Instructions per pull and drop, counted by callgrind: they repeat exactly.
+//! Loops to be looked at with callgrind and perf, and the instructions that callgrind counts: they
+//! repeat exactly.
 
 use std::io;
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
 
+use crate::crowd::{self, Outcome};
 use crate::measure::Spread;
 use crate::peers::{self, Channel, Floor, Source};
 use crate::report::Goal;
 use crate::rows::Bench;
+use crate::rows::shared::round_trip;
+use crate::server::Server;
 
 /// What can be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -51,6 +56,41 @@ fn repeat(count: u32, cycle: impl Fn()) {
     }
 }
 
+/// Lets many threads share four connections for so long, and prints how they fared.
+pub(crate) fn crowd(peer: Peer, threads: usize, how_long: Duration, echo: bool) -> io::Result<()> {
+    let server = Server::start()?;
+    let address = server.address();
+    let outcome = match peer {
+        Peer::Jackpot => share(&peers::jackpot(address, 4), threads, how_long, echo),
+        Peer::JackpotUnprobed => share(
+            &peers::jackpot_unprobed(address, 4),
+            threads,
+            how_long,
+            echo,
+        ),
+        Peer::R2d2 => share(&peers::r2d2(address, 4, true), threads, how_long, echo),
+        Peer::R2d2Unchecked => share(&peers::r2d2(address, 4, false), threads, how_long, echo),
+        Peer::Channel => share(&Channel::new(address, 4), threads, how_long, echo),
+        Peer::Floor => return Err(io::Error::other("the floor is for one thread")),
+    };
+    println!(
+        "{:.0} leases/s, p50 wait {} ns, p99.9 {} ns, busiest / idlest {:.2}",
+        outcome.rate,
+        outcome.waits.value_at_quantile(0.5),
+        outcome.waits.value_at_quantile(0.999),
+        outcome.unfairness
+    );
+    Ok(())
+}
+
+fn share(source: &impl Source, threads: usize, how_long: Duration, echo: bool) -> Outcome {
+    crowd::time(source, threads, how_long, |lease| {
+        if echo {
+            round_trip(lease);
+        }
+    })
+}
+
 /// The rows: what a cycle costs in instructions, found by running few and many.
 pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     for (peer, name) in [
@@ -61,7 +101,7 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
         ("channel", "channel with the peek"),
         ("floor", "the floor"),
     ] {
-        let counts = (instructions(peer, FEW), instructions(peer, MANY));
+        let counts = (whole_run(peer, FEW), whole_run(peer, MANY));
         let each = match counts {
             (Some(few), Some(many)) => Some((many - few) / f64::from(MANY - FEW)),
             _ => None,
@@ -75,7 +115,7 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
 }
 
 /// How many instructions a whole run of so many cycles takes; none where valgrind is missing.
-fn instructions(peer: &str, count: u32) -> Option<f64> {
+fn whole_run(peer: &str, count: u32) -> Option<f64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe().ok()?)
