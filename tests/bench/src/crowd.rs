@@ -47,7 +47,7 @@ fn run(
     step: impl Fn(&mut Histogram<u64>) + Sync,
 ) -> Outcome {
     let begin = Barrier::new(threads + 1);
-    let stop = AtomicBool::new(false);
+    let enough = AtomicBool::new(false);
     let (shares, elapsed) = thread::scope(|scope| {
         let crowd: Vec<_> = (0..threads)
             .map(|_| {
@@ -55,7 +55,7 @@ fn run(
                     let mut waits = recorder();
                     let mut leases = 0_u64;
                     begin.wait();
-                    while !stop.load(Relaxed) {
+                    while !enough.load(Relaxed) {
                         step(&mut waits);
                         leases += 1;
                     }
@@ -66,7 +66,7 @@ fn run(
         begin.wait();
         let started = Instant::now();
         thread::sleep(how_long);
-        stop.store(true, Relaxed);
+        enough.store(true, Relaxed);
         let elapsed = started.elapsed();
         let shares: Vec<_> = crowd
             .into_iter()

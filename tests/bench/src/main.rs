@@ -13,7 +13,7 @@ mod rows;
 mod server;
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
@@ -87,8 +87,10 @@ fn measure(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     };
     for (name, run) in GROUPS {
         if arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name) {
+            let started = Instant::now();
             eprintln!("{name}");
             run(&mut bench)?;
+            eprintln!("  took {:.0} s", started.elapsed().as_secs_f64());
         }
     }
     let machine = machine::describe();

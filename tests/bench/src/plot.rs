@@ -143,8 +143,9 @@ fn draw_curves(
     let right = counts.len() as f64 - 0.5;
     let mut chart = builder(area, caption).build_cartesian_2d((-0.5..right).step(1.0), 0.0..top)?;
     let label = |x: &f64| {
-        let position = (0..counts.len()).find(|&position| position as f64 == *x);
-        position.map_or_else(String::new, |position| counts[position].to_string())
+        let mut places = counts.iter().enumerate();
+        let here = places.find(|(place, _)| (*place as f64 - x).abs() < 0.01);
+        here.map_or_else(String::new, |(_, count)| count.to_string())
     };
     chart
         .configure_mesh()

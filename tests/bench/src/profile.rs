@@ -101,7 +101,7 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
         ("channel", "channel with the peek"),
         ("floor", "the floor"),
     ] {
-        let counts = (whole_run(peer, FEW), whole_run(peer, MANY));
+        let counts = (whole_run(peer, FEW)?, whole_run(peer, MANY)?);
         let each = match counts {
             (Some(few), Some(many)) => Some((many - few) / f64::from(MANY - FEW)),
             _ => None,
@@ -115,14 +115,17 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
 }
 
 /// How many instructions a whole run of so many cycles takes; none where valgrind is missing.
-fn whole_run(peer: &str, count: u32) -> Option<f64> {
+fn whole_run(peer: &str, count: u32) -> io::Result<Option<f64>> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(std::env::current_exe().ok()?)
+        .arg(std::env::current_exe()?)
         .args(["cycle", peer, &count.to_string()])
-        .output()
-        .ok()?;
+        .output();
+    let output = match output {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        output => output?,
+    };
     let text = String::from_utf8_lossy(&output.stderr);
     let collected = text.lines().find_map(|line| line.split_once("Collected :"));
-    collected?.1.trim().parse().ok()
+    Ok(collected.and_then(|(_, count)| count.trim().parse().ok()))
 }

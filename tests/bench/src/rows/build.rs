@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::measure::{Spread, alternate};
+use crate::measure::Spread;
 use crate::report::Goal;
 use crate::rows::Bench;
 
@@ -21,12 +21,11 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     if bench.quick {
         return Ok(());
     }
-    let [jackpot, r2d2] = alternate(
-        3,
-        [&mut || build_time("jackpot"), &mut || build_time("r2d2")],
-    );
-    let jackpot = jackpot.into_iter().collect::<io::Result<Vec<f64>>>()?;
-    let r2d2 = r2d2.into_iter().collect::<io::Result<Vec<f64>>>()?;
+    let (mut jackpot, mut r2d2) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        jackpot.push(build_time("jackpot")?);
+        r2d2.push(build_time("r2d2")?);
+    }
     bench.report.add(
         "clean release build",
         "time / r2d2's",

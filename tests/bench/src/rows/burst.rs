@@ -1,6 +1,7 @@
-//! HikariCP's spike test: fifty callers at once on five connections, where a connect takes long.
+//! The spike test of `HikariCP`: fifty callers at once on five connections, where a connect takes
+//! long.
 //!
-//! After "Welcome to the jungle" on HikariCP's wiki: five idle connections, a limit of fifty,
+//! After "Welcome to the jungle" on its wiki: five idle connections, a limit of fifty,
 //! 150 ms for a connect, 2 ms of use for each caller.
 
 use std::io;
