@@ -1,0 +1,128 @@
+//! The table: goal, figure, verdict.
+
+use std::fmt::{self, Write as _};
+
+use crate::measure::Spread;
+
+/// What the figure of a row must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+    /// No goal: the figure stands there to be compared.
+    None,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) benchmark: String,
+    /// What is divided by what, or the unit.
+    pub(crate) measure: String,
+    pub(crate) goal: Goal,
+    /// `None`: it could not be measured, and `measure` says why.
+    pub(crate) figure: Option<Spread>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    rows: Vec<Row>,
+}
+
+impl Report {
+    /// Adds a row, and shows it at once.
+    pub(crate) fn add(
+        &mut self,
+        benchmark: impl Into<String>,
+        measure: impl Into<String>,
+        goal: Goal,
+        figure: impl Into<Option<Spread>>,
+    ) {
+        let row = Row {
+            benchmark: benchmark.into(),
+            measure: measure.into(),
+            goal,
+            figure: figure.into(),
+        };
+        eprintln!("  {row}");
+        self.rows.push(row);
+    }
+
+    /// The whole table, in Markdown with its columns aligned.
+    pub(crate) fn table(&self) -> String {
+        let head = ["benchmark", "measured", "goal", "figure", "verdict"].map(str::to_owned);
+        let cells: Vec<[String; 5]> = std::iter::once(head)
+            .chain(self.rows.iter().map(Row::cells))
+            .collect();
+        let widths: [usize; 5] = std::array::from_fn(|column| {
+            let lengths = cells.iter().map(|row| row[column].chars().count());
+            lengths.max().unwrap_or(0)
+        });
+        let mut table = String::new();
+        for (number, row) in cells.iter().enumerate() {
+            for (cell, width) in row.iter().zip(widths) {
+                let _ = write!(table, "| {cell:width$} ");
+            }
+            table.push_str("|\n");
+            if number == 0 {
+                for width in widths {
+                    let _ = write!(table, "|{}", "-".repeat(width + 2));
+                }
+                table.push_str("|\n");
+            }
+        }
+        table
+    }
+}
+
+impl Row {
+    fn cells(&self) -> [String; 5] {
+        [
+            self.benchmark.clone(),
+            self.measure.clone(),
+            self.goal.to_string(),
+            self.figure
+                .map_or_else(|| "–".to_owned(), |figure| figure.to_string()),
+            self.verdict().to_owned(),
+        ]
+    }
+
+    fn verdict(&self) -> &'static str {
+        let Some(figure) = self.figure else {
+            return "not measured";
+        };
+        let holds = |value: f64| match self.goal {
+            Goal::AtMost(most) => value <= most,
+            Goal::AtLeast(least) => value >= least,
+            Goal::None => true,
+        };
+        let certain = holds(figure.low) == holds(figure.high);
+        match (self.goal, holds(figure.median), certain) {
+            (Goal::None, ..) => "–",
+            (_, true, true) => "met",
+            (_, true, false) => "met, within the noise",
+            (_, false, true) => "missed",
+            (_, false, false) => "missed, within the noise",
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "≤ {most}"),
+            Self::AtLeast(least) => write!(f, "≥ {least}"),
+            Self::None => f.write_str("–"),
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [benchmark, measure, goal, figure, verdict] = self.cells();
+        write!(
+            f,
+            "{benchmark}: {measure} = {figure}, goal {goal}: {verdict}"
+        )
+    }
+}
