@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::event::{Event, Eviction};
 use crate::probe;
 use crate::shared::{Held, Shared, guarded_call};
-use crate::slots::{Pinged, Place};
+use crate::slots::{Pinged, Place, Rest};
 use crate::stats::Brief;
 use crate::table::Overdue;
 
@@ -101,8 +101,8 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
             table.inspect(batch, now, &mut idle, &mut overdue, effects)
         });
         let look_at_sending = u64::from(first / SENDING_CHECKS) == turn;
-        let mut dead: Vec<(Place, Eviction)> = Vec::new();
-        for (place, socket) in idle.drain(..) {
+        let mut dead: Vec<(Rest, Eviction)> = Vec::new();
+        for (rest, socket) in idle.drain(..) {
             let verdict = probe::verdict(&socket, allow_unread).or_else(|| {
                 if look_at_sending {
                     probe::cannot_send(&socket)
@@ -110,13 +110,13 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
                     None
                 }
             });
-            dead.extend(verdict.map(|why| (place, why)));
+            dead.extend(verdict.map(|why| (rest, why)));
         }
         if !dead.is_empty() {
             evicted += shared.with(|state, effects| {
                 let table = &mut state.table;
                 dead.iter()
-                    .filter(|&&(place, why)| table.evict_idle(place, why, now, effects))
+                    .filter(|&&(rest, why)| table.evict_idle(rest, why, now, effects))
                     .count()
             });
         }

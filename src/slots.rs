@@ -19,6 +19,14 @@ pub(crate) struct Place {
     pub(crate) id: u64,
 }
 
+/// One rest of a connection: the time between two of its leases.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    pub(crate) place: Place,
+    /// How many leases it had had.
+    leases: u64,
+}
+
 /// A connection on its way out of the table: to a caller, or to be closed.
 #[derive(Debug)]
 pub(crate) struct Lease<L> {
@@ -327,6 +335,20 @@ impl<L, H> Slots<L, H> {
             } if *id == place.id => Some(open),
             _ => None,
         }
+    }
+
+    /// The rest that an idle connection is having.
+    pub(crate) fn rest(&self, index: u32) -> Rest {
+        Rest {
+            place: self.place(index),
+            leases: self.open_at(index).leases,
+        }
+    }
+
+    /// Whether this rest still goes on.
+    pub(crate) fn is_resting(&self, rest: Rest) -> bool {
+        self.get(rest.place)
+            .is_some_and(|open| open.is_idle() && open.leases == rest.leases)
     }
 
     /// The open connection in this slot and its place, if there is one.

@@ -13,7 +13,7 @@ use crate::backoff::Random;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
 use crate::gate::Gate;
-use crate::slots::{Closed, Lease, Open, Pinged, Place, Slots};
+use crate::slots::{Closed, Lease, Pinged, Place, Rest, Slots};
 use crate::stats::Stats;
 use crate::waiters::{Answer, Failure, Ticket, Waiters};
 
@@ -440,19 +440,22 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// Closes an idle connection that was found dead, unless it has been leased meanwhile.
+    ///
+    /// A lease that began and ended meanwhile counts too: the bytes that the look found were the
+    /// reply to it, perhaps, and not left over.
     pub(crate) fn evict_idle(
         &mut self,
-        place: Place,
+        rest: Rest,
         why: Eviction,
         now: Instant,
         fx: &mut Effects<L, H, W>,
     ) -> bool {
         self.look(now);
-        let is_idle = self.slots.get(place).is_some_and(Open::is_idle);
-        if is_idle {
-            self.close(place, why, now, None, fx);
+        let is_resting = self.slots.is_resting(rest);
+        if is_resting {
+            self.close(rest.place, why, now, None, fx);
         }
-        is_idle
+        is_resting
     }
 
     /// Closes up to `most` connections that were idle too long, but leaves `min_idle`.
@@ -490,7 +493,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         &mut self,
         slots: std::ops::Range<u32>,
         now: Instant,
-        idle: &mut Vec<(Place, H)>,
+        idle: &mut Vec<(Rest, H)>,
         overdue: &mut Vec<Overdue>,
         fx: &mut Effects<L, H, W>,
     ) -> usize {
@@ -506,7 +509,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
                 self.close(place, Eviction::MaxLifetime, now, None, fx);
                 closed += 1;
             } else {
-                idle.push((place, open.handle.clone()));
+                idle.push((self.slots.rest(index), open.handle.clone()));
             }
         }
         closed
@@ -856,5 +859,45 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     fn look(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_leased_since_the_sweep_looked_is_not_evicted() {
+        let now = Instant::now();
+        let rules = Rules {
+            min_idle: 1,
+            max_connecting: 1,
+            idle_timeout: None,
+            max_lifetime: None,
+            probe_after: Duration::ZERO,
+            leak_after: None,
+        };
+        let mut table: Table<(), (), ()> = Table::new(1, rules, now);
+        let mut fx = Effects::default();
+        table.top_up(now, &mut fx);
+        let place = fx.connects[0].place;
+        table.connected(place, (), (), now, &mut fx);
+
+        let mut look = |table: &mut Table<(), (), ()>| {
+            let (mut idle, mut overdue) = (Vec::new(), Vec::new());
+            table.inspect(0..1, now, &mut idle, &mut overdue, &mut fx);
+            idle[0].0
+        };
+        let before = look(&mut table);
+        let (lease, _) = table.take(Some(now), None).unwrap();
+        let mut fx = Effects::default();
+        assert!(!table.evict_idle(before, Eviction::Unread, now, &mut fx));
+        table.give_back(lease.place, (), None, now, &mut fx);
+        assert!(!table.evict_idle(before, Eviction::Unread, now, &mut fx));
+        assert!(fx.closed.is_empty());
+
+        let after = look(&mut table);
+        assert!(table.evict_idle(after, Eviction::Unread, now, &mut fx));
+        assert_eq!(fx.closed.len(), 1);
     }
 }
