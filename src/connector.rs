@@ -296,6 +296,86 @@ struct Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use socket2::{Domain, Socket, Type};
+    use std::net::TcpListener;
+
+    /// A listener that swallows connects without a word, because its backlog is full.
+    struct BlackHole {
+        listener: Socket,
+        _backlog: Vec<TcpStream>,
+    }
+
+    impl BlackHole {
+        fn new() -> Self {
+            let listener = bound();
+            listener.listen(0).unwrap();
+            let address = address(&listener);
+            let moment = Duration::from_millis(100);
+            let backlog =
+                std::iter::from_fn(|| TcpStream::connect_timeout(&address, moment).ok()).collect();
+            Self {
+                listener,
+                _backlog: backlog,
+            }
+        }
+
+        fn address(&self) -> SocketAddr {
+            address(&self.listener)
+        }
+    }
+
+    /// A socket with a port of its own on which it does not listen yet.
+    fn bound() -> Socket {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).unwrap();
+        socket
+    }
+
+    fn address(socket: &Socket) -> SocketAddr {
+        socket.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    fn live() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    #[test]
+    fn a_dead_first_address_leaves_time_for_the_second() {
+        let (hole, (_listener, live)) = (BlackHole::new(), live());
+        let started = Instant::now();
+        let bound = Duration::from_secs(1);
+        let tcp = open(&[hole.address(), live], started + bound).unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), live);
+        assert!(started.elapsed() >= bound / 2);
+    }
+
+    #[test]
+    fn dead_addresses_share_the_time() {
+        let (hole, bound) = (BlackHole::new(), Duration::from_millis(200));
+        let started = Instant::now();
+        let error = open(&[hole.address(); 4], started + bound).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let took = started.elapsed();
+        assert!(took >= bound && took < Duration::from_secs(5), "{took:?}");
+    }
+
+    #[test]
+    fn a_refused_first_address_costs_the_second_nothing() {
+        let (deaf, (_listener, live)) = (bound(), live());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let tcp = open(&[address(&deaf), live], deadline).unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), live);
+    }
+
+    #[test]
+    fn no_time_is_a_timeout() {
+        let (_listener, live) = live();
+        let error = open(&[live], Instant::now()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 
     #[test]
     fn durations_round_up_and_fit() {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use jackpot::{Backoff, Builder, Factory, Pool};
+use jackpot::{Backoff, Builder, Eviction, Factory, Pool};
 
 /// Far longer than anything here takes; only a failing test waits for it.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -59,6 +59,44 @@ impl Peer {
             .limit(limit)
             .reap_interval(None)
     }
+}
+
+/// The one connection that this pool has made is idle again.
+#[track_caller]
+pub(crate) fn assert_back<C: Send + 'static>(pool: &Pool<C>) {
+    let stats = pool.stats();
+    assert_eq!(
+        (stats.idle, stats.open, stats.releases),
+        (1, 1, 0),
+        "{stats}"
+    );
+}
+
+/// The one connection that this pool has made has left it, for this reason.
+#[track_caller]
+pub(crate) fn assert_left<C: Send + 'static>(pool: &Pool<C>, why: Eviction) {
+    let stats = pool.stats();
+    let found = (stats.evicted(why), stats.releases, stats.open);
+    assert_eq!(found, (1, 1, 0), "not only {why}: {stats}");
+}
+
+/// Waits until the other side has closed; fails the test if it does not in good time.
+#[track_caller]
+pub(crate) fn assert_closed(socket: &mut TcpStream) {
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let error = loop {
+        match socket.read(&mut [0; 4096]) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+}
+
+/// A panic that says nothing on the terminal.
+pub(crate) fn panic_quietly() -> ! {
+    std::panic::resume_unwind(Box::new("on purpose"))
 }
 
 /// Closes with a reset instead of an orderly end.
@@ -122,6 +160,31 @@ fn name(tcp: &TcpStream) -> Option<PathBuf> {
 #[cfg(not(target_os = "linux"))]
 fn name(_: &TcpStream) -> Option<PathBuf> {
     None
+}
+
+/// An address that swallows connects without a word: a listener whose backlog is full.
+pub(crate) struct BlackHole {
+    listener: TcpListener,
+    _backlog: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub(crate) fn new() -> Self {
+        let listener = listen(([127, 0, 0, 1], 0).into(), 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut backlog = Vec::new();
+        while let Ok(tcp) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+            backlog.push(tcp);
+        }
+        Self {
+            listener,
+            _backlog: backlog,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
 }
 
 /// One retry after a moment: for tests of what happens when `pull` gives up.
@@ -299,13 +362,13 @@ impl Drop for Server {
 pub(crate) fn listen_again(address: SocketAddr) -> TcpListener {
     let mut listener = None;
     eventually("the port is free again", || {
-        listener = try_listen(address).ok();
+        listener = listen(address, 1024).ok();
         listener.is_some()
     });
     listener.unwrap()
 }
 
-fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM,
@@ -313,7 +376,7 @@ fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     )?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(1024)?;
+    socket.listen(backlog)?;
     Ok(socket.into())
 }
 
