@@ -88,9 +88,10 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         let mut ticket = None;
         loop {
             let now = Instant::now();
+            let holder = self.shared.holder();
             let (entry, alarm) = self.shared.with(|state, effects| {
                 let table = &mut state.table;
-                let entry = table.enter(ticket, &self.parker, stay, now, effects);
+                let entry = table.enter(ticket, &self.parker, stay, holder, now, effects);
                 let alarm = match entry {
                     Entry::Trying(seat) | Entry::Failed(seat, _) => table.alarm(seat),
                     _ => None,

@@ -177,6 +177,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         ticket: Option<Ticket>,
         waker: &W,
         stay: bool,
+        holder: Option<Thread>,
         now: Instant,
         fx: &mut Effects<L, H, W>,
     ) -> Entry<L> {
@@ -184,7 +185,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         if self.ended {
             return Entry::Ended;
         }
-        if let Some((lease, probe)) = self.take(Some(now), None) {
+        if let Some((lease, probe)) = self.take(Some(now), holder) {
             return Entry::Granted { lease, probe };
         }
         let claims = match ticket {
