@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::connector::Factory;
 use crate::error::Error;
 use crate::event::Event;
-use crate::shared::{BoxError, Held, Shared, guarded};
+use crate::shared::{BoxError, Held, Shared, destroy, guarded};
 use crate::stats::Brief;
 use crate::stream::Stream;
 use crate::table::Reserved;
@@ -43,9 +43,17 @@ pub(crate) fn spawn<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserv
 
 impl<C: Send + 'static> Drop for Reservation<C> {
     fn drop(&mut self) {
-        if let Some(reserved) = self.reserved.take() {
-            let error = Error::Connect(io::Error::other("no thread could be started to connect"));
-            let _ = self.fail(reserved, error, Duration::ZERO);
+        let Some(reserved) = self.reserved.take() else {
+            return;
+        };
+        let text = if thread::panicking() {
+            "the thread that connects panicked"
+        } else {
+            "no thread could be started to connect"
+        };
+        let error = Error::Connect(io::Error::other(text));
+        if let Some(next) = self.fail(reserved, error, Duration::ZERO) {
+            spawn(&self.shared, next);
         }
     }
 }
@@ -53,9 +61,10 @@ impl<C: Send + 'static> Drop for Reservation<C> {
 impl<C: Send + 'static> Reservation<C> {
     /// Makes the connection; the next one that this thread is to make.
     fn make(mut self) -> Option<Self> {
-        let reserved = self.reserved.take()?;
+        let reserved = self.reserved?;
         let started = Instant::now();
         let Some(factory) = self.shared.factory() else {
+            self.reserved = None;
             self.shared.with(|state, effects| {
                 let place = reserved.place;
                 state.table.connect_dropped(place, started, effects);
@@ -66,8 +75,9 @@ impl<C: Send + 'static> Reservation<C> {
             .open(&*factory, reserved.needed)
             .map_err(Error::Connect)
             .and_then(|tcp| self.shake_hands(tcp));
-        drop(factory);
+        destroy(factory);
         let took = started.elapsed();
+        self.reserved = None;
         let next = match made {
             Ok(held) => self.succeed(reserved, held, took),
             Err(error) => self.fail(reserved, error, took),
@@ -112,6 +122,7 @@ impl<C: Send + 'static> Reservation<C> {
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| Error::Handshake(Arc::from(error)))?;
         if let Some(why) = stream.socket().settle(true) {
+            destroy(client);
             let error: BoxError = format!("the connection was {why} during the handshake").into();
             return Err(Error::Handshake(Arc::from(error)));
         }
