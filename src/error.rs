@@ -179,7 +179,11 @@ impl Error {
     pub fn io_error(&self) -> Option<&io::Error> {
         let mut found = None;
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = next {
+        while let Some(mut error) = next {
+            // A handshake's error is the source inside its `Arc`.
+            if let Some(shared) = error.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>() {
+                error = &**shared;
+            }
             found = error.downcast_ref::<io::Error>().or(found);
             next = error.source();
         }
