@@ -230,10 +230,14 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// Why a try that comes behind `claims` others would fail at once.
     fn refusal(&self, claims: usize, now: Instant) -> Option<Failure> {
-        if self.slots.open() + claims >= self.limit {
+        let open = self.slots.open();
+        let Some(error) = self.gate.shut() else {
+            return (open + claims >= self.limit).then_some(Failure::Full);
+        };
+        // Connections that do not come about are no reason to call the pool full.
+        if open >= self.limit {
             return Some(Failure::Full);
         }
-        let error = self.gate.shut()?;
         if self.slots.connecting() == 0 && self.gate.may_start(now) {
             return None;
         }
