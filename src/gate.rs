@@ -61,22 +61,25 @@ impl Gate {
         self.last_start = Some(now);
     }
 
-    pub(crate) fn failed(&mut self, error: Arc<Error>, now: Instant) {
+    /// A connect failed; the error before, to be dropped by the caller.
+    pub(crate) fn failed(&mut self, error: Arc<Error>, now: Instant) -> Option<Arc<Error>> {
         let pause = self
             .outage
             .as_ref()
             .map_or(SPACING, |outage| (outage.pause * 2).min(PATIENCE));
         let drawn = self.random.between((pause / 2).max(SPACING), pause);
         let retry_at = self.last_start.unwrap_or(now) + drawn;
-        self.outage = Some(Outage {
+        let before = self.outage.replace(Outage {
             error,
             pause,
             retry_at,
         });
+        before.map(|outage| outage.error)
     }
 
-    pub(crate) fn lift(&mut self) {
-        self.outage = None;
+    /// The outage is over; its last error, to be dropped by the caller.
+    pub(crate) fn lift(&mut self) -> Option<Arc<Error>> {
+        self.outage.take().map(|outage| outage.error)
     }
 }
 

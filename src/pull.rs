@@ -220,15 +220,15 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     ticket,
                 }),
                 Some((Answer::Ended, _)) => Err(None),
-                Some((Answer::Failed(_), _)) | None => {
+                unheard => {
                     let cause = state.table.cause();
                     state.table.leave(seat, now, effects);
-                    Err(Some(cause))
+                    Err(Some((cause, unheard)))
                 }
             }
         });
         outcome.map_err(|left| match left {
-            Some(cause) => error(self, cause),
+            Some((cause, _unheard)) => error(self, cause),
             None => Error::Ended,
         })
     }

@@ -131,6 +131,9 @@ impl<C> Shared<C> {
         if let Some(held) = effects.leftover {
             destroy(held);
         }
+        for error in effects.errors {
+            destroy(error);
+        }
     }
 
     /// Closes a connection that has left the table, and tells of it.

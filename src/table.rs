@@ -28,6 +28,8 @@ pub(crate) struct Effects<L, H, W> {
     pub(crate) closed: Vec<Closed<L, H>>,
     /// What came back from a lease that had been cut; to be dropped.
     pub(crate) leftover: Option<L>,
+    /// Errors that nobody asks for any more; to be dropped, and what they own with them.
+    pub(crate) errors: Vec<Arc<Error>>,
     /// No lease and no connect is outstanding any more, and somebody waits for that.
     pub(crate) drained: bool,
 }
@@ -39,6 +41,7 @@ impl<L, H, W> Default for Effects<L, H, W> {
             connects: Vec::new(),
             closed: Vec::new(),
             leftover: None,
+            errors: Vec::new(),
             drained: false,
         }
     }
@@ -382,7 +385,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     ) {
         self.look(now);
         self.counts.connects += 1;
-        self.gate.lift();
+        fx.errors.extend(self.gate.lift());
         self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
             let least = lifetime / 10 * 9;
@@ -418,7 +421,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             let failure = Failure::Connect(Arc::clone(&error));
             fx.wake.push(self.waiters.fail(seat, failure));
         }
-        self.gate.failed(error, now);
+        fx.errors.extend(self.gate.failed(error, now));
         self.settle(now, fx);
     }
 
@@ -643,7 +646,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         }
         while let Some(seat) = self.waiters.first() {
             self.count_wait(self.waiters.ticket(seat), now);
-            fx.wake.push(self.waiters.serve(seat, Answer::Ended));
+            self.serve(seat, Answer::Ended, fx);
         }
         self.settle(now, fx);
         first
@@ -660,7 +663,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Forgets the outage: the factory is another one.
     pub(crate) fn lift_gate(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.look(now);
-        self.gate.lift();
+        fx.errors.extend(self.gate.lift());
         self.settle(now, fx);
     }
 
@@ -727,8 +730,15 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         let lease = self.slots.lease(index, now);
         let probe = used && self.wants_probe(&lease);
         self.count_wait(self.waiters.ticket(seat), now);
-        let waker = self.waiters.serve(seat, Answer::Granted { lease, probe });
+        self.serve(seat, Answer::Granted { lease, probe }, fx);
+    }
+
+    fn serve(&mut self, seat: u32, answer: Answer<L>, fx: &mut Effects<L, H, W>) {
+        let (waker, unheard) = self.waiters.serve(seat, answer);
         fx.wake.push(waker);
+        if let Some(Answer::Failed(Failure::Connect(error))) = unheard {
+            fx.errors.push(error);
+        }
     }
 
     fn wants_probe(&self, lease: &Lease<L>) -> bool {

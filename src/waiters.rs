@@ -163,16 +163,16 @@ impl<L, W: Clone> Waiters<L, W> {
         )
     }
 
-    /// Ends the wait of this waiter.
-    pub(crate) fn serve(&mut self, seat: u32, answer: Answer<L>) -> W {
+    /// Ends the wait of this waiter; also returns the failure of which it has not heard yet.
+    pub(crate) fn serve(&mut self, seat: u32, answer: Answer<L>) -> (W, Option<Answer<L>>) {
         self.order.remove(seat);
         let waiter = self.seat_mut(seat);
-        waiter.answer = Some(answer);
+        let unheard = waiter.answer.replace(answer);
         waiter.ticket.counted = true;
         let was_trying = std::mem::take(&mut waiter.trying);
         let waker = waiter.waker.clone();
         self.trying -= usize::from(was_trying);
-        waker
+        (waker, unheard)
     }
 
     /// Ends the current try of this waiter.
