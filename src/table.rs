@@ -591,9 +591,16 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// These overdue leases have been reported; what happened to them meanwhile.
     pub(crate) fn reported(&mut self, ids: &[u64]) -> Vec<Late> {
-        self.reporting.retain(|id| !ids.contains(id));
+        // Two sweeps may report leases of one connection at the same time: the last one tells.
+        for id in ids {
+            if let Some(at) = self.reporting.iter().position(|other| other == id) {
+                self.reporting.swap_remove(at);
+            }
+        }
         let late = std::mem::take(&mut self.late);
-        let (told, kept) = late.into_iter().partition(|late| ids.contains(&late.id));
+        let (kept, told) = late
+            .into_iter()
+            .partition(|late| self.reporting.contains(&late.id));
         self.late = kept;
         told
     }

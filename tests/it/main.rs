@@ -1,13 +1,18 @@
 //! Tests of the pool against real sockets, in rooms by behaviour.
 
 mod allocation;
+mod config;
+mod control;
+mod events;
 mod foreign_drops;
 mod late_replies;
 mod lines;
 mod liveness;
 mod load;
 mod options;
+mod panics;
 mod real;
+mod reaper;
 mod returns;
 mod support;
 mod tls;

@@ -1,5 +1,6 @@
 //! A server that does what it is told, and the means to wait for what must happen.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -7,11 +8,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::sync::{Arc, Condvar, Mutex, Once, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use jackpot::{Backoff, Builder, Eviction, Factory, Pool};
+use jackpot::{Backoff, Builder, Connection, Event, Eviction, Factory, Pool, Stats};
 
 /// Far longer than anything here takes; only a failing test waits for it.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -453,4 +454,153 @@ impl<T> Background<T> {
     pub(crate) fn is_done_with(&self) -> Option<T> {
         self.result.try_recv().ok()
     }
+}
+
+/// The identities that hold in every snapshot of a pool's numbers.
+#[track_caller]
+pub(crate) fn assert_sums(stats: &Stats) {
+    assert_eq!(stats.open, stats.idle + stats.leased, "{stats}");
+    assert_eq!(
+        stats.connects,
+        stats.releases + stats.open as u64,
+        "{stats}"
+    );
+    let evicted: u64 = jackpot::Eviction::all().map(|why| stats.evicted(why)).sum();
+    assert_eq!(stats.releases, evicted, "{stats}");
+}
+
+/// So many leases, in the order in which their connections were made.
+pub(crate) fn lease<C: Send + 'static>(pool: &Pool<C>, count: usize) -> Vec<Connection<C>> {
+    let mut leases: Vec<_> = (0..count).map(|_| pool.allocate().unwrap()).collect();
+    leases.sort_by_key(Connection::id);
+    leases
+}
+
+/// The connections that are idle, by their numbers.
+pub(crate) fn idle<C: Send + 'static>(pool: &Pool<C>) -> Vec<u64> {
+    let mut ids: Vec<u64> = pool
+        .connections()
+        .iter()
+        .filter(|connection| connection.state == jackpot::State::Idle)
+        .map(|connection| connection.id)
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// What an event function saw, in order, in a few words each.
+#[derive(Clone, Default)]
+pub(crate) struct Events {
+    seen: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Events {
+    /// Remembers an event and the thread that tells it.
+    pub(crate) fn note(&self, event: &Event) {
+        let thread = thread::current().name().unwrap_or("?").to_owned();
+        self.seen.lock().unwrap().push((in_words(event), thread));
+    }
+
+    /// An event function that only remembers.
+    pub(crate) fn listener(&self) -> impl Fn(&Event) + Send + Sync + 'static {
+        let events = self.clone();
+        move |event| events.note(event)
+    }
+
+    pub(crate) fn all(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().map(|(event, _)| event.clone()).collect()
+    }
+
+    pub(crate) fn count(&self, event: &str) -> usize {
+        self.all().iter().filter(|seen| *seen == event).count()
+    }
+
+    /// The name of the thread that told this event first.
+    pub(crate) fn teller(&self, event: &str) -> Option<String> {
+        let seen = self.seen.lock().unwrap();
+        let found = seen.iter().find(|(what, _)| what == event);
+        found.map(|(_, thread)| thread.clone())
+    }
+}
+
+/// The event without its durations.
+pub(crate) fn in_words(event: &Event) -> String {
+    match event {
+        Event::Connected { id, .. } => format!("{id} connected"),
+        Event::ConnectFailed { error, .. } => format!("{error}"),
+        Event::Evicted { id, why, .. } => format!("{id} evicted: {why}"),
+        Event::Overdue { id, thread, .. } => {
+            format!("{id} overdue by {}", thread.as_deref().unwrap_or("?"))
+        }
+        Event::Freed(freed) => {
+            let (kept, closed, doomed) = (freed.kept, freed.closed, freed.doomed);
+            format!("freed {kept}, {closed}, {doomed}")
+        }
+        Event::Ended => "ended".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+type Ear = Arc<dyn Fn(&log::Record<'_>) + Send + Sync>;
+
+thread_local! {
+    static EAR: RefCell<Option<Ear>> = const { RefCell::new(None) };
+}
+
+/// From now on this thread's log records go to `ear`.
+///
+/// A pool's own threads run functions of the test's, which can call this there.
+pub(crate) fn overhear(ear: impl Fn(&log::Record<'_>) + Send + Sync + 'static) {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        log::set_logger(&Logger).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+    EAR.set(Some(Arc::new(ear)));
+}
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let ear = EAR.try_with(|ear| ear.borrow().clone());
+        if let Ok(Some(ear)) = ear {
+            ear(record);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Runs a test in a process of its own, where the threads that it counts are its own.
+pub(crate) fn alone(name: &str, test: impl FnOnce()) {
+    const MARK: &str = "JACKPOT_TEST_ALONE";
+    if std::env::var_os(MARK).is_some() {
+        return test();
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(MARK, "yes")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{told}"
+    );
+}
+
+/// How many threads of this process have a name that begins like this.
+#[cfg(target_os = "linux")]
+pub(crate) fn threads_named(prefix: &str) -> usize {
+    std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .filter(|name| name.starts_with(prefix))
+        .count()
 }
