@@ -229,14 +229,16 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// Why a try that comes behind `claims` others would fail at once.
     fn refusal(&self, claims: usize, now: Instant) -> Option<Failure> {
-        if self.slots.open() + claims >= self.limit {
-            return Some(Failure::Full);
-        }
-        let error = self.gate.shut()?;
-        if self.slots.connecting() == 0 && self.gate.may_start(now) {
+        let has_room = self.slots.open() + claims < self.limit;
+        let may_start = match self.gate.shut() {
+            None => true,
+            Some(_) => self.slots.connecting() == 0 && self.gate.may_start(now),
+        };
+        if has_room && may_start {
             return None;
         }
-        Some(Failure::Connect(Arc::clone(error)))
+        // Where only those who come first leave no room, an outage is why they still wait.
+        Some(self.cause().unwrap_or(Failure::Full))
     }
 
     /// A try through a shut gate starts its connect itself; all else is settled as usual.
@@ -285,10 +287,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// Why there is no connection at this moment, if there is more to say than "not yet".
     pub(crate) fn cause(&self) -> Option<Failure> {
-        if let Some(error) = self.gate.shut() {
-            return Some(Failure::Connect(Arc::clone(error)));
+        if self.slots.open() >= self.limit {
+            return Some(Failure::Full);
         }
-        (self.slots.open() >= self.limit).then_some(Failure::Full)
+        let error = self.gate.shut()?;
+        Some(Failure::Connect(Arc::clone(error)))
     }
 
     /// A lease came back, fit to be used again unless the verdict says otherwise.

@@ -164,6 +164,37 @@ fn the_cause_keeps_its_text_where_there_is_no_code() {
 }
 
 #[test]
+fn the_cause_is_the_outage_for_those_too_for_whom_the_limit_leaves_no_connect() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = shut(&line, 1);
+    pool.set_backoff(impatient()).unwrap();
+    let errors = errors_of(10, &pool, Pool::pull);
+    let text = io::Error::from(ErrorKind::ConnectionRefused).to_string();
+    expect_cause(&errors, ErrorKind::ConnectionRefused, None, &text);
+    let errors = errors_of(10, &pool, |pool| {
+        pool.pull_timeout(Duration::from_millis(30))
+    });
+    expect_cause(&errors, ErrorKind::ConnectionRefused, None, &text);
+}
+
+#[test]
+fn the_cause_is_full_when_all_of_the_limit_is_leased_although_a_connect_once_failed() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(2);
+    let _lease = pool.allocate().unwrap();
+    line.down();
+    assert!(pool.allocate().unwrap_err().is_connect());
+    pool.set_limit(1);
+    pool.set_backoff(impatient()).unwrap();
+    assert!(pool.pull().unwrap_err().is_full());
+    assert!(pool.allocate().unwrap_err().is_full());
+    let error = pool.pull_timeout(Duration::from_millis(5)).unwrap_err();
+    assert!(error.is_full(), "{error:?}");
+}
+
+#[test]
 fn first_attempts_in_an_outage_share_the_last_failure() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
