@@ -232,7 +232,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         let has_room = self.slots.open() + claims < self.limit;
         let may_start = match self.gate.shut() {
             None => true,
-            Some(_) => self.slots.connecting() == 0 && self.gate.may_start(now),
+            Some(_) => self.slots.connecting_anew() == 0 && self.gate.may_start(now),
         };
         if has_room && may_start {
             return None;
@@ -380,7 +380,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     ) {
         self.look(now);
         self.counts.connects += 1;
-        self.gate.lift();
+        if !self.slots.is_outdated(place) {
+            self.gate.lift();
+        }
         self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
             let least = lifetime / 10 * 9;
@@ -410,13 +412,16 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     ) {
         self.look(now);
         self.counts.connect_failures += 1;
+        let outdated = self.slots.is_outdated(place);
         self.slots.abandon(place);
-        self.topping_up = false;
-        if let Some(seat) = self.waiters.unassign(place.id) {
-            let failure = Failure::Connect(Arc::clone(&error));
-            fx.wake.push(self.waiters.fail(seat, failure));
+        if !outdated {
+            self.topping_up = false;
+            if let Some(seat) = self.waiters.unassign(place.id) {
+                let failure = Failure::Connect(Arc::clone(&error));
+                fx.wake.push(self.waiters.fail(seat, failure));
+            }
+            self.gate.failed(error, now);
         }
-        self.gate.failed(error, now);
         self.settle(now, fx);
     }
 
@@ -648,10 +653,12 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.settle(now, fx);
     }
 
-    /// Forgets the outage: the factory is another one.
-    pub(crate) fn lift_gate(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+    /// The factory is another one: forgets the outage, and counts on no connect under way.
+    pub(crate) fn factory_changed(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.look(now);
         self.gate.lift();
+        self.slots.outdate_connects();
+        self.waiters.unassign_all();
         self.settle(now, fx);
     }
 
@@ -728,13 +735,14 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// Whether another connect is wanted, and may start.
     fn is_connect_due(&self, now: Instant) -> bool {
+        let anew = self.slots.connecting_anew();
         let connecting = self.slots.connecting();
-        if self.ended || self.slots.occupied() >= self.limit || connecting >= self.wanted() {
+        if self.ended || self.slots.occupied() >= self.limit || anew >= self.wanted() {
             return false;
         }
         match self.gate.retry_at() {
             None => connecting < self.rules.max_connecting,
-            Some(retry_at) => connecting == 0 && now >= retry_at,
+            Some(retry_at) => anew == 0 && now >= retry_at,
         }
     }
 
@@ -764,9 +772,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// Ends the tries for which no connect is under way or can be started.
     fn fail_hopeless_tries(&mut self, fx: &mut Effects<L, H, W>) {
-        let connecting = self.slots.connecting();
+        let anew = self.slots.connecting_anew();
         let (hopeful, failure) = match self.gate.shut() {
-            Some(error) => (connecting, Failure::Connect(Arc::clone(error))),
+            Some(error) => (anew, Failure::Connect(Arc::clone(error))),
             None => (self.limit.saturating_sub(self.slots.open()), Failure::Full),
         };
         let hopeless = self.waiters.trying().saturating_sub(hopeful);
@@ -775,7 +783,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// During an outage the first waiter keeps the pool trying; tells it when.
     fn set_alarm(&mut self, fx: &mut Effects<L, H, W>) {
-        let rests = self.slots.connecting() == 0 && self.slots.occupied() < self.limit;
+        let rests = self.slots.connecting_anew() == 0 && self.slots.occupied() < self.limit;
         let retry_at = self.gate.retry_at().filter(|_| rests);
         let alarm = self.waiters.first().zip(retry_at);
         if self.alarm == alarm {
