@@ -189,3 +189,33 @@ impl std::fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::Builder;
+    use crate::shared::Parker;
+    use crate::table::Entry;
+
+    #[test]
+    fn a_connect_without_a_thread_starts_the_one_that_is_due_after_it() {
+        let (called, calls) = std::sync::mpsc::channel();
+        let factory = move || {
+            called.send(()).map_err(io::Error::other)?;
+            Err(io::ErrorKind::ConnectionRefused.into())
+        };
+        let builder = Builder::new(factory).reap_interval(None);
+        let pool = builder.build().unwrap();
+        let shared = Arc::clone(pool.shared());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+        let waker = Arc::new(Parker::default());
+        let reserved = shared.with(|state, effects| {
+            let table = &mut state.table;
+            let entry = table.enter(None, &waker, true, None, long_ago, effects);
+            assert!(matches!(entry, Entry::Trying(_)));
+            effects.connects.pop()
+        });
+        drop(Reservation { shared, reserved });
+        calls.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+}

@@ -114,6 +114,8 @@ struct Conn {
 struct Connect {
     place: Place,
     owner: Option<u64>,
+    /// Whether its factory has been replaced.
+    outdated: bool,
 }
 
 /// A caller with a seat.
@@ -590,7 +592,11 @@ impl Walk {
             return;
         }
         let index = self.random.below(self.connecting.len());
-        let Connect { place, owner } = self.connecting.remove(index);
+        let Connect {
+            place,
+            owner,
+            outdated,
+        } = self.connecting.remove(index);
         let mut fx = Effects::default();
         let mut expected = Expected::default();
         if self.has_ended && self.random.chance(50) {
@@ -603,6 +609,10 @@ impl Walk {
             self.table
                 .connect_failed(place, Arc::clone(&error), now, &mut fx);
             self.counts.connect_failures += 1;
+            if outdated {
+                self.settle(now, &fx, &mut expected);
+                return self.check(&expected, fx);
+            }
             self.is_topping_up = false;
             let failed = self
                 .queue
@@ -621,17 +631,25 @@ impl Walk {
             });
             self.settle(now, &fx, &mut expected);
         } else {
-            self.connected(place, &mut fx, &mut expected);
+            self.connected(place, outdated, &mut fx, &mut expected);
         }
         self.check(&expected, fx);
     }
 
-    fn connected(&mut self, place: Place, fx: &mut Effects, expected: &mut Expected) {
+    fn connected(
+        &mut self,
+        place: Place,
+        outdated: bool,
+        fx: &mut Effects,
+        expected: &mut Expected,
+    ) {
         let now = self.looked_at_the_clock();
         let value = Value::new(place.id, &self.alive);
         self.table.connected(place, value, place.id, now, fx);
         self.counts.connects += 1;
-        self.outage = None;
+        if !outdated {
+            self.outage = None;
+        }
         let open = self.table.slots().get(place);
         let expires = open.and_then(|open| open.expires);
         let conn = Conn {
@@ -1017,8 +1035,12 @@ impl Walk {
         if self.random.chance(40) {
             let now = self.looked_at_the_clock();
             let mut fx = Effects::default();
-            self.table.lift_gate(now, &mut fx);
+            self.table.factory_changed(now, &mut fx);
             self.outage = None;
+            for connect in &mut self.connecting {
+                connect.outdated = true;
+                connect.owner = None;
+            }
             let mut expected = Expected::default();
             self.settle(now, &fx, &mut expected);
             self.check(&expected, fx);
@@ -1110,7 +1132,7 @@ impl Walk {
         let is_spaced = self
             .last_start
             .is_none_or(|start| now.saturating_duration_since(start) >= SPACING);
-        let may_start = self.connecting.is_empty() && is_spaced;
+        let may_start = self.may_try_anew() && is_spaced;
         (!may_start).then(|| Cause::Connect(Arc::clone(&outage.error)))
     }
 
@@ -1132,6 +1154,18 @@ impl Walk {
     fn is_first_patient(&self, now: Instant) -> bool {
         let until = self.queue.first().and_then(|first| first.patient_until);
         self.occupied() >= self.limit && until.is_some_and(|until| now < until)
+    }
+
+    fn connecting_anew(&self) -> usize {
+        self.connecting.iter().filter(|c| !c.outdated).count()
+    }
+
+    fn may_connect(&self) -> bool {
+        self.occupied() < self.limit && self.connecting.len() < self.rules.max_connecting
+    }
+
+    fn may_try_anew(&self) -> bool {
+        self.may_connect() && self.connecting_anew() == 0
     }
 
     fn lease_newest(&mut self, since: Instant) -> Option<(u64, bool)> {
@@ -1218,7 +1252,7 @@ impl Walk {
         let mut others = others.chain(self.connecting.iter().map(|c| c.place.index));
         assert!(others.all(|other| other != place.index));
         if self.outage.is_some() {
-            assert!(self.connecting.is_empty(), "two connects in an outage");
+            assert_eq!(self.connecting_anew(), 0, "two connects in an outage");
             let pause = now.saturating_duration_since(self.last_start.unwrap());
             assert!(
                 pause >= SPACING,
@@ -1227,7 +1261,11 @@ impl Walk {
         }
         self.highest_id = place.id;
         self.last_start = Some(now);
-        self.connecting.push(Connect { place, owner });
+        self.connecting.push(Connect {
+            place,
+            owner,
+            outdated: false,
+        });
     }
 
     fn settle(&mut self, now: Instant, fx: &Effects, expected: &mut Expected) {
@@ -1241,14 +1279,14 @@ impl Walk {
         loop {
             let spare = min_idle.saturating_sub(self.idle.len());
             let spare = if self.is_topping_up { spare } else { 0 };
-            let connecting = self.connecting.len();
+            let connecting = self.connecting_anew();
             let is_wanted = connecting < self.queue.len() + spare;
             if self.has_ended || self.occupied() >= self.limit || !is_wanted {
                 break;
             }
             let may = match &self.outage {
-                None => connecting < self.rules.max_connecting,
-                Some(_) if connecting > 0 => false,
+                None => self.may_connect(),
+                Some(_) if !self.may_try_anew() => false,
                 // In between, the table alone knows when.
                 Some(outage) if now < outage.earliest => false,
                 Some(outage) => now >= outage.latest || fx.connects.len() > expected.connects,
@@ -1262,7 +1300,7 @@ impl Walk {
         }
         let (hopeful, cause) = match &self.outage {
             Some(outage) => (
-                self.connecting.len(),
+                self.connecting_anew(),
                 Cause::Connect(Arc::clone(&outage.error)),
             ),
             None => (self.limit.saturating_sub(self.open()), Cause::Full),
@@ -1318,8 +1356,7 @@ impl Walk {
 
     /// Everybody with news is woken, and the first waiter keeps an outage's pool trying.
     fn check_alarm(&mut self, expected: &Expected, fx: &Effects) {
-        let rests = self.connecting.is_empty() && self.occupied() < self.limit;
-        let first = self.queue.first().filter(|_| rests);
+        let first = self.queue.first().filter(|_| self.may_try_anew());
         let mut alarm = None;
         if let (Some(first), Some(outage)) = (first, &mut self.outage) {
             let at = self.table.alarm(first.seat);

@@ -68,7 +68,7 @@ impl<C> Pool<C> {
         }
     }
 
-    fn shared(&self) -> &Arc<Shared<C>> {
+    pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
         &self.owner.shared
     }
 }

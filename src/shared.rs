@@ -354,7 +354,7 @@ impl<C> Shared<C> {
         let now = Instant::now();
         let old = self.with(|state, effects| {
             let old = std::mem::replace(&mut state.factory, factory);
-            state.table.lift_gate(now, effects);
+            state.table.factory_changed(now, effects);
             old
         });
         destroy(old);

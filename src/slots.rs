@@ -52,6 +52,8 @@ pub(crate) struct Slots<L, H> {
     idle: Order,
     leased: usize,
     connecting: usize,
+    /// How many of those use a factory that has been replaced.
+    outdated: usize,
     next_id: u64,
 }
 
@@ -64,7 +66,7 @@ struct Slot<L, H> {
 #[derive(Debug)]
 enum Content<L, H> {
     Vacant,
-    Connecting { since: Instant },
+    Connecting { since: Instant, outdated: bool },
     Open(Open<L, H>),
 }
 
@@ -105,6 +107,7 @@ impl<L, H> Slots<L, H> {
             idle: Order::new(),
             leased: 0,
             connecting: 0,
+            outdated: 0,
             next_id: 1,
         }
     }
@@ -119,6 +122,11 @@ impl<L, H> Slots<L, H> {
 
     pub(crate) fn connecting(&self) -> usize {
         self.connecting
+    }
+
+    /// How many connects are under way through the factory that is in use now.
+    pub(crate) fn connecting_anew(&self) -> usize {
+        self.connecting - self.outdated
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -149,27 +157,52 @@ impl<L, H> Slots<L, H> {
         debug_assert!(matches!(slot.content, Content::Vacant));
         *slot = Slot {
             id,
-            content: Content::Connecting { since: now },
+            content: Content::Connecting {
+                since: now,
+                outdated: false,
+            },
         };
         self.connecting += 1;
         Place { index, id }
     }
 
+    /// The factory has been replaced: the connects under way are those of the one before.
+    pub(crate) fn outdate_connects(&mut self) {
+        for slot in &mut self.all {
+            if let Content::Connecting { outdated, .. } = &mut slot.content {
+                *outdated = true;
+            }
+        }
+        self.outdated = self.connecting;
+    }
+
+    /// Whether this connect, which is under way, uses a factory that has been replaced.
+    pub(crate) fn is_outdated(&self, place: Place) -> bool {
+        matches!(
+            self.slot(place).content,
+            Content::Connecting { outdated: true, .. }
+        )
+    }
+
     /// The connection was not made: its slot is vacant again.
     pub(crate) fn abandon(&mut self, place: Place) {
+        self.end_connect(place);
+        self.vacate(place);
+    }
+
+    fn end_connect(&mut self, place: Place) {
         debug_assert!(matches!(
             self.slot(place).content,
             Content::Connecting { .. }
         ));
+        self.outdated -= usize::from(self.is_outdated(place));
         self.connecting -= 1;
-        self.vacate(place);
     }
 
     /// The connection was made, and counts as leased until it is parked or handed out.
     pub(crate) fn fill(&mut self, place: Place, handle: H, now: Instant, expires: Option<Instant>) {
-        let slot = &mut self.all[place.index as usize];
-        debug_assert!(matches!(slot.content, Content::Connecting { .. }));
-        slot.content = Content::Open(Open {
+        self.end_connect(place);
+        self.all[place.index as usize].content = Content::Open(Open {
             handle,
             parked: None,
             born: now,
@@ -180,7 +213,6 @@ impl<L, H> Slots<L, H> {
             doom: None,
             holder: None,
         });
-        self.connecting -= 1;
         self.leased += 1;
     }
 
@@ -344,7 +376,7 @@ impl<L, H> Slots<L, H> {
     ) -> impl Iterator<Item = (u64, State, Instant, Instant, u64, Option<&H>)> {
         self.all.iter().filter_map(|slot| match &slot.content {
             Content::Vacant => None,
-            Content::Connecting { since } => {
+            Content::Connecting { since, .. } => {
                 Some((slot.id, State::Connecting, *since, *since, 0, None))
             }
             Content::Open(open) => {

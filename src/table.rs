@@ -279,7 +279,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         if open >= self.limit {
             return Some(Failure::Full);
         }
-        if self.slots.connecting() == 0 && self.gate.may_start(now) {
+        if self.may_try_anew() && self.gate.may_start(now) {
             return None;
         }
         Some(Failure::Connect(Arc::clone(error)))
@@ -432,7 +432,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     ) {
         self.look(now);
         self.counts.connects += 1;
-        fx.spent.extend(self.gate.lift());
+        if !self.slots.is_outdated(place) {
+            fx.spent.extend(self.gate.lift());
+        }
         self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
             let least = lifetime / 10 * 9;
@@ -462,13 +464,16 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     ) {
         self.look(now);
         self.counts.connect_failures += 1;
+        let outdated = self.slots.is_outdated(place);
         self.slots.abandon(place);
-        self.topping_up = false;
-        if let Some(seat) = self.waiters.unassign(place.id) {
-            let failure = Failure::Connect(Arc::clone(&error));
-            fx.wake.push(self.waiters.fail(seat, failure));
+        if !outdated {
+            self.topping_up = false;
+            if let Some(seat) = self.waiters.unassign(place.id) {
+                let failure = Failure::Connect(Arc::clone(&error));
+                fx.wake.push(self.waiters.fail(seat, failure));
+            }
+            fx.spent.extend(self.gate.failed(error, now));
         }
-        fx.spent.extend(self.gate.failed(error, now));
         self.settle(now, fx);
     }
 
@@ -716,10 +721,12 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.settle(now, fx);
     }
 
-    /// Forgets the outage: the factory is another one.
-    pub(crate) fn lift_gate(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+    /// The factory is another one: forgets the outage, and counts on no connect under way.
+    pub(crate) fn factory_changed(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.look(now);
         fx.spent.extend(self.gate.lift());
+        self.slots.outdate_connects();
+        self.waiters.unassign_all();
         self.settle(now, fx);
     }
 
@@ -817,14 +824,22 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// Whether another connect is wanted, and may start.
     fn is_connect_due(&self, now: Instant) -> bool {
-        let connecting = self.slots.connecting();
-        if self.ended || self.slots.occupied() >= self.limit || connecting >= self.wanted() {
+        if self.ended || self.slots.connecting_anew() >= self.wanted() {
             return false;
         }
         match self.gate.retry_at() {
-            None => connecting < self.rules.max_connecting,
-            Some(retry_at) => connecting == 0 && now >= retry_at,
+            None => self.may_connect(),
+            Some(retry_at) => self.may_try_anew() && now >= retry_at,
         }
+    }
+
+    fn may_connect(&self) -> bool {
+        !self.is_at_limit() && self.slots.connecting() < self.rules.max_connecting
+    }
+
+    /// During an outage there is one connect at a time; one of a factory before does not count.
+    fn may_try_anew(&self) -> bool {
+        self.may_connect() && self.slots.connecting_anew() == 0
     }
 
     /// How many connects should be under way, if nothing forbids it.
@@ -853,9 +868,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// Ends the tries for which no connect is under way or can be started.
     fn fail_hopeless_tries(&mut self, fx: &mut Effects<L, H, W>) {
-        let connecting = self.slots.connecting();
+        let anew = self.slots.connecting_anew();
         let (hopeful, failure) = match self.gate.shut() {
-            Some(error) => (connecting, Failure::Connect(Arc::clone(error))),
+            Some(error) => (anew, Failure::Connect(Arc::clone(error))),
             None => (self.limit.saturating_sub(self.slots.open()), Failure::Full),
         };
         let hopeless = self.waiters.trying().saturating_sub(hopeful);
@@ -864,8 +879,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// During an outage the first waiter keeps the pool trying; tells it when.
     fn set_alarm(&mut self, fx: &mut Effects<L, H, W>) {
-        let rests = self.slots.connecting() == 0 && self.slots.occupied() < self.limit;
-        let retry_at = self.gate.retry_at().filter(|_| rests);
+        let retry_at = self.gate.retry_at().filter(|_| self.may_try_anew());
         let alarm = self.waiters.first().zip(retry_at);
         if self.alarm == alarm {
             return;

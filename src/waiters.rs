@@ -236,6 +236,13 @@ impl<L, W: Clone> Waiters<L, W> {
             .find(|&seat| self.seat(seat).connect.is_none())
     }
 
+    /// Forgets all connections that are being made: nobody is to count on them any more.
+    pub(crate) fn unassign_all(&mut self) {
+        for seat in self.seats.iter_mut().flatten() {
+            seat.connect = None;
+        }
+    }
+
     /// Forgets that this connection is being made; who tries for it is returned.
     pub(crate) fn unassign(&mut self, id: u64) -> Option<u32> {
         let seat = self

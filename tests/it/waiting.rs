@@ -1,0 +1,812 @@
+//! Who waits, who is served, and by what.
+
+use std::io;
+use std::net::Shutdown;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jackpot::{Close, Connection, Error, Event, Eviction, Pool, Stream};
+
+use crate::line::{Line, Queue, patient, restless};
+use crate::support::{Gate, Peer, SOON, Server, background, eventually};
+
+const MOMENT: Duration = Duration::from_millis(30);
+
+/// Not a limit that matters: what a call may take on a machine that is busy with other things.
+const SLACK: Duration = Duration::from_secs(3);
+
+#[test]
+fn waiters_are_served_first_come_first_served() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    let lease = pool.allocate().unwrap();
+    let queue = Queue::of(&pool, 8);
+    drop(lease);
+    queue.expect_order(0..8);
+    assert_eq!(pool.stats().connects, 1);
+}
+
+#[test]
+fn a_caller_that_comes_back_at_once_does_not_barge_in() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    for _ in 0..100 {
+        let lease = pool.pull().unwrap();
+        let waiter = pool.clone();
+        let (served, serve) = mpsc::channel();
+        let waiter = background(move || {
+            let lease = waiter.pull().unwrap();
+            serve.recv().unwrap();
+            drop(lease);
+        });
+        eventually("somebody waits", || pool.stats().waiting == 1);
+        drop(lease);
+        assert!(pool.allocate().unwrap_err().is_full());
+        assert!(pool.pull_timeout(Duration::ZERO).unwrap_err().is_timeout());
+        served.send(()).unwrap();
+        drop(pool.pull().unwrap());
+        waiter.join();
+    }
+}
+
+#[test]
+fn allocate_does_not_go_ahead_of_a_waiter() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(3);
+    let lease = pool.allocate().unwrap();
+    let id = Connection::id(&lease);
+    let gate = line.held();
+    let queue = Queue::of(&pool, 1);
+    let late_comer = pool.clone();
+    let late_comer = background(move || late_comer.allocate().map(|lease| Connection::id(&lease)));
+    eventually("both connect", || gate.waiting() == 2);
+    drop(lease);
+    let (_, first) = queue.next();
+    assert_eq!(Connection::id(&first), id);
+    gate.open();
+    assert_ne!(late_comer.join().unwrap(), id);
+}
+
+/// Three wait at the limit of one; `give_up` frees the slot, and the oldest waiter connects.
+#[track_caller]
+fn expect_the_oldest_is_served(pool: &Pool, free_slot: impl FnOnce(Connection)) {
+    let lease = pool.allocate().unwrap();
+    let id = Connection::id(&lease);
+    let queue = Queue::of(pool, 3);
+    free_slot(lease);
+    let (place, lease) = queue.next();
+    assert_eq!(place, 0);
+    assert_ne!(Connection::id(&lease), id);
+    assert_eq!(pool.stats().waiting, 2);
+    drop(lease);
+    queue.expect_order(1..3);
+}
+
+#[test]
+fn a_broken_return_at_the_limit_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    expect_the_oldest_is_served(&pool, |lease| lease.shutdown(Shutdown::Both).unwrap());
+    assert_eq!(pool.stats().evicted(Eviction::Broken), 1);
+}
+
+#[test]
+fn an_unanswered_return_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    expect_the_oldest_is_served(&pool, |mut lease| {
+        io::Write::write_all(&mut lease, b"a question").unwrap();
+    });
+    assert_eq!(pool.stats().evicted(Eviction::Unanswered), 1);
+}
+
+#[test]
+fn a_discarded_connection_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    expect_the_oldest_is_served(&pool, Connection::discard);
+}
+
+#[test]
+fn a_detached_connection_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    expect_the_oldest_is_served(&pool, |lease| drop(Connection::detach(lease)));
+}
+
+#[test]
+fn a_panic_with_a_lease_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    expect_the_oldest_is_served(&pool, |lease| {
+        let thread = thread::spawn(move || {
+            let _lease = lease;
+            panic!("in the middle of a conversation");
+        });
+        thread.join().unwrap_err();
+    });
+    assert_eq!(pool.stats().evicted(Eviction::Panicked), 1);
+}
+
+#[test]
+fn a_failed_recycle_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let first = Mutex::new(true);
+    let recycle = move |_: &mut Stream| {
+        if std::mem::take(&mut *first.lock().unwrap()) {
+            return Err(io::Error::other("spilt"));
+        }
+        Ok(())
+    };
+    let line = Line::to(peer.address());
+    let pool = line.builder(1).recycle(recycle).build().unwrap();
+    expect_the_oldest_is_served(&pool, drop);
+    assert_eq!(pool.stats().evicted(Eviction::RecycleFailed), 1);
+}
+
+#[test]
+fn an_expired_connection_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address())
+        .builder(1)
+        .max_lifetime(Some(Duration::from_millis(1)))
+        .build()
+        .unwrap();
+    expect_the_oldest_is_served(&pool, |lease| {
+        eventually("it is old", || {
+            pool.connections()[0].age > Duration::from_millis(1)
+        });
+        drop(lease);
+    });
+    assert!(pool.stats().evicted(Eviction::MaxLifetime) >= 1);
+}
+
+#[test]
+fn a_freed_connection_serves_the_oldest_waiter_when_it_comes_back() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    expect_the_oldest_is_served(&pool, |lease| {
+        assert_eq!(pool.free(0).doomed, 1);
+        assert_eq!(pool.stats().connecting, 0);
+        drop(lease);
+    });
+    assert_eq!(pool.stats().evicted(Eviction::Freed), 1);
+}
+
+#[test]
+fn a_connection_freed_the_hard_way_serves_the_oldest_waiter_at_once() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    let mut cut = None;
+    expect_the_oldest_is_served(&pool, |lease| {
+        assert_eq!(pool.free_with(0, Close::Hard).closed, 1);
+        cut = Some(lease);
+    });
+    assert_eq!(pool.stats().evicted(Eviction::Freed), 1);
+}
+
+#[test]
+fn a_connection_that_died_in_the_hand_off_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    expect_the_oldest_is_served(&pool, |lease| {
+        drop(peer.accept());
+        eventually("the end has arrived", || {
+            matches!(lease.tcp().peek(&mut [0]), Ok(0))
+        });
+        drop(lease);
+    });
+    assert_eq!(pool.stats().evicted(Eviction::PeerClosed), 1);
+}
+
+#[test]
+fn a_raised_limit_serves_the_oldest_waiters() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(1);
+    let first = pool.allocate().unwrap();
+    let queue = Queue::of(&pool, 4);
+    pool.set_limit(2);
+    let (place, second) = queue.next();
+    assert_eq!((place, pool.stats().waiting), (0, 3));
+    pool.set_limit(3);
+    let (place, third) = queue.next();
+    assert_eq!((place, pool.stats().waiting), (1, 2));
+    drop(first);
+    queue.expect_order(2..4);
+    drop((second, third));
+    assert_eq!(line.calls(), 3);
+}
+
+#[test]
+fn a_failed_connect_serves_the_oldest_waiter() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let gate = Gate::default();
+    let way = gate.clone();
+    line.meets(move |call| {
+        if call == 0 {
+            way.pass();
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(())
+    });
+    let pool = line.pool(1);
+    let caller = pool.clone();
+    let caller = background(move || caller.allocate().map(Connection::detach));
+    eventually("it connects", || gate.waiting() == 1);
+    let queue = Queue::of(&pool, 3);
+    gate.open();
+    assert!(caller.join().unwrap_err().is_connect());
+    queue.expect_order(0..3);
+    assert_eq!(line.calls(), 2);
+}
+
+#[test]
+fn a_connection_that_comes_back_as_its_waiter_gives_up_is_not_lost() {
+    const LIMIT: usize = 2;
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(LIMIT);
+    let callers: Vec<_> = (0..6)
+        .map(|caller| {
+            let pool = pool.clone();
+            background(move || {
+                let mut timeouts = 0;
+                for turn in 0..400 {
+                    let patience = Duration::from_micros((caller * 31 + turn * 17) % 200);
+                    match pool.pull_timeout(patience) {
+                        Ok(lease) if turn % 7 == 0 => {
+                            thread::sleep(Duration::from_micros(50));
+                            drop(lease);
+                        }
+                        Ok(lease) => drop(lease),
+                        Err(error) if error.is_timeout() => timeouts += 1,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                timeouts
+            })
+        })
+        .collect();
+    let timeouts: usize = callers.into_iter().map(|caller| caller.join()).sum();
+    assert!(timeouts > 0, "nobody gave up, so this has shown nothing");
+    eventually("what was under way is through", || {
+        pool.stats().connecting == 0
+    });
+    let stats = pool.stats();
+    assert_eq!((stats.leased, stats.waiting), (0, 0), "{stats}");
+    assert_eq!((stats.releases, stats.connects), (0, stats.open as u64));
+    let leases: Vec<_> = (0..LIMIT).map(|_| pool.allocate().unwrap()).collect();
+    assert!(pool.allocate().unwrap_err().is_full());
+    assert!(line.calls() <= LIMIT);
+    drop(leases);
+}
+
+#[test]
+fn no_return_slips_through_between_looking_and_queueing() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    // A return that nobody sees leaves the other thread asleep for a minute.
+    let callers = [0, 1, 2].map(|_| {
+        let pool = pool.clone();
+        background(move || {
+            for _ in 0..1000 {
+                drop(pool.pull().unwrap());
+            }
+        })
+    });
+    for caller in callers {
+        caller.join();
+    }
+    assert_eq!(pool.stats().connects, 1);
+}
+
+#[test]
+fn a_slot_whose_requester_timed_out_is_freed_once() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    line.meets(|call| {
+        thread::sleep(Duration::from_micros(500));
+        if call % 2 == 0 {
+            return Ok(());
+        }
+        Err(io::ErrorKind::ConnectionRefused.into())
+    });
+    let pool = line.pool(2);
+    let until = Instant::now() + Duration::from_millis(700);
+    let callers = [0, 1, 2, 3].map(|_| {
+        let pool = pool.clone();
+        background(move || {
+            while Instant::now() < until {
+                let patience = Duration::from_micros(400);
+                if let Ok(lease) = pool.pull_timeout(patience) {
+                    Connection::discard(lease);
+                }
+            }
+        })
+    });
+    for caller in callers {
+        caller.join();
+    }
+    line.up();
+    eventually("what was under way is through", || {
+        pool.stats().connecting == 0
+    });
+    pool.set_backoff(restless()).unwrap();
+    let _leases = [pool.pull().unwrap(), pool.pull().unwrap()];
+    assert!(pool.allocate().unwrap_err().is_full());
+    assert!(line.most() <= 2);
+}
+
+#[test]
+fn a_connect_outlives_the_caller_it_was_for_and_parks() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let gate = line.held();
+    let pool = line.pool(5);
+    assert!(pool.pull_timeout(MOMENT).unwrap_err().is_timeout());
+    eventually("its connect goes on", || gate.waiting() == 1);
+    assert_eq!(pool.stats().waiting, 0);
+    gate.open();
+    eventually("it parks", || pool.stats().idle == 1);
+    drop(pool.pull_timeout(Duration::ZERO).unwrap());
+    let stats = pool.stats();
+    assert_eq!((stats.connects, stats.releases, line.calls()), (1, 0, 1));
+}
+
+#[test]
+fn callers_that_give_up_all_the_time_cause_no_storm_of_connects() {
+    const LIMIT: usize = 4;
+    let server = Server::echo();
+    let line = Line::to(server.address());
+    line.meets(|_| {
+        thread::sleep(Duration::from_millis(20));
+        Ok(())
+    });
+    let pool = line.pool(LIMIT);
+    let until = Instant::now() + Duration::from_millis(200);
+    let callers: Vec<_> = (0..10)
+        .map(|_| {
+            let pool = pool.clone();
+            background(move || {
+                while Instant::now() < until {
+                    drop(pool.pull_timeout(Duration::from_millis(1)));
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.join();
+    }
+    eventually("what was under way is through", || {
+        pool.stats().connecting == 0
+    });
+    let stats = pool.stats();
+    assert!(stats.allocations > 0 && stats.releases == 0, "{stats}");
+    eventually("the server has seen them", || {
+        server.accepted() == stats.open
+    });
+    assert!(line.calls() <= LIMIT);
+}
+
+#[test]
+fn a_waiter_takes_a_connection_that_comes_back_before_its_connect_is_through() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(2);
+    let first = pool.allocate().unwrap();
+    let id = Connection::id(&first);
+    let gate = line.held();
+    let queue = Queue::of(&pool, 1);
+    eventually("it connects", || gate.waiting() == 1);
+    drop(first);
+    let (_, lease) = queue.next();
+    assert_eq!(Connection::id(&lease), id);
+    gate.open();
+    eventually("the surplus one parks", || pool.stats().idle == 1);
+}
+
+#[test]
+fn a_waiter_takes_its_new_connection_before_any_comes_back() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(2);
+    let first = pool.allocate().unwrap();
+    let second = pool.pull().unwrap();
+    assert_ne!(Connection::id(&first), Connection::id(&second));
+}
+
+#[test]
+fn a_connect_whose_waiter_was_served_goes_to_the_next_one() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.builder(3).max_connecting(1).build().unwrap();
+    let first = pool.allocate().unwrap();
+    let id = Connection::id(&first);
+    let gate = line.held();
+    let queue = Queue::of(&pool, 2);
+    eventually("the first waiter's connect is on its way", || {
+        gate.waiting() == 1
+    });
+    drop(first);
+    let (place, lease) = queue.next();
+    assert_eq!((place, Connection::id(&lease)), (0, id));
+    gate.open();
+    let (place, lease) = queue.next();
+    assert_eq!(place, 1);
+    assert_ne!(Connection::id(&lease), id);
+    assert_eq!(line.calls(), 2);
+}
+
+#[test]
+fn no_more_than_max_connecting_connects_are_under_way() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let gate = line.held();
+    let pool = line.builder(20).max_connecting(3).build().unwrap();
+    let queue = Queue::of(&pool, 10);
+    eventually("as many as may connect", || gate.waiting() == 3);
+    let stats = pool.stats();
+    assert_eq!((stats.connecting, stats.waiting), (3, 10));
+    gate.open();
+    let leases: Vec<_> = (0..10).map(|_| queue.next()).collect();
+    assert_eq!((line.calls(), line.most()), (10, 3));
+    drop(leases);
+}
+
+#[test]
+fn a_queued_connect_is_dropped_when_its_waiter_has_been_served() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.builder(10).max_connecting(1).build().unwrap();
+    let leases: Vec<_> = (0..3).map(|_| pool.allocate().unwrap()).collect();
+    let gate = line.held();
+    let queue = Queue::of(&pool, 4);
+    eventually("one of four connects", || gate.waiting() == 1);
+    drop(leases);
+    let served: Vec<_> = (0..3).map(|_| queue.next()).collect();
+    gate.open();
+    let last = queue.next();
+    assert_eq!((last.0, pool.stats().connecting), (3, 0));
+    assert_eq!(line.calls(), 3 + 1);
+    drop((served, last));
+}
+
+#[test]
+fn a_queued_connect_is_dropped_when_its_waiter_has_given_up() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let gate = line.held();
+    let pool = line.builder(10).max_connecting(1).build().unwrap();
+    let callers = [0, 1, 2, 3].map(|_| {
+        let pool = pool.clone();
+        background(move || pool.pull_timeout(MOMENT).map(Connection::detach))
+    });
+    for caller in callers {
+        assert!(caller.join().unwrap_err().is_timeout());
+    }
+    gate.open();
+    eventually("the connect that was under way parks", || {
+        pool.stats().idle == 1
+    });
+    assert_eq!((line.calls(), pool.stats().connecting), (1, 0));
+}
+
+#[test]
+fn a_burst_on_a_few_idle_connections_opens_few_more() {
+    let server = Server::echo();
+    let line = Line::to(server.address());
+    let pool = line.pool(100);
+    let idle: Vec<_> = (0..5).map(|_| pool.allocate().unwrap()).collect();
+    drop(idle);
+    line.meets(|_| {
+        thread::sleep(Duration::from_millis(150));
+        Ok(())
+    });
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let pool = pool.clone();
+            background(move || {
+                let lease = pool.pull().unwrap();
+                thread::sleep(Duration::from_millis(2));
+                drop(lease);
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.join();
+    }
+    eventually("what was under way is through", || {
+        pool.stats().connecting == 0
+    });
+    assert!(line.calls() <= 15, "{} connects", line.calls());
+}
+
+#[test]
+fn a_burst_is_served_by_the_idle_connections_while_the_connects_are_stuck() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(100);
+    let idle: Vec<_> = (0..5).map(|_| pool.allocate().unwrap()).collect();
+    drop(idle);
+    let gate = line.held();
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let pool = pool.clone();
+            background(move || {
+                let lease = pool.pull().unwrap();
+                thread::sleep(Duration::from_millis(2));
+                Connection::id(&lease)
+            })
+        })
+        .collect();
+    for caller in callers {
+        assert!(caller.join() <= 5, "not one of the idle ones");
+    }
+    gate.open();
+}
+
+#[test]
+fn pull_timeout_returns_in_time_although_the_factory_is_stuck() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let gate = line.held();
+    let pool = line.pool(2);
+    expect_a_hard_bound(&pool);
+    assert_eq!(gate.waiting(), 1);
+    gate.open();
+}
+
+#[test]
+fn pull_timeout_returns_in_time_although_the_handshake_is_stuck() {
+    let peer = Peer::new();
+    let gate = Gate::default();
+    let way = gate.clone();
+    let pool: Pool = Line::to(peer.address())
+        .builder(2)
+        .handshake(move |stream| {
+            way.pass();
+            Ok::<Stream, io::Error>(stream)
+        })
+        .build()
+        .unwrap();
+    expect_a_hard_bound(&pool);
+    gate.open();
+}
+
+#[test]
+fn pull_timeout_returns_in_time_although_a_return_is_stuck_in_recycle() {
+    let peer = Peer::new();
+    let gate = Gate::default();
+    let way = gate.clone();
+    let pool = Line::to(peer.address())
+        .builder(1)
+        .recycle(move |_| {
+            way.pass();
+            Ok::<(), io::Error>(())
+        })
+        .build()
+        .unwrap();
+    let lease = pool.allocate().unwrap();
+    let returner = background(move || drop(lease));
+    eventually("it is being recycled", || gate.waiting() == 1);
+    expect_a_hard_bound(&pool);
+    gate.open();
+    returner.join();
+}
+
+#[test]
+fn pull_timeout_returns_in_time_although_a_ping_is_stuck() {
+    let peer = Peer::new();
+    let gate = Gate::default();
+    let way = gate.clone();
+    let pool = Line::to(peer.address())
+        .builder(1)
+        .ping(Duration::from_millis(1), move |_| {
+            way.pass();
+            Ok::<(), io::Error>(())
+        })
+        .build()
+        .unwrap();
+    drop(pool.allocate().unwrap());
+    eventually("it is being pinged", || {
+        pool.reap();
+        gate.waiting() == 1
+    });
+    expect_a_hard_bound(&pool);
+    gate.open();
+}
+
+#[test]
+fn pull_timeout_returns_in_time_although_an_event_function_is_stuck() {
+    let peer = Peer::new();
+    let gate = Gate::default();
+    let way = gate.clone();
+    let pool = Line::to(peer.address())
+        .builder(2)
+        .on_event(move |event| {
+            if matches!(event, Event::Connected { .. }) {
+                way.pass();
+            }
+        })
+        .build()
+        .unwrap();
+    expect_a_hard_bound(&pool);
+    gate.open();
+}
+
+/// Calls again and again; each call ends in time.
+#[track_caller]
+fn expect_a_hard_bound(pool: &Pool) {
+    for _ in 0..3 {
+        let started = Instant::now();
+        let error = pool.pull_timeout(MOMENT).unwrap_err();
+        let took = started.elapsed();
+        assert!(took >= MOMENT && took < MOMENT + SLACK, "{took:?}");
+        let Error::TimedOut { elapsed, stats, .. } = error else {
+            panic!("{error}");
+        };
+        assert!(elapsed >= MOMENT && elapsed <= took);
+        assert_eq!((stats.limit, stats.idle), (pool.limit(), 0));
+    }
+}
+
+#[test]
+fn pull_timeout_of_zero_takes_what_is_idle_and_starts_no_connect() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(3);
+    let error = pool.pull_timeout(Duration::ZERO).unwrap_err();
+    assert!(error.is_timeout() && !error.is_full() && !error.is_connect());
+    assert_eq!((pool.stats().connecting, line.calls()), (0, 0));
+    let leases = [pool.allocate().unwrap(), pool.allocate().unwrap()];
+    let ids = leases.each_ref().map(Connection::id);
+    drop(leases);
+    let lease = pool.pull_timeout(Duration::ZERO).unwrap();
+    assert_eq!(Connection::id(&lease), ids[1]);
+    let _other = pool.pull_timeout(Duration::ZERO).unwrap();
+    assert!(pool.pull_timeout(Duration::ZERO).unwrap_err().is_timeout());
+    assert_eq!(line.calls(), 2);
+}
+
+#[test]
+fn pull_timeout_of_zero_passes_over_the_dead() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(2);
+    let leases = [pool.allocate().unwrap(), pool.allocate().unwrap()];
+    let ids = leases.each_ref().map(Connection::id);
+    let _first = peer.accept();
+    drop(peer.accept());
+    eventually("the end has arrived", || {
+        matches!(leases[1].tcp().peek(&mut [0]), Ok(0))
+    });
+    drop(leases);
+    let lease = pool.pull_timeout(Duration::ZERO).unwrap();
+    assert_eq!(Connection::id(&lease), ids[0]);
+    assert_eq!(line.calls(), 2);
+}
+
+#[test]
+fn a_limit_of_zero_suspends_the_pool_until_it_is_raised() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = line.pool(3);
+    let leases = [pool.allocate().unwrap(), pool.allocate().unwrap()];
+    drop(pool.allocate().unwrap());
+    pool.set_limit(0);
+    let stats = pool.stats();
+    assert_eq!((stats.limit, stats.idle, stats.leased), (0, 0, 2));
+    let queue = Queue::of(&pool, 3);
+    drop(leases);
+    let stats = pool.stats();
+    assert_eq!((stats.open, stats.connecting, stats.waiting), (0, 0, 3));
+    assert_eq!(stats.evicted(Eviction::OverLimit), 3);
+    assert!(pool.allocate().unwrap_err().is_full());
+    assert!(pool.pull_timeout(MOMENT).unwrap_err().is_full());
+    pool.set_limit(1);
+    queue.expect_order(0..3);
+    assert_eq!(line.calls(), 4);
+}
+
+#[test]
+fn a_limit_of_zero_turns_away_those_whose_connects_are_under_way() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let gate = line.held();
+    let pool = line.pool(3);
+    let caller = pool.clone();
+    let caller = background(move || caller.allocate().map(Connection::detach));
+    eventually("it connects", || gate.waiting() == 1);
+    pool.set_limit(0);
+    assert!(caller.join().unwrap_err().is_full());
+    gate.open();
+    eventually("the connection is closed", || {
+        pool.stats().evicted(Eviction::OverLimit) == 1
+    });
+    assert_eq!((pool.stats().open, pool.stats().allocations), (0, 0));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn waiters_and_hand_offs_do_not_spin() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    let lease = pool.allocate().unwrap();
+    let (report, reports) = mpsc::channel();
+    for _ in 0..10 {
+        let (pool, report) = (pool.clone(), report.clone());
+        thread::spawn(move || {
+            let before = processor_time();
+            let lease = pool.pull().unwrap();
+            thread::sleep(MOMENT);
+            drop(lease);
+            report
+                .send(processor_time().saturating_sub(before))
+                .unwrap();
+        });
+    }
+    eventually("all of them wait", || pool.stats().waiting == 10);
+    thread::sleep(MOMENT);
+    drop(lease);
+    // A thread that spins through ten moments would burn a tenth of a second and more.
+    for _ in 0..10 {
+        let burnt = reports.recv_timeout(SOON).unwrap();
+        assert!(burnt < MOMENT / 2, "{burnt:?}");
+    }
+}
+
+/// How long the calling thread has run on a processor.
+#[cfg(target_os = "linux")]
+fn processor_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let nanoseconds = text.split(' ').next().unwrap().parse().unwrap();
+    Duration::from_nanos(nanoseconds)
+}
+
+#[test]
+fn those_who_give_up_leave_the_order_of_the_others_alone() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    let lease = pool.allocate().unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let callers: Vec<_> = (0..8)
+        .map(|place| {
+            let (caller, order) = (pool.clone(), Arc::clone(&order));
+            let waiting = pool.stats().waiting;
+            let handle = background(move || {
+                let lease = if place % 2 == 0 {
+                    caller.pull()
+                } else {
+                    caller.pull_timeout(Duration::from_millis(300))
+                };
+                if lease.is_ok() {
+                    order.lock().unwrap().push(place);
+                }
+            });
+            eventually("it waits", || pool.stats().waiting > waiting);
+            handle
+        })
+        .collect();
+    eventually("half of them have given up", || pool.stats().waiting == 4);
+    drop(lease);
+    for caller in callers {
+        caller.join();
+    }
+    assert_eq!(*order.lock().unwrap(), [0, 2, 4, 6]);
+}
+
+#[test]
+fn a_changed_backoff_is_for_the_calls_that_come_after() {
+    let peer = Peer::new();
+    let pool = Line::to(peer.address()).pool(1);
+    let lease = pool.allocate().unwrap();
+    let queue = Queue::of(&pool, 1);
+    pool.set_backoff(patient().retries(0)).unwrap();
+    assert!(pool.pull().unwrap_err().is_full());
+    drop(lease);
+    assert_eq!(queue.next().0, 0);
+}
