@@ -355,7 +355,12 @@ fn check(stats: &Stats) {
     );
     assert_eq!(evicted, stats.releases, "{stats}");
     assert!(stats.open + stats.connecting <= LIMIT, "{stats}");
-    assert!(stats.idle == 0 || stats.waiting == 0, "{stats}");
+    // Beside waiters a connection lies idle only in a convoy, which there is at the limit alone.
+    let is_at_limit = stats.open + stats.connecting >= stats.limit;
+    assert!(
+        stats.idle == 0 || stats.waiting == 0 || is_at_limit,
+        "{stats}"
+    );
     let is_above = stats.open + stats.connecting > stats.limit;
     assert!(stats.idle == 0 || !is_above, "{stats}");
     assert!(stats.waiting <= THREADS + 1, "{stats}");
