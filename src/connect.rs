@@ -80,6 +80,7 @@ impl<C: Send + 'static> Reservation<C> {
         };
         let made = self
             .open(&*factory, reserved.needed)
+            .and_then(refuse_echo)
             .map_err(Error::Connect)
             .and_then(|tcp| self.shake_hands(tcp));
         destroy(factory);
@@ -160,6 +161,21 @@ impl<C: Send + 'static> Reservation<C> {
         log::warn!(target: "jackpot", "connect failed after {}: {text}", Brief(took));
         self.shared.tell(&Event::ConnectFailed { error, took });
         next
+    }
+}
+
+/// Refuses a socket that is connected to itself.
+///
+/// A connect to a local port on which nobody listens may be given that very port as its own (TCP's
+/// simultaneous open, RFC 9293, section 3.5). The socket then echoes what it is sent, and keeps the
+/// server from coming back to its port.
+fn refuse_echo(tcp: TcpStream) -> io::Result<TcpStream> {
+    match (tcp.local_addr(), tcp.peer_addr()) {
+        (Ok(local), Ok(peer)) if local == peer => Err(io::Error::new(
+            io::ErrorKind::ConnectionRefused,
+            format!("nobody listens on {peer}: the socket was connected to itself"),
+        )),
+        _ => Ok(tcp),
     }
 }
 

@@ -530,7 +530,11 @@ impl Walk {
             (None, None) => false,
             (Some((Answer::Failed(failure), _)), Some(Told::Failed(cause))) => {
                 assert!(cause == failure);
-                false
+                let was_its_only_try = place.is_some();
+                if let Some(place) = place {
+                    self.served.remove(place);
+                }
+                was_its_only_try
             }
             (Some((Answer::Ended, _)), Some(Told::Ended)) => {
                 self.served.remove(place.unwrap());
@@ -620,12 +624,11 @@ impl Walk {
             self.is_topping_up = false;
             let failed = self
                 .queue
-                .iter_mut()
-                .find(|caller| Some(caller.who) == owner && caller.is_trying);
-            if let Some(caller) = failed {
-                caller.is_trying = false;
-                caller.pending = Some(Told::Failed(Cause::Connect(Arc::clone(&error))));
-                expected.answered.push(caller.who);
+                .iter()
+                .position(|caller| Some(caller.who) == owner && caller.is_trying);
+            if let Some(place) = failed {
+                let cause = Cause::Connect(Arc::clone(&error));
+                self.fail(place, cause, now, &mut expected);
             }
             let start = self.last_start.unwrap();
             self.outage = Some(Outage {
@@ -1189,7 +1192,11 @@ impl Walk {
     }
 
     fn serve(&mut self, told: Told, now: Instant, expected: &mut Expected) {
-        let mut caller = self.queue.remove(0);
+        self.serve_at(0, told, now, expected);
+    }
+
+    fn serve_at(&mut self, place: usize, told: Told, now: Instant, expected: &mut Expected) {
+        let mut caller = self.queue.remove(place);
         self.disown(caller.who);
         self.count_wait(&caller, now);
         caller.pending = Some(told);
@@ -1309,13 +1316,22 @@ impl Walk {
             ),
             None => (self.limit.saturating_sub(self.open()), Cause::Full),
         };
-        let trying = self.queue.iter().filter(|caller| caller.is_trying).count();
-        let last_first = self.queue.iter_mut().rev();
-        let hopeless = last_first.filter(|caller| caller.is_trying);
-        for caller in hopeless.take(trying.saturating_sub(hopeful)) {
+        let is_trying = |caller: &Caller| caller.is_trying;
+        while self.queue.iter().filter(|c| is_trying(c)).count() > hopeful {
+            let last = self.queue.iter().rposition(is_trying).unwrap();
+            self.fail(last, cause.clone(), now, expected);
+        }
+    }
+
+    /// A caller's try fails; one that has only one leaves the queue with that.
+    fn fail(&mut self, place: usize, cause: Cause, now: Instant, expected: &mut Expected) {
+        if self.queue[place].stays {
+            let caller = &mut self.queue[place];
             caller.is_trying = false;
-            caller.pending = Some(Told::Failed(cause.clone()));
+            caller.pending = Some(Told::Failed(cause));
             expected.answered.push(caller.who);
+        } else {
+            self.serve_at(place, Told::Failed(cause), now, expected);
         }
     }
 

@@ -148,7 +148,12 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                         ticket,
                     });
                 }
-                Awake::Answered(Answer::Failed(cause), _) => failure = Some(cause),
+                Awake::Answered(Answer::Failed(cause), _) => {
+                    if self.patience == Patience::OneTry {
+                        return Err(self.error(&cause));
+                    }
+                    failure = Some(cause);
+                }
                 Awake::Answered(Answer::Ended, _) => return Err(Error::Ended),
                 Awake::TimeIsUp => {
                     let now = Instant::now();
@@ -169,7 +174,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         self.attempts += 1;
         let hopeless = matches!(&failure, Failure::Connect(error) if error.is_hopeless());
         self.last = Some(failure);
-        if hopeless || self.patience == Patience::OneTry {
+        if hopeless {
             return None;
         }
         let backoff = &self.backoff;
@@ -260,14 +265,10 @@ impl<'a, C: Send + 'static> Call<'a, C> {
 
     fn exhausted(&self, cause: Option<Failure>) -> Error {
         let last = self.last.clone().or(cause).unwrap_or(Failure::Full);
-        let last = self.error(&last);
-        if self.patience == Patience::OneTry {
-            return last;
-        }
         Error::Exhausted {
             attempts: self.attempts,
             elapsed: self.started.elapsed(),
-            last: Box::new(last),
+            last: Box::new(self.error(&last)),
             stats: Box::new(self.shared.stats()),
         }
     }

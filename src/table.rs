@@ -235,7 +235,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             Some(ticket) => ticket.resumed(now),
             None => self.waiters.new_ticket(now),
         };
-        let seat = self.waiters.join(ticket, waker.clone(), refusal.is_none());
+        let seat = self
+            .waiters
+            .join(ticket, waker.clone(), refusal.is_none(), stay);
         if self.is_at_limit() {
             let patience = self.convoy.patience(self.waiters.len() - 1, now);
             let until = patience.and_then(|patience| now.checked_add(patience));
@@ -470,7 +472,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             self.topping_up = false;
             if let Some(seat) = self.waiters.unassign(place.id) {
                 let failure = Failure::Connect(Arc::clone(&error));
-                fx.wake.push(self.waiters.fail(seat, failure));
+                self.fail(seat, failure, now, fx);
             }
             fx.spent.extend(self.gate.failed(error, now));
         }
@@ -788,7 +790,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         while self.is_connect_due(now) {
             self.start(self.waiters.unassigned(), now, fx);
         }
-        self.fail_hopeless_tries(fx);
+        self.fail_hopeless_tries(now, fx);
         self.set_alarm(fx);
         self.note_drained(fx);
     }
@@ -867,14 +869,26 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// Ends the tries for which no connect is under way or can be started.
-    fn fail_hopeless_tries(&mut self, fx: &mut Effects<L, H, W>) {
+    fn fail_hopeless_tries(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         let anew = self.slots.connecting_anew();
         let (hopeful, failure) = match self.gate.shut() {
             Some(error) => (anew, Failure::Connect(Arc::clone(error))),
             None => (self.limit.saturating_sub(self.slots.open()), Failure::Full),
         };
         let hopeless = self.waiters.trying().saturating_sub(hopeful);
-        self.waiters.fail_last(hopeless, &failure, &mut fx.wake);
+        for seat in self.waiters.last_trying(hopeless) {
+            self.fail(seat, failure.clone(), now, fx);
+        }
+    }
+
+    /// Ends the current try of this waiter, and its wait with it if it has only one.
+    fn fail(&mut self, seat: u32, failure: Failure, now: Instant, fx: &mut Effects<L, H, W>) {
+        if self.waiters.stays(seat) {
+            fx.wake.push(self.waiters.fail(seat, failure));
+        } else {
+            self.count_wait(self.waiters.ticket(seat), now);
+            self.serve(seat, Answer::Failed(failure), fx);
+        }
     }
 
     /// During an outage the first waiter keeps the pool trying; tells it when.

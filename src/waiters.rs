@@ -16,7 +16,7 @@ use crate::slots::Lease;
 pub(crate) enum Answer<L> {
     /// A connection, and whether it must be probed first.
     Granted { lease: Lease<L>, probe: bool },
-    /// The current try failed. The waiter keeps its seat and its place.
+    /// The current try failed. A waiter that stays keeps its seat and its place.
     Failed(Failure),
     /// The pool has ended.
     Ended,
@@ -72,6 +72,10 @@ struct Seat<L, W> {
     ticket: Ticket,
     waker: W,
     trying: bool,
+    /// Whether it goes on after a failed try.
+    stays: bool,
+    /// Whether it is in the order: neither served nor told that its only try failed.
+    waits: bool,
     /// Until when others may overtake this waiter; from then on it is strictly its turn.
     patient_until: Option<Instant>,
     /// The connection that is being made for this waiter.
@@ -127,11 +131,13 @@ impl<L, W: Clone> Waiters<L, W> {
     }
 
     /// Sits down at the ticket's place in the order.
-    pub(crate) fn join(&mut self, ticket: Ticket, waker: W, trying: bool) -> u32 {
+    pub(crate) fn join(&mut self, ticket: Ticket, waker: W, trying: bool, stays: bool) -> u32 {
         let seat = Seat {
             ticket,
             waker,
             trying,
+            stays,
+            waits: true,
             patient_until: None,
             connect: None,
             answer: None,
@@ -166,12 +172,14 @@ impl<L, W: Clone> Waiters<L, W> {
         self.seat(seat).waker.clone()
     }
 
-    /// Whether this waiter has neither been served nor told that the pool ended.
+    /// Whether this waiter is still in the queue.
     pub(crate) fn is_waiting(&self, seat: u32) -> bool {
-        !matches!(
-            self.seat(seat).answer,
-            Some(Answer::Granted { .. } | Answer::Ended)
-        )
+        self.seat(seat).waits
+    }
+
+    /// Whether this waiter goes on after a failed try.
+    pub(crate) fn stays(&self, seat: u32) -> bool {
+        self.seat(seat).stays
     }
 
     /// Ends the wait of this waiter; an answer that it had not taken comes out.
@@ -180,6 +188,7 @@ impl<L, W: Clone> Waiters<L, W> {
         let waiter = self.seat_mut(seat);
         let old = waiter.answer.replace(answer);
         waiter.ticket.counted = true;
+        waiter.waits = false;
         let was_trying = std::mem::take(&mut waiter.trying);
         let waker = waiter.waker.clone();
         self.trying -= usize::from(was_trying);
@@ -254,17 +263,12 @@ impl<L, W: Clone> Waiters<L, W> {
         waiter.trying.then_some(seat)
     }
 
-    /// Ends the current try of the `count` last comers among those who wait for a connect.
-    pub(crate) fn fail_last(&mut self, count: usize, failure: &Failure, woken: &mut Vec<W>) {
-        let mut left = count;
-        let mut next = self.order.last();
-        while let Some(seat) = next.filter(|_| left > 0) {
-            next = self.order.before(seat);
-            if self.seat(seat).trying {
-                woken.push(self.fail(seat, failure.clone()));
-                left -= 1;
-            }
-        }
+    /// The `count` last comers among those who wait for a connect, the last one first.
+    pub(crate) fn last_trying(&self, count: usize) -> Vec<u32> {
+        std::iter::successors(self.order.last(), |&seat| self.order.before(seat))
+            .filter(|&seat| self.seat(seat).trying)
+            .take(count)
+            .collect()
     }
 
     fn give_up(&mut self, seat: u32) {
@@ -293,7 +297,7 @@ mod tests {
 
     fn join(queue: &mut Queue, waker: &'static str, trying: bool) -> u32 {
         let ticket = queue.new_ticket(Instant::now());
-        queue.join(ticket, waker, trying)
+        queue.join(ticket, waker, trying, true)
     }
 
     #[test]
@@ -307,7 +311,7 @@ mod tests {
         let third = join(&mut queue, "third", true); // on the seat that fell vacant
         assert_eq!((queue.first(), third), (Some(second), first));
         assert_eq!(queue.ahead_of(ticket), 0);
-        let again = queue.join(ticket.resumed(Instant::now()), "first again", true);
+        let again = queue.join(ticket.resumed(Instant::now()), "first again", true, true);
         assert_eq!(queue.first(), Some(again));
         assert_eq!(queue.ahead_of(queue.ticket(third)), 2);
         assert!(queue.ticket(again).is_counted());
@@ -320,8 +324,11 @@ mod tests {
         join(&mut queue, "second", true);
         join(&mut queue, "sleeper", false);
         join(&mut queue, "last", true);
-        let mut woken = Vec::new();
-        queue.fail_last(2, &Failure::Full, &mut woken);
+        let last = queue.last_trying(2);
+        let woken: Vec<_> = last
+            .iter()
+            .map(|&seat| queue.fail(seat, Failure::Full))
+            .collect();
         assert_eq!(woken, ["last", "second"]);
         assert_eq!((queue.trying(), queue.len()), (1, 4));
     }

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -538,4 +539,40 @@ fn the_first_success_wakes_all_who_sleep() {
         assert!(served.recv_timeout(SOON).unwrap());
     }
     assert_eq!(pool.stats().connects, 2);
+}
+
+#[test]
+fn one_try_is_one_connect_however_long_that_takes_to_fail() {
+    let connects = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connects);
+    let pool = Pool::builder(move || {
+        counted.fetch_add(1, SeqCst);
+        // Longer than the pause after which the pool would try again for one who waits.
+        thread::sleep(Duration::from_millis(250));
+        Err::<TcpStream, _>(io::ErrorKind::ConnectionRefused.into())
+    })
+    .reap_interval(None)
+    .build()
+    .unwrap();
+    assert!(pool.allocate().unwrap_err().is_connect());
+    assert_eq!(pool.stats().connecting, 0);
+    assert_eq!(connects.load(SeqCst), 1);
+}
+
+#[test]
+fn a_socket_that_is_connected_to_itself_is_a_failed_connect() {
+    let pool = Pool::builder(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into())?;
+        socket.connect(&socket.local_addr()?)?;
+        Ok(socket.into())
+    })
+    .reap_interval(None)
+    .build()
+    .unwrap();
+    let error = pool.allocate().unwrap_err();
+    let cause = error.io_error().unwrap();
+    assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
+    assert!(cause.to_string().contains("connected to itself"), "{cause}");
 }
