@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::error::Error;
 
+#[cfg(test)]
+mod picture;
+
 /// How often and how long [`Pool::pull`](crate::Pool::pull) sleeps between tries.
 ///
 /// Delay *n*, counted from 0, is made from `base = min × factorⁿ` and `top = min(2 × base, max)`

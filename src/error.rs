@@ -358,6 +358,49 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_has_the_messages_as_they_are() {
+        let refused = |builder: crate::Builder| builder.build().unwrap_err();
+        let builder = || crate::Pool::builder(|| Err(io::ErrorKind::ConnectionRefused.into()));
+        let fine = |_: &mut crate::Stream| Ok::<_, io::Error>(());
+        let stats = || {
+            Box::new(Stats {
+                limit: 20,
+                leased: 20,
+                ..Stats::default()
+            })
+        };
+        let errors = [
+            Error::Full { stats: stats() },
+            Error::Connect(io::ErrorKind::ConnectionRefused.into()),
+            Error::Handshake(Arc::new(io::Error::other("no"))),
+            Error::Exhausted {
+                attempts: 6,
+                elapsed: Duration::from_secs(86),
+                last: Box::new(Error::Ended),
+                stats: stats(),
+            },
+            Error::TimedOut {
+                elapsed: Duration::from_millis(200),
+                last: None,
+                stats: stats(),
+            },
+            Error::Ended,
+            Error::Spawn(io::ErrorKind::OutOfMemory.into()),
+            refused(builder().limit(0)),
+            refused(builder().limit(3).min_idle(5)),
+            refused(builder().recycle(fine).handshake(Ok::<_, io::Error>)),
+            refused(builder().backoff(crate::Backoff::new().factor(0.5))),
+        ];
+        let guide = include_str!("../docs/GUIDE.md");
+        for error in errors {
+            let message = error.to_string();
+            let start = message.split(" (limit").next().unwrap();
+            let (whole, cut) = (format!("`{start}`"), format!("`{start} ("));
+            assert!(guide.contains(&whole) || guide.contains(&cut), "{message}");
+        }
+    }
+
+    #[test]
     fn kinds_survive_the_way_to_io() {
         let refused = Error::Connect(io::ErrorKind::ConnectionRefused.into());
         assert_eq!(

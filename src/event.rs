@@ -257,4 +257,12 @@ mod tests {
         }
         assert_eq!(Eviction::Detached as usize + 1, Eviction::COUNT);
     }
+
+    #[test]
+    fn the_guide_explains_every_eviction_by_its_text() {
+        let guide = include_str!("../docs/GUIDE.md");
+        for why in Eviction::all() {
+            assert!(guide.contains(&format!("`{why}`")), "{why}");
+        }
+    }
 }

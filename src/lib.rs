@@ -416,6 +416,16 @@ pub use pool::Pool;
 pub use stats::{ConnectionInfo, State, Stats};
 pub use stream::Stream;
 
+// The picture's place in the repository is relative; here it must come along in its link.
+#[cfg(any(doc, doctest))]
+#[cfg_attr(not(doctest), doc = include_str!("../docs/backoff.svg.md"))]
+#[doc = include_str!("../docs/GUIDE.md")]
+pub mod guide {}
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/MIGRATING.md")]
+struct MigratingDoctests;
