@@ -121,11 +121,12 @@ fn draw_rates(area: &Area<'_>, caption: &str, rates: &[Rates]) -> Result {
     draw_curves(area, titles, &threads, &curves)
 }
 
-fn thousands(Spread { median, low, high }: Spread) -> Spread {
+fn thousands(rate: Spread) -> Spread {
     Spread {
-        median: median / 1e3,
-        low: low / 1e3,
-        high: high / 1e3,
+        median: rate.median / 1e3,
+        low: rate.low / 1e3,
+        high: rate.high / 1e3,
+        ..rate
     }
 }
 

@@ -96,7 +96,8 @@ impl Row {
             Goal::AtLeast(least) => value >= least,
             Goal::None => true,
         };
-        let certain = holds(figure.low) == holds(figure.high);
+        let (least, most) = figure.surely;
+        let certain = holds(least) == holds(most);
         match (self.goal, holds(figure.median), certain) {
             (Goal::None, ..) => "–",
             (_, true, true) => "met",

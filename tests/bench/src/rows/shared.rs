@@ -42,7 +42,7 @@ pub(crate) fn idle(bench: &mut Bench) -> io::Result<()> {
     let jackpot = peers::jackpot(address, CONNECTIONS as usize);
     let r2d2 = peers::r2d2(address, CONNECTIONS, true);
     let channel = Channel::new(address, CONNECTIONS as usize);
-    let rounds = bench.rounds(9, 41);
+    let rounds = bench.rounds(5, 41);
     let how_long = Duration::from_millis(if bench.quick { 30 } else { 50 });
     for threads in THREADS {
         let outcomes = alternate(
