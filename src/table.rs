@@ -378,7 +378,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.look(now);
         self.counts.connects += 1;
         self.gate.lift();
-        self.waiters.unassign(place.id);
+        let owner = self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
             let least = lifetime / 10 * 9;
             now.checked_add(self.random.between(least, lifetime))
@@ -391,7 +391,8 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         } else {
             self.slots.park(place, held, now);
             if let Some(first) = self.waiters.first() {
-                self.grant(place.index, first, false, now, fx);
+                // The others were not there when it was made, and it may have died meanwhile.
+                self.grant(place.index, first, owner != Some(first), now, fx);
             }
         }
         self.settle(now, fx);
@@ -708,12 +709,12 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         &mut self,
         index: u32,
         seat: u32,
-        used: bool,
+        doubtful: bool,
         now: Instant,
         fx: &mut Effects<L, H, W>,
     ) {
         let lease = self.slots.lease(index, now);
-        let probe = used && self.wants_probe(&lease);
+        let probe = doubtful && self.wants_probe(&lease);
         self.count_wait(self.waiters.ticket(seat), now);
         let waker = self.waiters.serve(seat, Answer::Granted { lease, probe });
         fx.wake.push(waker);

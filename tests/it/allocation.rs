@@ -1,8 +1,11 @@
 //! What `allocate` gives and refuses.
 
-use jackpot::Connection;
+use std::io;
+use std::time::Duration;
 
-use crate::support::{Peer, Server, ask};
+use jackpot::{Connection, Eviction};
+
+use crate::support::{Gate, Peer, Server, ask, background, eventually};
 
 #[test]
 fn the_newest_idle_connection_is_reused_first() {
@@ -29,4 +32,32 @@ fn a_conversation_that_is_over_goes_back() {
     }
     let stats = pool.stats();
     assert_eq!((stats.connects, stats.allocations), (1, 10));
+}
+
+#[test]
+fn a_new_connection_that_died_is_not_given_to_another_than_it_was_made_for() {
+    let peer = Peer::new();
+    let gate = Gate::default();
+    let handshake = {
+        let gate = gate.clone();
+        move |stream| {
+            gate.pass();
+            Ok::<_, io::Error>(stream)
+        }
+    };
+    let pool = peer.builder(1).handshake(handshake).build().unwrap();
+    // It is made for a caller that does not wait for it.
+    pool.pull_timeout(Duration::from_millis(1)).unwrap_err();
+    eventually("the handshake is under way", || gate.waiting() == 1);
+    let other = pool.clone();
+    let taker = background(move || Connection::id(&other.pull().unwrap()));
+    eventually("another caller waits", || pool.stats().waiting == 1);
+    drop(peer.accept());
+    gate.open();
+    taker.join();
+    let stats = pool.stats();
+    assert_eq!(
+        (stats.connects, stats.evicted(Eviction::PeerClosed)),
+        (2, 1)
+    );
 }
