@@ -445,9 +445,11 @@ impl<C: Send + 'static> Builder<C> {
 
     /// Whether a connection in which unread bytes lie may be used; default false.
     ///
-    /// For protocols in which the server may speak first, or sends what belongs to no request
-    /// (TLS session tickets). It costs two things: a late reply is no longer noticed, and neither
-    /// is the peer's closing behind the bytes.
+    /// For protocols in which the server may speak first, or sends what belongs to no request. It
+    /// costs two things: a late reply is no longer noticed, and neither is the peer's closing
+    /// behind the bytes. For TLS that is the wrong price, because a session that the server closed
+    /// ends in unread bytes too: read the tickets of TLS 1.3 in the handshake instead, with a first
+    /// question and its answer.
     ///
     /// # Examples
     ///

@@ -1,5 +1,6 @@
 //! What can go wrong, with the cause and the pool's state kept.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +30,10 @@ use crate::stats::{Brief, Stats};
 /// assert!(error.to_string().starts_with("no connection after 1 try in "));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The limit is reached and nothing is idle.
-    #[error("the pool is full ({})", stats.state())]
     Full {
         /// The pool at that moment.
         stats: Box<Stats>,
@@ -43,58 +43,41 @@ pub enum Error {
     ///
     /// Callers that share one failed connect each get an error of their own, with the same kind,
     /// the same OS code and the same text.
-    #[error("connect failed")]
-    Connect(#[source] io::Error),
+    Connect(io::Error),
 
     /// The handshake failed or panicked.
-    ///
-    /// What the handshake returned is downcast from here, `cause.downcast_ref::<E>()`: seen as a
-    /// [`source`](std::error::Error::source) it is an `Arc`.
-    #[error("handshake failed")]
-    Handshake(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    Handshake(Arc<dyn std::error::Error + Send + Sync>),
 
     /// `pull` has used up its retries, or waiting cannot cure the cause.
-    #[error(
-        "no connection after {attempts} {} in {} ({})",
-        if *attempts == 1 { "try" } else { "tries" },
-        Brief(*elapsed),
-        stats.state()
-    )]
     Exhausted {
         /// How many tries there were: one more than retries.
         attempts: u32,
         /// How long they took together.
         elapsed: Duration,
         /// What the last try failed with.
-        #[source]
         last: Box<Error>,
         /// The pool at that moment.
         stats: Box<Stats>,
     },
 
     /// The time given to `pull_timeout` is over.
-    #[error("no connection within {} ({})", Brief(*elapsed), stats.state())]
     TimedOut {
         /// How long the call took.
         elapsed: Duration,
         /// The last cause, if there was one.
-        #[source]
         last: Option<Box<Error>>,
         /// The pool at that moment.
         stats: Box<Stats>,
     },
 
     /// The pool has ended; it never connects again.
-    #[error("the pool has ended")]
     Ended,
 
     /// A setting makes no sense; the text names it and its value.
-    #[error("{0}")]
     InvalidConfig(String),
 
     /// The reaper thread could not be started.
-    #[error("cannot start the reaper thread")]
-    Spawn(#[source] io::Error),
+    Spawn(io::Error),
 }
 
 impl Error {
@@ -183,7 +166,7 @@ impl Error {
         let mut found = None;
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = next {
-            found = within(error).downcast_ref::<io::Error>().or(found);
+            found = error.downcast_ref::<io::Error>().or(found);
             next = error.source();
         }
         found
@@ -222,13 +205,47 @@ impl Error {
     }
 }
 
-/// The error itself where a handshake's is shared: to a downcast, a source in an `Arc` is the `Arc`.
-fn within<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> &'a (dyn std::error::Error + 'static) {
-    match error.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>() {
-        Some(shared) => &**shared,
-        None => error,
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full { stats } => write!(f, "the pool is full ({})", stats.state()),
+            Self::Connect(_) => f.write_str("connect failed"),
+            Self::Handshake(_) => f.write_str("handshake failed"),
+            Self::Exhausted {
+                attempts,
+                elapsed,
+                stats,
+                ..
+            } => {
+                let tries = if *attempts == 1 { "try" } else { "tries" };
+                let (elapsed, state) = (Brief(*elapsed), stats.state());
+                write!(
+                    f,
+                    "no connection after {attempts} {tries} in {elapsed} ({state})"
+                )
+            }
+            Self::TimedOut { elapsed, stats, .. } => {
+                let (elapsed, state) = (Brief(*elapsed), stats.state());
+                write!(f, "no connection within {elapsed} ({state})")
+            }
+            Self::Ended => f.write_str("the pool has ended"),
+            Self::InvalidConfig(text) => f.write_str(text),
+            Self::Spawn(_) => f.write_str("cannot start the reaper thread"),
+        }
+    }
+}
+
+/// Written by hand, because a derived `source` shows the `Box` or the `Arc` around an error, and a
+/// downcast of that to what lies in it fails.
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect(error) | Self::Spawn(error) => Some(error),
+            Self::Handshake(error) => Some(&**error),
+            Self::Exhausted { last, .. } => Some(&**last),
+            Self::TimedOut { last, .. } => last.as_deref().map(|last| last as _),
+            Self::Full { .. } | Self::Ended | Self::InvalidConfig(_) => None,
+        }
     }
 }
 
@@ -245,8 +262,8 @@ impl Shared {
     }
 }
 
-impl std::fmt::Display for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.io() {
             Some(error) => error.fmt(f),
             None => self.0.fmt(f),
@@ -334,6 +351,21 @@ mod tests {
         }
         let kind = io::Error::from(failed.another()).kind();
         assert_eq!(kind, io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn sources_are_the_errors_themselves_and_not_their_boxes() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let handshake = Error::Handshake(Arc::new(refused));
+        let io_error = handshake.source().unwrap().downcast_ref::<io::Error>();
+        assert_eq!(io_error.unwrap().kind(), io::ErrorKind::ConnectionRefused);
+        let outer = Error::TimedOut {
+            elapsed: Duration::ZERO,
+            last: Some(Box::new(handshake)),
+            stats: Box::default(),
+        };
+        let inner = outer.source().unwrap().downcast_ref::<Error>();
+        assert!(matches!(inner, Some(Error::Handshake(_))));
     }
 
     #[test]

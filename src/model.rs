@@ -638,18 +638,22 @@ impl Walk {
             });
             self.settle(now, &fx, &mut expected);
         } else {
-            self.connected(place, outdated, &mut fx, &mut expected);
+            let connect = Connect {
+                place,
+                owner,
+                outdated,
+            };
+            self.connected(connect, &mut fx, &mut expected);
         }
         self.check(&expected, fx);
     }
 
-    fn connected(
-        &mut self,
-        place: Place,
-        outdated: bool,
-        fx: &mut Effects,
-        expected: &mut Expected,
-    ) {
+    fn connected(&mut self, connect: Connect, fx: &mut Effects, expected: &mut Expected) {
+        let Connect {
+            place,
+            owner,
+            outdated,
+        } = connect;
         let now = self.looked_at_the_clock();
         let value = Value::new(place.id, &self.alive);
         self.table.connected(place, value, place.id, now, fx);
@@ -682,8 +686,9 @@ impl Walk {
                 assert!(now + lifetime * 9 / 10 <= expires && expires <= now + lifetime);
             }
             self.idle.push(conn);
-            if !self.queue.is_empty() {
-                self.grant(false, now, expected);
+            if let Some(first) = self.queue.first() {
+                let is_its_own = first.is_trying && owner == Some(first.who);
+                self.grant(!is_its_own, now, expected);
             }
         }
         self.settle(now, fx, expected);

@@ -437,7 +437,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         if !self.slots.is_outdated(place) {
             fx.spent.extend(self.gate.lift());
         }
-        self.waiters.unassign(place.id);
+        let owner = self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
             let least = lifetime / 10 * 9;
             now.checked_add(self.random.between(least, lifetime))
@@ -450,7 +450,8 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         } else {
             self.slots.park(place, held, now);
             if let Some(first) = self.waiters.first() {
-                self.grant(place.index, first, false, now, fx);
+                // The others were not there when it was made, and it may have died meanwhile.
+                self.grant(place.index, first, owner != Some(first), now, fx);
             }
         }
         self.settle(now, fx);
@@ -800,12 +801,12 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         &mut self,
         index: u32,
         seat: u32,
-        used: bool,
+        doubtful: bool,
         now: Instant,
         fx: &mut Effects<L, H, W>,
     ) {
         let lease = self.slots.lease(index, now);
-        let probe = used && self.wants_probe(&lease, now);
+        let probe = doubtful && self.wants_probe(&lease, now);
         self.count_wait(self.waiters.ticket(seat), now);
         self.serve(seat, Answer::Granted { lease, probe }, fx);
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Builder, Connection, Error, Event, Eviction, Pool, Stream};
 
 use crate::line::{Line, patient, restless};
-use crate::support::{Peer, Server, ask, background, eventually};
+use crate::support::{Gate, Peer, Server, ask, background, eventually};
 
 #[test]
 fn the_newest_idle_connection_is_reused_first() {
@@ -400,4 +400,32 @@ fn a_connect_that_arrives_above_a_lowered_limit_is_closed() {
         caller.join().unwrap(); // each is detached, which leaves room for the next
     }
     assert_eq!(pool.stats().evicted(Eviction::Detached), 3);
+}
+
+#[test]
+fn a_new_connection_that_died_is_not_given_to_another_than_it_was_made_for() {
+    let peer = Peer::new();
+    let gate = Gate::default();
+    let handshake = {
+        let gate = gate.clone();
+        move |stream| {
+            gate.pass();
+            Ok::<_, io::Error>(stream)
+        }
+    };
+    let pool = peer.builder(1).handshake(handshake).build().unwrap();
+    // It is made for a caller that does not wait for it.
+    pool.pull_timeout(Duration::from_millis(1)).unwrap_err();
+    eventually("the handshake is under way", || gate.waiting() == 1);
+    let other = pool.clone();
+    let taker = background(move || Connection::id(&other.pull().unwrap()));
+    eventually("another caller waits", || pool.stats().waiting == 1);
+    drop(peer.accept());
+    gate.open();
+    taker.join();
+    let stats = pool.stats();
+    assert_eq!(
+        (stats.connects, stats.evicted(Eviction::PeerClosed)),
+        (2, 1)
+    );
 }

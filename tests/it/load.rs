@@ -134,7 +134,7 @@ impl<C> Drop for Load<C> {
 impl Progress {
     #[track_caller]
     fn assert_faultless(&self) {
-        let faults = self.faults.lock().unwrap();
+        let faults = self.faults.lock().unwrap().clone();
         assert!(faults.is_empty(), "{faults:#?}");
     }
 
