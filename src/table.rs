@@ -78,6 +78,14 @@ pub(crate) enum Entry<L> {
     Ended,
 }
 
+/// A connection that was found dead on its way to a caller.
+#[derive(Debug)]
+pub(crate) struct Dead<L> {
+    pub(crate) place: Place,
+    pub(crate) held: L,
+    pub(crate) why: Eviction,
+}
+
 /// A lease that has been out for too long.
 #[derive(Debug)]
 pub(crate) struct Overdue {
@@ -170,8 +178,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     /// A caller that found nothing idle: it connects, waits, or is refused.
     ///
-    /// A caller whose connection proved dead comes back with its ticket and keeps its place. With
-    /// `stay`, a failed try leaves the caller in the queue.
+    /// With `stay`, a failed try leaves the caller in the queue.
     pub(crate) fn enter(
         &mut self,
         ticket: Option<Ticket>,
@@ -205,6 +212,24 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             None => Entry::Trying(seat),
             Some(failure) => Entry::Failed(seat, failure),
         }
+    }
+
+    /// A waiter whose connection proved dead: it comes back with its ticket and keeps its place.
+    ///
+    /// The dead one leaves in the same breath: nobody who came later is served in between.
+    pub(crate) fn reenter(
+        &mut self,
+        dead: Dead<L>,
+        ticket: Option<Ticket>,
+        waker: &W,
+        stay: bool,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> Entry<L> {
+        self.remove(dead.place, Some(dead.held), dead.why, now, fx);
+        let entry = self.enter(ticket, waker, stay, now, fx);
+        self.settle(now, fx);
+        entry
     }
 
     /// The next try of a waiter; why it fails at once, if it does.
@@ -354,13 +379,24 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         fx: &mut Effects<L, H, W>,
     ) {
         self.look(now);
+        self.remove(place, held, why, now, fx);
+        self.settle(now, fx);
+    }
+
+    fn remove(
+        &mut self,
+        place: Place,
+        held: Option<L>,
+        why: Eviction,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
         if self.slots.get(place).is_none() {
             self.severed -= 1;
             fx.leftover = held;
         } else {
             self.close(place, why, now, held, fx);
         }
-        self.settle(now, fx);
     }
 
     fn come_home_severed(&mut self, held: L, fx: &mut Effects<L, H, W>) {

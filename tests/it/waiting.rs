@@ -203,6 +203,39 @@ fn a_connection_that_died_in_the_hand_off_serves_the_oldest_waiter() {
 }
 
 #[test]
+fn a_waiter_whose_connection_proves_dead_keeps_its_place() {
+    let peer = Peer::new();
+    let gate = Gate::default();
+    let way = gate.clone();
+    let pool = Line::to(peer.address())
+        .builder(1)
+        .on_event(move |event| {
+            // Runs on the waiter's thread, after the connection has left.
+            if let Event::Evicted {
+                why: Eviction::PeerClosed,
+                ..
+            } = event
+            {
+                way.pass();
+            }
+        })
+        .build()
+        .unwrap();
+    let lease = pool.allocate().unwrap();
+    let queue = Queue::of(&pool, 2);
+    drop(peer.accept());
+    eventually("the end has arrived", || {
+        matches!(lease.tcp().peek(&mut [0]), Ok(0))
+    });
+    drop(lease);
+    eventually("the first waiter has found it dead", || gate.waiting() == 1);
+    eventually("there is a new one", || pool.stats().connects == 2);
+    assert_eq!(pool.stats().waiting, 1);
+    gate.open();
+    queue.expect_order(0..2);
+}
+
+#[test]
 fn a_raised_limit_serves_the_oldest_waiters() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
