@@ -8,7 +8,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::shared::{Effects, Held, Parker, Shared, State};
 use crate::slots::Lease;
-use crate::table::Entry;
+use crate::table::{Dead, Entry};
 use crate::waiters::{Answer, Failure, Ticket};
 
 /// How long a caller is prepared to go on.
@@ -30,8 +30,9 @@ pub(crate) fn pull<C: Send + 'static>(
         Patience::Retries(timeout) => timeout != Some(Duration::ZERO),
     };
     while let Some((lease, probe)) = shared.take(overtake) {
-        if let Some(connection) = shared.hand_out(lease, probe) {
-            return Ok(connection);
+        match shared.hand_out(lease, probe) {
+            Ok(connection) => return Ok(connection),
+            Err(dead) => shared.bury(dead),
         }
     }
     Call::new(shared, patience).run()
@@ -56,6 +57,14 @@ struct Grant<C> {
     lease: Lease<Held<C>>,
     probe: bool,
     ticket: Ticket,
+}
+
+impl<C> Grant<C> {
+    /// The connection, once the place in the queue has been noted.
+    fn keep(self, ticket: &mut Option<Ticket>) -> (Lease<Held<C>>, bool) {
+        *ticket = Some(self.ticket);
+        (self.lease, self.probe)
+    }
 }
 
 /// Why a waiting thread goes on.
@@ -88,37 +97,56 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         if self.patience == Patience::Retries(Some(Duration::ZERO)) {
             return Err(self.give_up());
         }
-        let stay = self.patience != Patience::OneTry;
         let mut ticket = None;
+        let mut dead = None;
         loop {
-            let now = Instant::now();
-            let holder = self.shared.holder();
-            let (entry, alarm) = self.shared.with(|state, effects| {
-                let table = &mut state.table;
-                let entry = table.enter(ticket, &self.parker, stay, holder, now, effects);
-                let alarm = match entry {
-                    Entry::Trying(seat) | Entry::Failed(seat, _) => table.alarm(seat),
-                    _ => None,
-                };
-                (entry, alarm)
-            });
-            let grant = match entry {
-                Entry::Granted { lease, probe } => {
-                    if let Some(connection) = self.shared.hand_out(lease, probe) {
-                        return Ok(connection);
-                    }
-                    continue;
+            let (entry, alarm) = self.enter(dead.take(), ticket);
+            let (lease, probe) = match entry {
+                Entry::Granted { lease, probe } => (lease, probe),
+                Entry::Trying(seat) => self.wait(seat, None, alarm)?.keep(&mut ticket),
+                Entry::Failed(seat, failure) => {
+                    self.wait(seat, Some(failure), alarm)?.keep(&mut ticket)
                 }
-                Entry::Trying(seat) => self.wait(seat, None, alarm)?,
-                Entry::Failed(seat, failure) => self.wait(seat, Some(failure), alarm)?,
                 Entry::Refused(failure) => return Err(self.error(&failure)),
                 Entry::Ended => return Err(Error::Ended),
             };
-            if let Some(connection) = self.shared.hand_out(grant.lease, grant.probe) {
-                return Ok(connection);
+            match self.shared.hand_out(lease, probe) {
+                Ok(connection) => return Ok(connection),
+                Err(found) => dead = Some(found),
             }
-            ticket = Some(grant.ticket);
         }
+    }
+
+    /// Joins the queue, or comes back to it from a connection that proved dead.
+    fn enter(
+        &self,
+        dead: Option<Dead<Held<C>>>,
+        ticket: Option<Ticket>,
+    ) -> (Entry<Held<C>>, Option<Instant>) {
+        let stay = self.patience != Patience::OneTry;
+        let why = dead.as_ref().map(|dead| dead.why);
+        let holder = self.shared.holder();
+        let now = Instant::now();
+        let entered = self.shared.with(|state, effects| {
+            let (table, parker) = (&mut state.table, &self.parker);
+            // In one breath, so that nobody who came later is served in between.
+            if let Some(dead) = dead {
+                table.bury(dead, now, effects);
+            }
+            let entry = table.enter(ticket, parker, stay, holder, now, effects);
+            if why.is_some() {
+                table.tick(now, effects);
+            }
+            let alarm = match entry {
+                Entry::Trying(seat) | Entry::Failed(seat, _) => table.alarm(seat),
+                _ => None,
+            };
+            (entry, alarm)
+        });
+        if let Some(why) = why {
+            self.shared.found_dead(why);
+        }
+        entered
     }
 
     /// Waits until a connection comes or the caller's patience ends.

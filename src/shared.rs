@@ -23,7 +23,7 @@ use crate::probe;
 use crate::slots::{Closed, Lease, Place};
 use crate::stats::{Brief, ConnectionInfo, Stats};
 use crate::stream::{Socket, Stream};
-use crate::table::{self, Reserved, Rules};
+use crate::table::{self, Dead, Reserved, Rules};
 
 /// What a lease consists of: the client, and a handle of its own on the socket under it.
 pub(crate) struct Held<C> {
@@ -177,32 +177,37 @@ impl<C> Shared<C> {
         self.settings.watches_leases.then(thread::current)
     }
 
-    /// Hands a connection to its caller if it lives; else it leaves the pool.
+    /// Hands a connection to its caller if it lives; else it must leave the pool.
     pub(crate) fn hand_out(
         self: &Arc<Self>,
         lease: Lease<Held<C>>,
         probe: bool,
-    ) -> Option<Connection<C>> {
+    ) -> Result<Connection<C>, Dead<Held<C>>> {
         let Lease { place, held, .. } = lease;
         if probe {
             let verdict = probe::verdict(held.stream.socket(), self.settings.allow_unread);
             if let Some(why) = verdict {
-                self.bury(place, held, why);
-                return None;
+                return Err(Dead { place, held, why });
             }
         }
         self.allocations.fetch_add(1, Relaxed);
-        Some(Connection::new(Arc::clone(self), place, held))
+        Ok(Connection::new(Arc::clone(self), place, held))
     }
 
-    /// A connection was found dead on its way to a caller: the reaper looks at all the others.
-    fn bury(self: &Arc<Self>, place: Place, held: Held<C>, why: Eviction) {
-        let now = Instant::now();
-        let reaper = self.with(|state, effects| {
-            state.table.withdraw(place, Some(held), why, now, effects);
-            state.reaper.clone()
-        });
-        if let Some(reaper) = reaper.filter(|_| why != Eviction::Unread) {
+    /// A connection was found dead on its way to a caller that has no place in the queue.
+    pub(crate) fn bury(self: &Arc<Self>, dead: Dead<Held<C>>) {
+        let Dead { place, held, why } = dead;
+        self.withdraw(place, Some(held), why);
+        self.found_dead(why);
+    }
+
+    /// The reaper looks at all the others.
+    pub(crate) fn found_dead(&self, why: Eviction) {
+        if why == Eviction::Unread {
+            return;
+        }
+        let reaper = self.lock().reaper.clone();
+        if let Some(reaper) = reaper {
             // Full means that it has been woken already.
             let _ = reaper.try_send(());
         }

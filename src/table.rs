@@ -104,6 +104,14 @@ pub(crate) struct Resting {
     leases: u64,
 }
 
+/// A connection that was found dead on its way to a caller.
+#[derive(Debug)]
+pub(crate) struct Dead<L> {
+    pub(crate) place: Place,
+    pub(crate) held: L,
+    pub(crate) why: Eviction,
+}
+
 /// A lease that has been out for too long.
 #[derive(Debug)]
 pub(crate) struct Overdue {
@@ -250,6 +258,14 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         }
     }
 
+    /// A connection that proved dead leaves, before its caller enters again with its ticket.
+    ///
+    /// What falls free is for that caller first, so this settles nothing: `tick` does, afterwards.
+    pub(crate) fn bury(&mut self, dead: Dead<L>, now: Instant, fx: &mut Effects<L, H, W>) {
+        self.look(now);
+        self.remove(dead.place, Some(dead.held), dead.why, now, fx);
+    }
+
     /// The next try of a waiter; why it fails at once, if it does.
     pub(crate) fn retry(
         &mut self,
@@ -325,7 +341,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         (at > self.clock).then_some(at)
     }
 
-    /// A waiter's alarm went off.
+    /// A waiter's alarm went off, or what was buried left a slot.
     pub(crate) fn tick(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.look(now);
         self.settle(now, fx);
@@ -408,13 +424,24 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         fx: &mut Effects<L, H, W>,
     ) {
         self.look(now);
+        self.remove(place, held, why, now, fx);
+        self.settle(now, fx);
+    }
+
+    fn remove(
+        &mut self,
+        place: Place,
+        held: Option<L>,
+        why: Eviction,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) {
         if self.slots.get(place).is_none() {
             self.severed -= 1;
             fx.leftover = held;
         } else {
             self.close(place, why, now, held, fx);
         }
-        self.settle(now, fx);
     }
 
     fn come_home_severed(&mut self, held: L, fx: &mut Effects<L, H, W>) {

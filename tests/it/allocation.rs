@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Builder, Connection, Error, Event, Eviction, Pool, Stream};
 
-use crate::line::{Line, patient, restless};
+use crate::line::{Line, in_time, patient, restless};
 use crate::support::{Gate, Peer, Server, ask, background, eventually};
 
 #[test]
@@ -193,7 +193,9 @@ fn allocate_fails_with_the_error_of_its_own_connect() {
 #[track_caller]
 fn expect_room_for(pool: &Pool, limit: usize) {
     pool.set_backoff(restless()).unwrap();
-    let leases: Vec<_> = (0..limit).map(|_| pool.pull().unwrap()).collect();
+    let leases: Vec<_> = (0..limit)
+        .map(|_| in_time(pool, Pool::pull).unwrap())
+        .collect();
     pool.set_backoff(patient()).unwrap();
     assert!(pool.allocate().unwrap_err().is_full());
     drop(leases);
@@ -213,7 +215,7 @@ fn a_factory_that_fails_and_panics_does_not_shrink_the_pool() {
         _ => Ok(()),
     });
     let pool = line.pool(2);
-    let error = pool.allocate().unwrap_err();
+    let error = in_time(&pool, Pool::allocate).unwrap_err();
     assert!(error.is_connect());
     let text = error.io_error().unwrap().to_string();
     assert_eq!(text, "the factory panicked: no dial tone");
@@ -232,7 +234,7 @@ fn a_handshake_that_fails_and_panics_does_not_shrink_the_pool() {
     };
     let builder: Builder = peer.builder(2).handshake(shake);
     let pool = builder.build().unwrap();
-    let Error::Handshake(cause) = pool.allocate().unwrap_err() else {
+    let Error::Handshake(cause) = in_time(&pool, Pool::allocate).unwrap_err() else {
         panic!("not a handshake error");
     };
     assert_eq!(cause.to_string(), "the handshake panicked: bad manners");
@@ -262,7 +264,7 @@ fn an_event_function_that_panics_does_not_shrink_the_pool() {
     let peer = Peer::new();
     let panic = |event: &Event| panic!("cannot bear to hear of {event:?}");
     let pool = peer.builder(2).on_event(panic).build().unwrap();
-    Connection::discard(pool.allocate().unwrap());
+    Connection::discard(in_time(&pool, Pool::allocate).unwrap());
     pool.free(0);
     expect_room_for(&pool, 2);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Builder, Connection, Error, Factory, Pool};
 
-use crate::support::{Gate, SOON, eventually};
+use crate::support::{Gate, SOON, background, eventually};
 
 type Obstacle = Arc<dyn Fn(usize) -> io::Result<()> + Send + Sync>;
 
@@ -132,6 +132,16 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.0.inside.fetch_sub(1, SeqCst);
     }
+}
+
+/// What this call on the pool gives; fails the test if it hangs.
+#[track_caller]
+pub(crate) fn in_time<T: Send + 'static>(
+    pool: &Pool,
+    call: impl FnOnce(&Pool) -> T + Send + 'static,
+) -> T {
+    let pool = pool.clone();
+    background(move || call(&pool)).join()
 }
 
 /// Retries a minute apart.

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Connection, Connector, Error, Eviction, Jitter, Pool};
 
-use crate::line::{Line, Queue, restless};
+use crate::line::{Line, Queue, in_time, restless};
 use crate::support::{Gate, Peer, SOON, Server, ask, background, eventually, impatient, refused};
 
 /// What the outage gate keeps between the starts of two connects.
@@ -65,7 +65,7 @@ fn zero_retries_is_one_try() {
     let line = Line::to(peer.address());
     line.down();
     let pool = line.pool(1);
-    pool.set_backoff(Backoff::new().retries(0)).unwrap();
+    pool.set_backoff(impatient().retries(0)).unwrap();
     let error = pool.pull().unwrap_err();
     assert_eq!((attempts(&error), line.calls()), (1, 1));
     assert!(error.is_connect() && !error.is_full());
@@ -75,7 +75,7 @@ fn zero_retries_is_one_try() {
 fn zero_retries_at_the_limit_is_one_try_too() {
     let peer = Peer::new();
     let pool = Line::to(peer.address()).pool(1);
-    pool.set_backoff(Backoff::new().retries(0)).unwrap();
+    pool.set_backoff(impatient().retries(0)).unwrap();
     let _lease = pool.pull().unwrap();
     let error = pool.pull().unwrap_err();
     assert_eq!(attempts(&error), 1);
@@ -88,7 +88,7 @@ fn what_waiting_cannot_cure_fails_at_once() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::InvalidInput] {
         let line = Line::to(peer.address());
         line.meets(move |_| Err(kind.into()));
-        let error = line.pool(5).pull().unwrap_err();
+        let error = in_time(&line.pool(5), Pool::pull).unwrap_err();
         assert_eq!((attempts(&error), line.calls()), (1, 1));
         assert_eq!(error.io_error().unwrap().kind(), kind);
     }
@@ -97,7 +97,8 @@ fn what_waiting_cannot_cure_fails_at_once() {
 #[test]
 fn an_address_that_is_none_fails_at_once() {
     let connector = Connector::new("127.0.0.1:no port");
-    let error = Pool::new(5, connector).unwrap().pull().unwrap_err();
+    let pool = Pool::new(5, connector).unwrap();
+    let error = in_time(&pool, Pool::pull).unwrap_err();
     assert_eq!(attempts(&error), 1);
     assert!(error.is_connect());
 }
@@ -401,6 +402,7 @@ fn a_late_failure_of_the_factory_before_does_not_shut_the_gate() {
     let pool = line.pool(5);
     let patience = Duration::from_millis(1);
     assert!(pool.pull_timeout(patience).unwrap_err().is_timeout());
+    eventually("its connect goes on", || gate.waiting() == 1);
     pool.set_factory(Line::to(peer.address()).factory());
     gate.open();
     eventually("the old one has failed", || {
@@ -423,6 +425,28 @@ fn a_connect_not_yet_started_uses_the_new_factory() {
     let leases: Vec<_> = (0..3).map(|_| queue.next()).collect();
     assert_eq!((line.calls(), other.calls()), (1, 2));
     drop(leases);
+}
+
+#[test]
+fn the_first_success_lets_everybody_connect_at_once() {
+    let peer = Peer::new();
+    let line = Line::to(peer.address());
+    let pool = shut(&line, 10);
+    let queue = Queue::of(&pool, 5);
+    let first = Mutex::new(true);
+    let gate = Gate::default();
+    let way = gate.clone();
+    line.meets(move |_| {
+        if !std::mem::take(&mut *first.lock().unwrap()) {
+            way.pass();
+        }
+        Ok(())
+    });
+    let lease = queue.next();
+    eventually("all the others connect", || gate.waiting() == 4);
+    gate.open();
+    let leases: Vec<_> = (0..4).map(|_| queue.next()).collect();
+    drop((lease, leases));
 }
 
 #[test]
