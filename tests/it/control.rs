@@ -77,12 +77,14 @@ fn free_keeps_leased_ones_then_the_most_recently_used() {
     assert_eq!(counts(pool.free(1)), (1, 1, 1));
     assert_eq!(counts(pool.free(1)), (1, 0, 1), "doomed again");
     assert_eq!(counts(pool.free(0)), (0, 0, 2));
+    let fresh = pool.pull().unwrap();
+    assert_eq!(counts(pool.free(1)), (1, 0, 2), "the doomed are not kept");
     assert_sums(&pool.stats());
 
-    drop(leases);
-    let stats = pool.stats();
-    assert_eq!((stats.open, stats.evicted(Eviction::Freed)), (0, 5));
-    assert_sums(&stats);
+    drop((leases, fresh));
+    assert_eq!(idle(&pool), [6]);
+    assert_eq!(pool.stats().evicted(Eviction::Freed), 5);
+    assert_sums(&pool.stats());
 }
 
 #[test]
@@ -306,18 +308,51 @@ fn nothing_connects_after_the_end_whatever_is_called() {
     drop(doomed);
     assert_eq!(pool.reap(), 0);
     assert_eq!(counts(pool.free(5)), (0, 0, 0));
-    for refused in [
-        pool.allocate(),
-        pool.pull(),
-        pool.pull_timeout(NEVER),
-        pool.pull_timeout(Duration::ZERO),
-    ] {
-        assert!(matches!(refused.unwrap_err(), Error::Ended));
+    let calls = background({
+        let pool = pool.clone();
+        move || {
+            [
+                pool.allocate(),
+                pool.pull(),
+                pool.pull_timeout(NEVER),
+                pool.pull_timeout(Duration::ZERO),
+            ]
+        }
+    });
+    for call in calls.join() {
+        assert!(matches!(call.unwrap_err(), Error::Ended));
     }
     let stats = pool.stats();
     assert_eq!((stats.open, stats.connecting, stats.waiting), (0, 0, 0));
     assert_eq!(begun.load(SeqCst), begun_before);
     assert!(pool.is_ended() && pool.clone().is_ended());
+}
+
+#[test]
+fn the_end_stops_the_filling_of_min_idle() {
+    let peer = Peer::new();
+    let (address, gate) = (peer.address(), Gate::default());
+    let events = Events::default();
+    let pool = Pool::builder({
+        let gate = gate.clone();
+        move || {
+            gate.pass();
+            TcpStream::connect(address)
+        }
+    })
+    .min_idle(3)
+    .max_connecting(1)
+    .on_event(events.listener())
+    .build()
+    .unwrap();
+    eventually("the first is under way", || gate.waiting() == 1);
+    pool.end();
+    gate.open();
+    assert!(pool.drain(SOON));
+    assert_eq!(pool.stats().connects, 1);
+    eventually("its eviction is told", || {
+        events.all() == ["ended", "1 connected", "1 evicted: pool ended"]
+    });
 }
 
 #[test]
