@@ -15,6 +15,11 @@ use crate::support::{
 
 const NEVER: Duration = Duration::from_secs(3600);
 
+/// Sleeps between two tries so long that nobody can owe a connection to the next one.
+fn hour_long() -> Backoff {
+    Backoff::new().min(NEVER).max(NEVER)
+}
+
 fn counts(freed: Freed) -> (usize, usize, usize) {
     (freed.kept, freed.closed, freed.doomed)
 }
@@ -77,12 +82,14 @@ fn free_keeps_leased_ones_then_the_most_recently_used() {
     assert_eq!(counts(pool.free(1)), (1, 1, 1));
     assert_eq!(counts(pool.free(1)), (1, 0, 1), "doomed again");
     assert_eq!(counts(pool.free(0)), (0, 0, 2));
+    let fresh = lease(&pool, 4);
+    assert_eq!(counts(pool.free(4)), (4, 0, 2), "the doomed are not kept");
     assert_sums(&pool.stats());
 
-    drop(leases);
-    let stats = pool.stats();
-    assert_eq!((stats.open, stats.evicted(Eviction::Freed)), (0, 5));
-    assert_sums(&stats);
+    drop((leases, fresh));
+    assert_eq!(idle(&pool), [6, 7, 8, 9]);
+    assert_eq!(pool.stats().evicted(Eviction::Freed), 5);
+    assert_sums(&pool.stats());
 }
 
 #[test]
@@ -233,7 +240,7 @@ fn the_end_wakes_everybody_who_waits_or_sleeps() {
     let pool_of_a_dead_server = {
         let gone = refused();
         Pool::builder(move || TcpStream::connect(gone))
-            .backoff(Backoff::new().min(NEVER).max(NEVER))
+            .backoff(hour_long())
             .build()
             .unwrap()
     };
@@ -306,18 +313,51 @@ fn nothing_connects_after_the_end_whatever_is_called() {
     drop(doomed);
     assert_eq!(pool.reap(), 0);
     assert_eq!(counts(pool.free(5)), (0, 0, 0));
-    for refused in [
-        pool.allocate(),
-        pool.pull(),
-        pool.pull_timeout(NEVER),
-        pool.pull_timeout(Duration::ZERO),
-    ] {
-        assert!(matches!(refused.unwrap_err(), Error::Ended));
+    let calls = background({
+        let pool = pool.clone();
+        move || {
+            [
+                pool.allocate(),
+                pool.pull(),
+                pool.pull_timeout(NEVER),
+                pool.pull_timeout(Duration::ZERO),
+            ]
+        }
+    });
+    for call in calls.join() {
+        assert!(matches!(call.unwrap_err(), Error::Ended));
     }
     let stats = pool.stats();
     assert_eq!((stats.open, stats.connecting, stats.waiting), (0, 0, 0));
     assert_eq!(begun.load(SeqCst), begun_before);
     assert!(pool.is_ended() && pool.clone().is_ended());
+}
+
+#[test]
+fn the_end_stops_the_filling_of_min_idle() {
+    let peer = Peer::new();
+    let (address, gate) = (peer.address(), Gate::default());
+    let events = Events::default();
+    let pool = Pool::builder({
+        let gate = gate.clone();
+        move || {
+            gate.pass();
+            TcpStream::connect(address)
+        }
+    })
+    .min_idle(3)
+    .max_connecting(1)
+    .on_event(events.listener())
+    .build()
+    .unwrap();
+    eventually("the first is under way", || gate.waiting() == 1);
+    pool.end();
+    gate.open();
+    assert!(pool.drain(SOON));
+    assert_eq!(pool.stats().connects, 1);
+    eventually("its eviction is told", || {
+        events.all() == ["ended", "1 connected", "1 evicted: pool ended"]
+    });
 }
 
 #[test]
@@ -439,23 +479,31 @@ fn drain_is_false_when_its_time_is_over() {
 fn drain_waits_for_the_last_lease_and_wakes_every_drainer() {
     let peer = Peer::new();
     let pool = peer.pool(3);
-    let mut leases = lease(&pool, 3);
-    let drainers: Vec<_> = [NEVER, Duration::MAX]
-        .map(|timeout| {
-            let pool = pool.clone();
-            background(move || pool.drain(timeout))
-        })
-        .into();
-    drop(leases.pop());
-    Connection::discard(leases.pop().unwrap());
-    assert!(
-        drainers
-            .iter()
-            .all(|drainer| drainer.is_done_with().is_none())
-    );
-    let _kept = Connection::detach(leases.pop().unwrap());
-    for drainer in drainers {
-        assert!(drainer.join());
+    for _ in 0..10 {
+        let mut leases = lease(&pool, 3);
+        let begun = Arc::new(AtomicUsize::new(0));
+        let drainers: Vec<_> = [NEVER, Duration::MAX]
+            .map(|timeout| {
+                let (pool, begun) = (pool.clone(), Arc::clone(&begun));
+                background(move || {
+                    begun.fetch_add(1, SeqCst);
+                    pool.drain(timeout)
+                })
+            })
+            .into();
+        eventually("they drain", || begun.load(SeqCst) == 2);
+        drop(leases.pop());
+        Connection::discard(leases.pop().unwrap());
+        assert!(!pool.drain(Duration::from_millis(2)));
+        assert!(
+            drainers
+                .iter()
+                .all(|drainer| drainer.is_done_with().is_none())
+        );
+        drop(Connection::detach(leases.pop().unwrap()));
+        for drainer in drainers {
+            assert!(drainer.join());
+        }
     }
 }
 
@@ -560,7 +608,7 @@ fn a_lowered_limit_holds_for_connects_under_way() {
 #[test]
 fn a_raised_limit_serves_those_who_wait() {
     let peer = Peer::new();
-    let pool = peer.pool(1);
+    let pool = peer.builder(1).backoff(hour_long()).build().unwrap();
     let held = pool.pull().unwrap();
     let waiters: Vec<_> = (0..3)
         .map(|_| {
@@ -578,7 +626,7 @@ fn a_raised_limit_serves_those_who_wait() {
 #[test]
 fn a_limit_of_zero_suspends_the_pool_until_it_is_raised() {
     let peer = Peer::new();
-    let pool = peer.pool(2);
+    let pool = peer.builder(2).backoff(hour_long()).build().unwrap();
     let mut leases = lease(&pool, 2);
     drop(leases.pop());
     pool.set_limit(0);
@@ -644,8 +692,14 @@ fn a_new_factory_makes_the_next_connection_and_leaves_the_open_ones() {
 #[test]
 fn a_new_factory_ends_an_outage_at_once() {
     let (gone, peer) = (refused(), Peer::new());
+    let address = peer.address();
+    let pool = Pool::new(1, move || TcpStream::connect(gone)).unwrap();
+    assert!(pool.allocate().unwrap_err().is_connect());
+    pool.set_factory(move || TcpStream::connect(address));
+    drop(pool.allocate().expect("the old failure is forgotten"));
+
     let pool = Pool::builder(move || TcpStream::connect(gone))
-        .backoff(Backoff::new().min(NEVER).max(NEVER))
+        .backoff(hour_long())
         .build()
         .unwrap();
     let waiters: Vec<_> = (0..3)
@@ -657,7 +711,6 @@ fn a_new_factory_ends_an_outage_at_once() {
     eventually("they sleep", || {
         pool.stats().waiting == 3 && pool.stats().connect_failures > 0
     });
-    let address = peer.address();
     pool.set_factory(move || TcpStream::connect(address));
     for waiter in waiters {
         assert_eq!(waiter.join().unwrap().peer_addr().unwrap(), address);

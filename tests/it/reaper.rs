@@ -247,16 +247,24 @@ fn the_reaper_sweeps_without_being_asked() {
 #[test]
 fn a_dead_connection_that_a_caller_finds_has_all_the_others_swept() {
     let peer = Peer::new();
-    let pool = peer.builder(5).reap_interval(Some(NEVER)).build().unwrap();
-    drop(lease(&pool, 4));
-    for _ in 0..4 {
+    let pool = peer
+        .builder(5)
+        .max_connecting(1)
+        .reap_interval(Some(NEVER))
+        .build()
+        .unwrap();
+    drop(lease(&pool, 5));
+    for _ in 0..3 {
         drop(peer.accept());
     }
-    let connection = pool.pull_timeout(NEVER).unwrap();
+    let _alive = peer.accept();
+    drop(peer.accept());
+    let connection = pool.pull().unwrap();
+    assert_eq!(Connection::id(&connection), 4, "after the dead number 5");
     eventually("the others are evicted", || {
         pool.stats().evicted(Eviction::PeerClosed) == 4
     });
-    assert_eq!(Connection::id(&connection), 5);
+    assert_eq!(pool.stats().open, 1);
 }
 
 #[test]
@@ -342,6 +350,7 @@ fn what_was_used_a_moment_ago_is_not_pinged() {
     for _ in 0..20 {
         pool.reap();
     }
+    assert_eq!(idle(&pool), [1, 2]);
     assert!(pool.connections().iter().all(|c| c.leases == 1));
 }
 
