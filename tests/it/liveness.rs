@@ -112,6 +112,7 @@ fn no_caller_gets_a_dead_connection() {
     for fate in &FATES {
         let (peer, pool, _far) = struck(fate, |b| b);
         let mut lease = pool.allocate().unwrap();
+        assert_eq!(pool.stats().connects, 2, "{}", fate.name);
         let mut far = peer.accept();
         lease.write_all(b"?").unwrap();
         far.write_all(b"!").unwrap();
@@ -211,6 +212,7 @@ fn probe_after_spares_what_was_used_recently() {
     let recently = |b: Builder| b.probe_after(Duration::from_secs(3600));
     let (_peer, pool, _far) = struck(&FATES[0], recently);
     let mut lease = pool.allocate().unwrap();
+    assert_eq!(pool.stats().releases, 0);
     assert_eq!(lease.read(&mut [0]).unwrap(), 0);
     drop(lease);
     assert_left(&pool, Eviction::Broken);
@@ -436,7 +438,7 @@ fn the_first_dead_connection_has_all_others_swept_right_away() {
 }
 
 #[test]
-fn unread_bytes_say_nothing_about_other_connections() {
+fn a_dirty_connection_costs_its_caller_nothing() {
     let seldom = |b: Builder| b.reap_interval(Some(Duration::from_secs(3600)));
     let (pool, ids, mut alive) = idle_and_dead(&[true, false, false], seldom);
     alive[1].write_all(b"!").unwrap();

@@ -22,7 +22,7 @@ fn one_lease_with<C: Send + 'static>(
 ) -> (Pool<C>, Connection<C>, TcpStream) {
     let peer = Peer::new();
     let pool = settings(peer.builder(1)).build().unwrap();
-    let lease = pool.pull().unwrap();
+    let lease = pool.allocate().unwrap();
     (pool, lease, peer.accept())
 }
 
@@ -327,7 +327,7 @@ fn asking_for_an_error_that_is_not_there_changes_nothing() {
 fn a_lease_whose_thread_panics_is_closed_and_its_slot_is_free() {
     let peer = Peer::new();
     let pool = peer.pool(1);
-    let lease = pool.pull().unwrap();
+    let lease = pool.allocate().unwrap();
     let mut far = peer.accept();
     let panicked = thread::spawn(move || {
         let _lease = lease;
@@ -389,7 +389,7 @@ fn a_lease_may_be_finished_on_another_thread() {
         .unwrap();
     assert_back(&pool);
 
-    let mut lease = pool.pull().unwrap();
+    let mut lease = pool.allocate().unwrap();
     lease.write_all(b"?").unwrap();
     background(move || drop(lease)).join();
     assert_left(&pool, Eviction::Unanswered);
@@ -409,7 +409,7 @@ fn recycle_decides_on_what_is_otherwise_fit() {
     });
     drop(lease);
     assert_back(&pool);
-    drop(pool.pull().unwrap());
+    drop(pool.allocate().unwrap());
     assert_left(&pool, Eviction::RecycleFailed);
     assert_eq!(calls.load(SeqCst), 2);
 }
@@ -484,7 +484,7 @@ fn bytes_in_the_clients_own_buffer_are_found_by_recycle() {
     drop(lines);
     assert_back(&pool);
 
-    let mut lines = pool.pull().unwrap();
+    let mut lines = pool.allocate().unwrap();
     far.write_all(b"two\nthree\n").unwrap();
     lines.read_line(&mut line).unwrap();
     assert_eq!(line, "one\ntwo\n");
@@ -572,7 +572,7 @@ fn unread_bytes_close_at_the_next_sweep() {
 fn unread_bytes_are_not_handed_to_a_caller_who_waits() {
     let peer = Peer::new();
     let pool = peer.pool(1);
-    let mut first = pool.pull().unwrap();
+    let mut first = pool.allocate().unwrap();
     let dirty = Connection::id(&first);
     let mut far = peer.accept();
     let second = background({
@@ -594,12 +594,12 @@ fn with_allow_unread_a_server_may_speak_first() {
     drop(lease);
     far.write_all(b"news").unwrap();
     eventually("the news are there", || {
-        let lease = pool.pull().unwrap();
+        let lease = pool.allocate().unwrap();
         lease.set_nonblocking(true).unwrap();
         lease.peek(&mut [0; 4]).is_ok()
     });
     assert_eq!(pool.reap(), 0);
-    let mut lease = pool.pull().unwrap();
+    let mut lease = pool.allocate().unwrap();
     assert_eq!(Connection::id(&lease), id);
     let mut news = [0; 4];
     lease.read_exact(&mut news).unwrap();
@@ -663,7 +663,7 @@ fn with_only_finished_what_is_finished_goes_back() {
     lease.read_exact(&mut [0; 1]).unwrap();
     Connection::finish(lease);
     assert_back(&pool);
-    Connection::finish(pool.pull().unwrap());
+    Connection::finish(pool.allocate().unwrap());
     assert_back(&pool);
 }
 
@@ -685,7 +685,7 @@ fn finish_overrides_unanswered() {
         Connection::finish(lease);
         assert_back(&pool);
 
-        let mut lease = pool.pull().unwrap();
+        let mut lease = pool.allocate().unwrap();
         assert!(came_to_nothing(&lease.read(&mut [0; 1])));
         Connection::finish(lease);
         assert_back(&pool);
@@ -697,7 +697,7 @@ fn what_finish_overrode_is_over() {
     let (pool, mut lease, _far) = one_lease();
     lease.write_all(b"no reply to this").unwrap();
     Connection::finish(lease);
-    drop(pool.pull().unwrap());
+    drop(pool.allocate().unwrap());
     assert_back(&pool);
 }
 
@@ -761,7 +761,7 @@ fn with_allow_unanswered_a_client_may_only_send() {
     lease.write_all(b"requests:1|c\n").unwrap();
     drop(lease);
     assert_back(&pool);
-    let mut lease = pool.pull().unwrap();
+    let mut lease = pool.allocate().unwrap();
     assert!(came_to_nothing(&lease.read(&mut [0; 1])));
     drop(lease);
     assert_back(&pool);
@@ -859,7 +859,7 @@ fn the_client_and_the_lease_share_one_memory() {
     drop(lines);
     assert_back(&pool);
 
-    let lines = pool.pull().unwrap();
+    let lines = pool.allocate().unwrap();
     Connection::stream(&lines).write_all(b"?").unwrap();
     drop(lines);
     assert_left(&pool, Eviction::Unanswered);
@@ -869,7 +869,7 @@ fn the_client_and_the_lease_share_one_memory() {
 fn what_is_discarded_is_closed_and_its_slot_is_free() {
     let peer = Peer::new();
     let pool = peer.pool(1);
-    Connection::discard(pool.pull().unwrap());
+    Connection::discard(pool.allocate().unwrap());
     assert_left(&pool, Eviction::Discarded);
     assert_closed(&mut peer.accept());
     assert!(pool.allocate().is_ok());
@@ -883,7 +883,7 @@ fn what_is_detached_lives_on_outside_the_pool() {
         .handshake(|stream| Ok::<_, io::Error>(BufReader::new(stream)))
         .build()
         .unwrap();
-    let mut lines = Connection::detach(pool.pull().unwrap());
+    let mut lines = Connection::detach(pool.allocate().unwrap());
     let mut far = peer.accept();
     assert_left(&pool, Eviction::Detached);
     let next = pool.allocate().unwrap();
