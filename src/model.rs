@@ -407,7 +407,9 @@ impl Walk {
         self.next_who += 1;
         let mut fx = Effects::default();
         let ticket = comeback.map(|comeback| comeback.ticket);
-        let entry = self.table.enter(ticket, &who, stays, None, now, &mut fx);
+        let holder = self.random.chance(50);
+        let thread = holder.then(thread::current);
+        let entry = self.table.enter(ticket, &who, stays, thread, now, &mut fx);
 
         let mut expected = Expected::default();
         if self.has_ended {
@@ -419,6 +421,9 @@ impl Walk {
                 panic!("there was an idle one, but {entry:?}");
             };
             assert_eq!((lease.place.id, got), (id, probe));
+            if let Some(conn) = find(&mut self.leased, id) {
+                conn.is_held = holder;
+            }
             self.keep(lease);
             return self.check(&expected, fx);
         }

@@ -599,44 +599,6 @@ fn a_lease_that_was_waited_for_is_reported_with_the_thread_that_waited() {
 }
 
 #[test]
-fn a_lease_taken_after_a_dead_one_was_handed_over_is_reported_too() {
-    let peer = Peer::new();
-    let events = Events::default();
-    let (buried, go_on) = (Gate::default(), Gate::default());
-    let pool = peer
-        .builder(2)
-        .max_connecting(1)
-        .leak_after(Some(Duration::ZERO))
-        .on_event({
-            let (events, buried, go_on) = (events.clone(), buried.clone(), go_on.clone());
-            move |event| {
-                events.note(event);
-                if matches!(event, Event::Evicted { .. }) {
-                    buried.open();
-                    go_on.pass();
-                }
-            }
-        })
-        .build()
-        .unwrap();
-    let mut leases = lease(&pool, 2);
-    let waiter = background({
-        let pool = pool.clone();
-        move || lease_on("patient", &pool)
-    });
-    eventually("it waits", || pool.stats().waiting == 1);
-    drop(peer.accept()); // number 1 dies
-    drop(leases.remove(0));
-    buried.pass();
-    drop(leases); // number 2 is idle when the waiter looks again
-    go_on.open();
-    let held = waiter.join();
-    assert_eq!(Connection::id(&held), 2);
-    pool.reap();
-    assert_eq!(events.count("2 overdue by patient"), 1);
-}
-
-#[test]
 fn a_lease_that_is_not_out_for_long_is_not_reported() {
     let peer = Peer::new();
     let events = Events::default();
