@@ -128,7 +128,7 @@ fn allocate_is_full_at_once_when_the_rest_of_the_limit_is_connecting() {
         background(move || pool.pull().map(Connection::detach))
     });
     eventually("both connect", || gate.waiting() == 2);
-    let Error::Full { stats } = pool.allocate().unwrap_err() else {
+    let Error::Full { stats } = in_time(&pool, Pool::allocate).unwrap_err() else {
         panic!("not full");
     };
     assert_eq!((stats.open, stats.connecting), (0, 2));
@@ -150,7 +150,7 @@ fn allocate_is_full_at_once_when_queued_connects_have_the_rest_of_the_limit() {
         eventually("it has room to wait", || pool.stats().waiting == count);
         caller
     });
-    let Error::Full { stats } = pool.allocate().unwrap_err() else {
+    let Error::Full { stats } = in_time(&pool, Pool::allocate).unwrap_err() else {
         panic!("not full");
     };
     assert_eq!((stats.open, stats.connecting, stats.waiting), (0, 1, 3));
