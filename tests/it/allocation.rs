@@ -27,7 +27,7 @@ fn the_newest_idle_connection_is_reused_first() {
 #[test]
 fn surplus_connections_go_unused_and_age_out() {
     let peer = Peer::new();
-    let idle = Duration::from_millis(30);
+    let idle = Duration::from_millis(300);
     let pool = peer.builder(5).idle_timeout(Some(idle)).build().unwrap();
     let burst: Vec<_> = (0..5).map(|_| pool.allocate().unwrap()).collect();
     drop(burst);

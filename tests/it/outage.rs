@@ -306,7 +306,7 @@ fn a_waiter_that_leaves_hands_the_trying_on_to_the_next() {
     let queue = Queue::of(&pool, 2);
     assert!(impatient.join().unwrap_err().is_connect());
     let calls = line.calls();
-    eventually("the pool tries on", || line.calls() >= calls + 2);
+    eventually("the pool tries on", || line.calls() > calls);
     line.up();
     drop([queue.next(), queue.next()]);
 }
@@ -466,7 +466,7 @@ fn a_sleeping_waiter_keeps_its_place_across_retries() {
     pool.set_backoff(restless()).unwrap();
     let others = Queue::of(&pool, 4);
     let calls = line.calls();
-    eventually("there have been retries", || line.calls() >= calls + 4);
+    eventually("there have been retries", || line.calls() >= calls + 2);
     line.up();
     let (_, lease) = sleeper.next();
     assert_eq!(pool.stats().waiting, 4);

@@ -15,7 +15,7 @@ use crate::support::{Gate, Peer, SOON, Server, background, eventually};
 const MOMENT: Duration = Duration::from_millis(30);
 
 /// Chances for an unlucky moment to be met.
-const ROUNDS: u64 = 2000;
+const ROUNDS: u64 = 1000;
 
 /// Not a limit that matters: what a call may take on a machine that is busy with other things.
 const SLACK: Duration = Duration::from_secs(3);
@@ -847,7 +847,7 @@ fn those_who_give_up_leave_the_order_of_the_others_alone() {
                 let lease = if place % 2 == 0 {
                     caller.pull()
                 } else {
-                    caller.pull_timeout(Duration::from_millis(1500))
+                    caller.pull_timeout(Duration::from_secs(1))
                 };
                 if lease.is_ok() {
                     order.lock().unwrap().push(place);
