@@ -23,7 +23,7 @@ use crate::probe;
 use crate::slots::{Closed, Lease, Place};
 use crate::stats::{Brief, ConnectionInfo, Stats};
 use crate::stream::{Socket, Stream};
-use crate::table::{self, Dead, Reserved, Rules};
+use crate::table::{self, Dead, Late, Reserved, Rules};
 
 /// What a lease consists of: the client, and a handle of its own on the socket under it.
 pub(crate) struct Held<C> {
@@ -116,37 +116,27 @@ impl<C> Shared<C> {
         for parker in effects.wake {
             parker.wake();
         }
-        if effects.drained {
-            self.drained.notify_all();
-        }
         for closed in &effects.closed {
             if closed.cut {
                 closed.handle.cut();
             }
         }
+        // Closed before others are opened: a server may count as strictly as the pool does.
+        let closed: Vec<_> = effects.closed.into_iter().map(close).collect();
         for reserved in effects.connects {
             (self.connect)(self, reserved);
-        }
-        for closed in effects.closed {
-            self.dispose(closed);
         }
         if let Some(held) = effects.leftover {
             destroy(held);
         }
+        if effects.drained {
+            self.drained.notify_all();
+        }
+        for Late { id, why, age } in closed.into_iter().flatten() {
+            self.tell_evicted(id, why, age);
+        }
         for error in effects.spent {
             destroy(error);
-        }
-    }
-
-    /// Closes a connection that has left the table, and tells of it.
-    fn dispose(&self, closed: Closed<Held<C>, Arc<Socket>>) {
-        let Closed { id, why, age, .. } = closed;
-        if let Some(held) = closed.held {
-            destroy(held);
-        }
-        drop(closed.handle);
-        if closed.tell {
-            self.tell_evicted(id, why, age);
         }
     }
 
@@ -368,6 +358,16 @@ impl<C> Shared<C> {
     pub(crate) fn set_reaper(&self, reaper: Sender<()>) {
         self.lock().reaper = Some(reaper);
     }
+}
+
+/// Closes a connection that has left the table; what is to be told of it.
+fn close<C>(closed: Closed<Held<C>, Arc<Socket>>) -> Option<Late> {
+    let Closed { id, why, age, .. } = closed;
+    if let Some(held) = closed.held {
+        destroy(held);
+    }
+    drop(closed.handle);
+    closed.tell.then_some(Late { id, why, age })
 }
 
 /// Wakes one thread that waits for a connection.

@@ -120,7 +120,7 @@ pub(crate) struct Overdue {
     pub(crate) holder: Thread,
 }
 
-/// An eviction whose report waits until the same connection has been reported overdue.
+/// An eviction that remains to be told of.
 #[derive(Debug)]
 pub(crate) struct Late {
     pub(crate) id: u64,
