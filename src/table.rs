@@ -887,7 +887,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         } else {
             0
         };
-        self.waiters.len() + spare
+        self.waiters.len().saturating_add(spare)
     }
 
     fn min_idle(&self) -> usize {
