@@ -1290,12 +1290,12 @@ impl Walk {
     }
 
     fn settle(&mut self, now: Instant, fx: &Effects, expected: &mut Expected) {
-        // No earlier than anybody has looked, however late this thread comes to the lock.
-        let now = self.clock.max(now);
-        (self.clock, self.settled) = (now, now);
+        // Patience ends by the latest time that anybody has seen, however late this thread comes.
+        self.settled = self.clock;
         let min_idle = self.rules.min_idle.min(self.limit);
         self.is_topping_up &= self.idle.len() < min_idle;
-        while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(now) {
+        while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(self.clock)
+        {
             self.convoy.handed_off(now);
             self.grant(true, now, expected);
         }

@@ -417,14 +417,24 @@ fn wait<'a, T>(
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Hook<C> = Box<dyn Fn(&mut C) -> Result<(), BoxError> + Send + Sync>;
 
-/// Runs a hook on a client; a panic is an error with the panic's message.
-pub(crate) fn guarded_call<C>(hook: &Hook<C>, client: &mut C) -> Result<(), BoxError> {
-    guarded(|| hook(client)).unwrap_or_else(|text| Err(format!("panicked: {text}").into()))
+/// Runs a hook on a client; the text of its error, or the message of its panic.
+///
+/// The error stays inside: its text and its destructor are the user's as well.
+pub(crate) fn guarded_call<C>(hook: &Hook<C>, client: &mut C) -> Result<(), String> {
+    guarded(|| hook(client).map_err(|error| error.to_string()))
+        .unwrap_or_else(|text| Err(format!("panicked: {text}")))
 }
 
 /// Runs a function of the user's; the message of its panic, if it does.
 pub(crate) fn guarded<R>(f: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| message(&*payload))
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let text = message(&*payload);
+        // What was thrown may be anything, and its destructor may throw in its turn.
+        if let Err(thrown) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(thrown);
+        }
+        text
+    })
 }
 
 /// Drops what belongs to the user; its destructor's panic ends here.

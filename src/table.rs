@@ -805,11 +805,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Every transition ends here, so that no path frees a slot or parks a connection without
     /// serving a waiter.
     fn settle(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
-        // A thread that was held up before the lock comes with a time that is over. By it a waiter
-        // would still be patient whose alarm has gone off, and who would not look again.
-        self.look(now);
-        let now = self.clock;
-        self.settled = now;
+        self.settled = self.clock;
         if self.waiters.is_empty() && !self.topping_up {
             self.alarm = None;
             return self.note_drained(fx);
@@ -817,7 +813,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.topping_up &= self.slots.idle() < self.min_idle();
         while let (Some(newest), Some(first)) = (self.slots.newest(), self.waiters.first()) {
             let patient_until = self.waiters.patient_until(first);
-            if self.is_at_limit() && patient_until.is_some_and(|until| now < until) {
+            // Not by `now`: a thread that was held up before the lock comes with a time that is
+            // over, and a waiter whose alarm has gone off meanwhile would not look again.
+            if self.is_at_limit() && patient_until.is_some_and(|until| self.clock < until) {
                 break;
             }
             self.convoy.handed_off(now);
@@ -887,7 +885,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         } else {
             0
         };
-        self.waiters.len() + spare
+        self.waiters.len().saturating_add(spare)
     }
 
     fn min_idle(&self) -> usize {
