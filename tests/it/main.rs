@@ -5,6 +5,7 @@ mod config;
 mod control;
 mod events;
 mod foreign_drops;
+mod hostile;
 mod late_replies;
 mod line;
 mod lines;
