@@ -149,7 +149,7 @@ fn a_server_that_drips_holds_up_nobody_elses_bound_and_can_be_cut() {
     let server = dripping();
     let pool = pool(server.address(), 1);
     let mut lease = pool.pull().unwrap();
-    let stuck = background(move || lease.read_exact(&mut [0; 100_000]));
+    let stuck = background(move || io::copy(&mut *lease, &mut io::sink()));
     let begun = Instant::now();
     let error = pool.pull_timeout(BOUND).unwrap_err();
     assert!(error.is_timeout() && error.is_full(), "{error}");
@@ -256,13 +256,13 @@ fn a_server_that_hangs_up_on_everybody_is_asked_ten_times_a_second_at_most() {
         .build()
         .unwrap();
     let begun = Instant::now();
-    let (serve, served) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
     for _ in 0..CALLERS {
-        let (pool, serve) = (pool.clone(), serve.clone());
+        let (pool, tell) = (pool.clone(), tell.clone());
         thread::spawn(move || {
             let answered = |mut lease: Connection| ask(&mut lease, "hello?").is_ok();
             while !pool.pull().is_ok_and(answered) {}
-            serve.send(Instant::now())
+            tell.send(Instant::now())
         });
     }
     eventually("time has passed", || begun.elapsed() > 5 * BOUND);
@@ -270,7 +270,7 @@ fn a_server_that_hangs_up_on_everybody_is_asked_ten_times_a_second_at_most() {
     assert_few_connects(&pool, begun, 10);
     hangs_up.store(false, SeqCst);
     let mut times: Vec<Instant> = (0..CALLERS)
-        .map(|_| served.recv_timeout(SOON).unwrap())
+        .map(|_| told.recv_timeout(SOON).unwrap())
         .collect();
     times.sort_unstable();
     let spread = times[CALLERS - 1] - times[0];
