@@ -136,8 +136,10 @@ fn a_server_that_drips_exceeds_no_bound_that_the_caller_keeps() {
     let pool = pool(server.address(), 1);
     let begun = Instant::now();
     let mut lease = pool.pull().unwrap();
-    let error = read_within(&mut lease, 1000, begun + BOUND).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let kind = read_within(&mut lease, 1000, begun + BOUND)
+        .unwrap_err()
+        .kind();
+    assert!(matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut));
     assert!(begun.elapsed() < SOON / 2);
     Connection::discard(lease);
     assert_left(&pool, Eviction::Discarded);
