@@ -19,6 +19,7 @@ use crate::connect;
 use crate::connection::Connection;
 use crate::connector::Factory;
 use crate::event::{Close, Event, Eviction, Freed};
+use crate::gate::Word;
 use crate::probe;
 use crate::slots::{Closed, Lease, Place};
 use crate::stats::{Brief, ConnectionInfo, Stats};
@@ -205,11 +206,19 @@ impl<C> Shared<C> {
 
     /// A lease is over.
     pub(crate) fn give_back(self: &Arc<Self>, place: Place, mut held: Held<C>, finished: bool) {
+        let has_sent = held.stream.socket().is_unanswered();
         let verdict = self.fitness(place, &mut held, finished);
+        let was_of_use = finished || (has_sent && verdict.is_none());
+        let word = held.stream.socket().word(was_of_use);
         let now = Instant::now();
-        self.with(|state, effects| {
+        let shuts = self.with(|state, effects| {
+            let shuts = state.table.take_word(place, word, now, effects);
             state.table.give_back(place, held, verdict, now, effects);
+            shuts
         });
+        if shuts {
+            warn_of_hang_ups();
+        }
     }
 
     /// What speaks against using this connection again.
@@ -237,9 +246,22 @@ impl<C> Shared<C> {
     }
 
     /// A lease ends without coming back.
-    pub(crate) fn withdraw(self: &Arc<Self>, place: Place, held: Option<Held<C>>, why: Eviction) {
+    pub(crate) fn withdraw(
+        self: &Arc<Self>,
+        place: Place,
+        word: Word,
+        held: Option<Held<C>>,
+        why: Eviction,
+    ) {
         let now = Instant::now();
-        self.with(|state, effects| state.table.withdraw(place, held, why, now, effects));
+        let shuts = self.with(|state, effects| {
+            let shuts = state.table.take_word(place, word, now, effects);
+            state.table.withdraw(place, held, why, now, effects);
+            shuts
+        });
+        if shuts {
+            warn_of_hang_ups();
+        }
     }
 
     pub(crate) fn free(self: &Arc<Self>, keep: usize, close: Close) -> Freed {
@@ -412,6 +434,13 @@ fn wait<'a, T>(
             woken.unwrap_or_else(PoisonError::into_inner).0
         }
     }
+}
+
+fn warn_of_hang_ups() {
+    log::warn!(
+        target: "jackpot",
+        "the other side hangs up on one connection after the other without a word"
+    );
 }
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;

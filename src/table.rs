@@ -14,7 +14,7 @@ use crate::backoff::Random;
 use crate::convoy::Convoy;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
-use crate::gate::Gate;
+use crate::gate::{Gate, Word};
 use crate::slots::{Closed, Lease, Pinged, Place, Slots};
 use crate::stats::Stats;
 use crate::waiters::{Answer, Failure, Ticket, Waiters};
@@ -367,6 +367,33 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         Some(Failure::Connect(Arc::clone(error)))
     }
 
+    /// A lease that is about to end tells of the other side; true if that shuts the gate.
+    pub(crate) fn take_word(
+        &mut self,
+        place: Place,
+        word: Word,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> bool {
+        // What was cut, was cut by us.
+        let Some(born) = self.slots.get(place).map(|open| open.born) else {
+            return false;
+        };
+        match word {
+            Word::Silence => false,
+            Word::Heard => {
+                fx.spent.extend(self.gate.heard(born));
+                false
+            }
+            Word::HungUp => {
+                let (shuts, old) = self.gate.hung_up(born, now);
+                fx.spent.extend(old);
+                self.topping_up &= !shuts;
+                shuts
+            }
+        }
+    }
+
     /// A lease came back, fit to be used again unless the verdict says otherwise.
     pub(crate) fn give_back(
         &mut self,
@@ -465,7 +492,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.look(now);
         self.counts.connects += 1;
         if !self.slots.is_outdated(place) {
-            fx.spent.extend(self.gate.lift());
+            fx.spent.extend(self.gate.connected(now));
         }
         let owner = self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
@@ -757,7 +784,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// The factory is another one: forgets the outage, and counts on no connect under way.
     pub(crate) fn factory_changed(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.look(now);
-        fx.spent.extend(self.gate.lift());
+        fx.spent.extend(self.gate.lift(now));
         self.slots.outdate_connects();
         self.waiters.unassign_all();
         self.settle(now, fx);
@@ -793,6 +820,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
 
     pub(crate) fn slots(&self) -> &Slots<L, H> {
         &self.slots
+    }
+
+    #[cfg(test)]
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     #[cfg(test)]
