@@ -188,7 +188,7 @@ impl<C> Shared<C> {
     /// A connection was found dead on its way to a caller that has no place in the queue.
     pub(crate) fn bury(self: &Arc<Self>, dead: Dead<Held<C>>) {
         let Dead { place, held, why } = dead;
-        self.withdraw(place, Some(held), why);
+        self.withdraw(place, Word::Silence, Some(held), why);
         self.found_dead(why);
     }
 
