@@ -145,8 +145,8 @@ impl<C: Send + 'static> Pool<C> {
     /// keep the pool busy (32 hand-offs, none more than 10 ms after the last), a caller that begins
     /// to wait lets running ones go first for 64 µs, and as much again for each that waits already,
     /// but for 4 ms at most: handing each connection to a thread that must wake up first would
-    /// leave it idle meanwhile. A connection that nobody takes in that time is picked up within
-    /// twice of it. [`allocate`](Pool::allocate) and a time-out of zero never go first.
+    /// leave it idle meanwhile. What comes back after that time is the waiter's; what came back
+    /// before and was left lying it picks up within twice that time. [`allocate`](Pool::allocate) and a time-out of zero never go first.
     ///
     /// # Errors
     ///

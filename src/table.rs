@@ -528,8 +528,14 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.slots.abandon(place);
         if !outdated {
             self.topping_up = false;
+            let failure = Failure::Connect(Arc::clone(&error));
+            if error.is_hopeless() {
+                // Those who sleep hear of it too: what they wait for does not come.
+                for seat in self.waiters.sleeping() {
+                    self.fail(seat, failure.clone(), now, fx);
+                }
+            }
             if let Some(seat) = self.waiters.unassign(place.id) {
-                let failure = Failure::Connect(Arc::clone(&error));
                 self.fail(seat, failure, now, fx);
             }
             fx.spent.extend(self.gate.failed(error, now));
@@ -880,6 +886,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     fn serve(&mut self, seat: u32, answer: Answer<L>, fx: &mut Effects<L, H, W>) {
         let (waker, old) = self.waiters.serve(seat, answer);
         fx.wake.push(waker);
+        Self::spend(old, fx);
+    }
+
+    /// An answer that nobody has taken may own an error, which is the user's to drop.
+    fn spend(old: Option<Answer<L>>, fx: &mut Effects<L, H, W>) {
         if let Some(Answer::Failed(Failure::Connect(error))) = old {
             fx.spent.push(error);
         }
@@ -950,7 +961,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Ends the current try of this waiter, and its wait with it if it has only one.
     fn fail(&mut self, seat: u32, failure: Failure, now: Instant, fx: &mut Effects<L, H, W>) {
         if self.waiters.stays(seat) {
-            fx.wake.push(self.waiters.fail(seat, failure));
+            let (waker, old) = self.waiters.fail(seat, failure);
+            fx.wake.push(waker);
+            Self::spend(old, fx);
         } else {
             self.count_wait(self.waiters.ticket(seat), now);
             self.serve(seat, Answer::Failed(failure), fx);

@@ -195,15 +195,15 @@ impl<L, W: Clone> Waiters<L, W> {
         (waker, old)
     }
 
-    /// Ends the current try of this waiter.
-    pub(crate) fn fail(&mut self, seat: u32, failure: Failure) -> W {
+    /// Tells this waiter of a failure, which ends its current try; an answer that it had not taken
+    /// comes out.
+    pub(crate) fn fail(&mut self, seat: u32, failure: Failure) -> (W, Option<Answer<L>>) {
         let waiter = self.seat_mut(seat);
-        debug_assert!(waiter.trying);
-        waiter.trying = false;
-        waiter.answer = Some(Answer::Failed(failure));
+        let was_trying = std::mem::take(&mut waiter.trying);
+        let old = waiter.answer.replace(Answer::Failed(failure));
         let waker = waiter.waker.clone();
-        self.trying -= 1;
-        waker
+        self.trying -= usize::from(was_trying);
+        (waker, old)
     }
 
     /// Begins another try of this waiter.
@@ -261,6 +261,12 @@ impl<L, W: Clone> Waiters<L, W> {
         let waiter = self.seat_mut(seat);
         waiter.connect = None;
         waiter.trying.then_some(seat)
+    }
+
+    /// Those who sleep between two tries.
+    pub(crate) fn sleeping(&self) -> Vec<u32> {
+        let sleeps = |seat: &u32| !self.seat(*seat).trying;
+        self.order.iter().filter(sleeps).collect()
     }
 
     /// The `count` last comers among those who wait for a connect, the last one first.
@@ -327,7 +333,7 @@ mod tests {
         let last = queue.last_trying(2);
         let woken: Vec<_> = last
             .iter()
-            .map(|&seat| queue.fail(seat, Failure::Full))
+            .map(|&seat| queue.fail(seat, Failure::Full).0)
             .collect();
         assert_eq!(woken, ["last", "second"]);
         assert_eq!((queue.trying(), queue.len()), (1, 4));

@@ -594,3 +594,29 @@ fn a_socket_that_is_connected_to_itself_is_a_failed_connect() {
     assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
     assert!(cause.to_string().contains("connected to itself"), "{cause}");
 }
+
+#[test]
+fn one_who_sleeps_in_a_backoff_hears_at_once_of_what_waiting_cannot_cure() {
+    let peer = Peer::new();
+    let (address, is_forbidden) = (peer.address(), Arc::new(AtomicUsize::new(0)));
+    let forbidden = Arc::clone(&is_forbidden);
+    let pool = Pool::builder(move || match forbidden.load(SeqCst) {
+        0 => TcpStream::connect(address),
+        _ => Err(ErrorKind::PermissionDenied.into()),
+    })
+    .limit(1)
+    .reap_interval(None)
+    .backoff(Backoff::new().min(Duration::from_secs(60)))
+    .build()
+    .unwrap();
+    let only = pool.pull().unwrap();
+    let sleeper = {
+        let pool = pool.clone();
+        background(move || pool.pull().map(drop))
+    };
+    eventually("it sleeps", || pool.stats().waiting == 1);
+    is_forbidden.store(1, SeqCst);
+    Connection::discard(only);
+    let error = sleeper.join().unwrap_err();
+    assert_eq!((attempts(&error), error.is_connect()), (2, true));
+}
