@@ -1290,10 +1290,11 @@ impl Walk {
     }
 
     fn settle(&mut self, now: Instant, fx: &Effects, expected: &mut Expected) {
-        self.settled = now;
+        self.settled = self.clock;
         let min_idle = self.rules.min_idle.min(self.limit);
         self.is_topping_up &= self.idle.len() < min_idle;
-        while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(now) {
+        while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(self.clock)
+        {
             self.convoy.handed_off(now);
             self.grant(true, now, expected);
         }
