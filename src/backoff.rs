@@ -1,11 +1,10 @@
 //! How long `pull` sleeps between its tries, and the small generator behind the jitter.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::iter::FusedIterator;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::sync::seed;
 
 #[cfg(test)]
 mod picture;
@@ -315,7 +314,7 @@ pub(crate) struct Random(u64);
 
 impl Random {
     pub(crate) fn new() -> Self {
-        Self(RandomState::new().build_hasher().finish())
+        Self(seed())
     }
 
     fn next(&mut self) -> u64 {

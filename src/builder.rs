@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::connector::Factory;
@@ -12,6 +12,7 @@ use crate::pool::Pool;
 use crate::reaper;
 use crate::shared::{BoxError, Hook, Shared};
 use crate::stream::Stream;
+use crate::sync::now;
 use crate::table::Rules;
 
 /// The settings that are looked at outside the lock, and the functions that the user gave us.
@@ -654,7 +655,7 @@ impl<C: Send + 'static> Builder<C> {
             reaper::start(&shared, every)?;
         }
         if min_idle > 0 {
-            let now = Instant::now();
+            let now = now();
             shared.with(|state, effects| state.table.top_up(now, effects));
         }
         Ok(pool)

@@ -7,8 +7,7 @@
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::connector::Factory;
 use crate::error::Error;
@@ -16,6 +15,7 @@ use crate::event::Event;
 use crate::shared::{BoxError, Held, Shared, destroy, guarded};
 use crate::stats::Brief;
 use crate::stream::Stream;
+use crate::sync::{now, thread};
 use crate::table::Reserved;
 
 /// A slot under construction; dropped unused, it gives the slot back and serves a waiter.
@@ -69,7 +69,7 @@ impl<C: Send + 'static> Reservation<C> {
     /// Makes the connection; the next one that this thread is to make.
     fn make(mut self) -> Option<Self> {
         let reserved = self.reserved?;
-        let started = Instant::now();
+        let started = now();
         let Some(factory) = self.shared.factory() else {
             self.reserved = None;
             self.shared.with(|state, effects| {
@@ -84,7 +84,7 @@ impl<C: Send + 'static> Reservation<C> {
             .map_err(Error::Connect)
             .and_then(|tcp| self.shake_hands(tcp));
         destroy(factory);
-        let took = started.elapsed();
+        let took = now().saturating_duration_since(started);
         match made {
             Ok(held) => self.succeed(reserved, held, took),
             Err(error) => self.fail(error, took),
@@ -107,7 +107,7 @@ impl<C: Send + 'static> Reservation<C> {
     }
 
     fn evict_oldest(&self) -> bool {
-        let now = Instant::now();
+        let now = now();
         self.shared
             .with(|state, effects| state.table.evict_oldest(now, effects))
     }
@@ -138,7 +138,7 @@ impl<C: Send + 'static> Reservation<C> {
         // Told before anybody can use it, so that it comes before whatever happens to it.
         self.shared.tell(&Event::Connected { id, took });
         let handle = Arc::clone(held.stream.socket());
-        let now = Instant::now();
+        let now = now();
         self.reserved = None;
         let ((), next) = self.shared.with_connect(|state, effects| {
             let place = reserved.place;
@@ -150,7 +150,7 @@ impl<C: Send + 'static> Reservation<C> {
     fn fail(&mut self, error: Error, took: Duration) -> Option<Self> {
         let place = self.reserved.take()?.place;
         let error = Arc::new(error);
-        let now = Instant::now();
+        let now = now();
         let ((), next) = self.shared.with_connect(|state, effects| {
             let error = Arc::clone(&error);
             state.table.connect_failed(place, error, now, effects);
@@ -226,7 +226,7 @@ mod tests {
         let waker = Arc::new(Parker::default());
         let reserved = shared.with(|state, effects| {
             let table = &mut state.table;
-            let entry = table.enter(None, &waker, true, None, Instant::now(), effects);
+            let entry = table.enter(None, &waker, true, None, now(), effects);
             assert!(matches!(entry, Entry::Trying(_)));
             effects.connects.pop()
         });

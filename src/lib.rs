@@ -400,10 +400,13 @@ mod pool;
 mod probe;
 mod pull;
 mod reaper;
+#[cfg(all(test, jackpot_shuttle))]
+mod schedules;
 mod shared;
 mod slots;
 mod stats;
 mod stream;
+mod sync;
 mod table;
 mod waiters;
 

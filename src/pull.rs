@@ -8,6 +8,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::shared::{Effects, Held, Parker, Shared, State};
 use crate::slots::Lease;
+use crate::sync::now;
 use crate::table::{Dead, Entry};
 use crate::waiters::{Answer, Failure, Ticket};
 
@@ -75,7 +76,7 @@ enum Awake<C> {
 
 impl<'a, C: Send + 'static> Call<'a, C> {
     fn new(shared: &'a Arc<Shared<C>>, patience: Patience) -> Self {
-        let started = Instant::now();
+        let started = now();
         let deadline = match patience {
             Patience::Retries(Some(timeout)) => started.checked_add(timeout),
             _ => None,
@@ -126,7 +127,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         let stay = self.patience != Patience::OneTry;
         let why = dead.as_ref().map(|dead| dead.why);
         let holder = self.shared.holder();
-        let now = Instant::now();
+        let now = now();
         let entered = self.shared.with(|state, effects| {
             let (table, parker) = (&mut state.table, &self.parker);
             // In one breath, so that nobody who came later is served in between.
@@ -160,7 +161,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             let mut retry_at = None;
             if let Some(failure) = failure.take() {
                 match self.after(failure) {
-                    Some(delay) => retry_at = Instant::now().checked_add(delay),
+                    Some(delay) => retry_at = now().checked_add(delay),
                     None => return self.leave(seat, Self::exhausted),
                 }
             }
@@ -184,7 +185,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 }
                 Awake::Answered(Answer::Ended, _) => return Err(Error::Ended),
                 Awake::TimeIsUp => {
-                    let now = Instant::now();
+                    let now = now();
                     if self.deadline.is_some_and(|deadline| deadline <= now) {
                         return self.leave(seat, Self::timed_out);
                     }
@@ -217,7 +218,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 (until, alarm) => until.or(alarm),
             };
             self.parker.park_until(next);
-            let now = next.map(|_| Instant::now());
+            let now = next.map(|_| now());
             let is_past = |at: Option<Instant>| at.zip(now).is_some_and(|(at, now)| at <= now);
             let answered = self.shared.with(|state, effects| {
                 if let Some(answered) = self.take_answer(state, seat) {
@@ -248,7 +249,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         seat: u32,
         error: impl FnOnce(&Self, Option<Failure>) -> Error,
     ) -> Result<Grant<C>, Error> {
-        let now = Instant::now();
+        let now = now();
         let outcome = self.shared.with(|state, effects: &mut Effects<C>| {
             match self.take_answer(state, seat) {
                 Some((Answer::Granted { lease, probe }, ticket)) => Ok(Grant {
@@ -285,7 +286,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
     fn timed_out(&self, cause: Option<Failure>) -> Error {
         let last = cause.or_else(|| self.last.clone());
         Error::TimedOut {
-            elapsed: self.started.elapsed(),
+            elapsed: now().saturating_duration_since(self.started),
             last: last.map(|failure| Box::new(self.error(&failure))),
             stats: Box::new(self.shared.stats()),
         }
@@ -295,7 +296,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         let last = self.last.clone().or(cause).unwrap_or(Failure::Full);
         Error::Exhausted {
             attempts: self.attempts,
-            elapsed: self.started.elapsed(),
+            elapsed: now().saturating_duration_since(self.started),
             last: Box::new(self.error(&last)),
             stats: Box::new(self.shared.stats()),
         }

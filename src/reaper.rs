@@ -1,9 +1,7 @@
 //! The reaper: a thread that evicts what is dead, idle too long or too old.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
@@ -13,6 +11,8 @@ use crate::probe;
 use crate::shared::{Held, Shared, guarded_call};
 use crate::slots::{Pinged, Place};
 use crate::stats::Brief;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{now, thread};
 use crate::table::{Overdue, Resting};
 
 /// How many slots a sweep looks at between two locks: few, because their handles are cold in the
@@ -39,7 +39,7 @@ pub(crate) fn start<C: Send + 'static>(
 }
 
 fn run<C: Send + 'static>(pool: &Weak<Shared<C>>, woken: &Receiver<()>, every: Duration) {
-    let mut next = Instant::now().checked_add(every);
+    let mut next = now().checked_add(every);
     loop {
         let message = match next {
             Some(next) => woken.recv_deadline(next),
@@ -47,7 +47,7 @@ fn run<C: Send + 'static>(pool: &Weak<Shared<C>>, woken: &Receiver<()>, every: D
         };
         match message {
             Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => next = Instant::now().checked_add(every),
+            Err(RecvTimeoutError::Timeout) => next = now().checked_add(every),
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let Some(shared) = pool.upgrade() else {
@@ -63,7 +63,7 @@ pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
         return 0;
     }
     let evicted = evict_stale(shared) + evict_dead(shared);
-    let now = Instant::now();
+    let now = now();
     shared.with(|state, effects| state.table.top_up(now, effects));
     start_pinging(shared);
     evicted
@@ -72,7 +72,7 @@ pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
 fn evict_stale<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     let mut evicted = 0;
     loop {
-        let now = Instant::now();
+        let now = now();
         let count =
             shared.with(|state, effects| state.table.evict_stale(BATCH as usize, now, effects));
         evicted += count;
@@ -96,7 +96,7 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     let mut overdue = Vec::new();
     for first in (0..slots).step_by(BATCH as usize) {
         let batch = first..first.saturating_add(BATCH);
-        let now = Instant::now();
+        let now = now();
         evicted += shared.with(|state, effects| {
             let table = &mut state.table;
             table.inspect(batch, now, &mut idle, &mut overdue, effects)
@@ -187,7 +187,7 @@ fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 impl<C: Send + 'static> Pinging<C> {
     fn next(&self, from: &mut u32) -> Option<Ping<C>> {
         let (every, _) = self.0.settings.ping.as_ref()?;
-        let now = Instant::now();
+        let now = now();
         let (lease, pinged) = self
             .0
             .with(|state, _| state.table.next_ping(from, *every, now))?;
@@ -231,7 +231,7 @@ impl<C: Send + 'static> Drop for Ping<C> {
         let Some(held) = self.held.take() else {
             return;
         };
-        let now = Instant::now();
+        let now = now();
         self.shared.with(|state, effects| {
             let table = &mut state.table;
             let (place, verdict) = (self.place, self.verdict);

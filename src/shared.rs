@@ -6,8 +6,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,8 @@ use crate::probe;
 use crate::slots::{Closed, Lease, Place};
 use crate::stats::{Brief, ConnectionInfo, Stats};
 use crate::stream::{Socket, Stream};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{Condvar, Mutex, MutexGuard, now};
 use crate::table::{self, Dead, Late, Reserved, Rules};
 
 /// What a lease consists of: the client, and a handle of its own on the socket under it.
@@ -71,7 +72,7 @@ impl<C> Shared<C> {
     {
         Arc::new(Self {
             state: Mutex::new(State {
-                table: Table::new(limit, rules, Instant::now()),
+                table: Table::new(limit, rules, now()),
                 backoff,
                 factory,
                 reaper: None,
@@ -158,7 +159,7 @@ impl<C> Shared<C> {
     /// The most recently used idle connection, if there is one, not yet probed.
     pub(crate) fn take(&self, overtake: bool) -> Option<(Lease<Held<C>>, bool)> {
         let settings = &self.settings;
-        let now = settings.exact_leases.then(Instant::now);
+        let now = settings.exact_leases.then(now);
         let holder = self.holder();
         self.lock().table.take(overtake, now, holder)
     }
@@ -210,7 +211,7 @@ impl<C> Shared<C> {
         let verdict = self.fitness(place, &mut held, finished);
         let was_of_use = finished || (has_sent && verdict.is_none());
         let word = held.stream.socket().word(was_of_use);
-        let now = Instant::now();
+        let now = now();
         let shuts = self.with(|state, effects| {
             let shuts = state.table.take_word(place, word, now, effects);
             state.table.give_back(place, held, verdict, now, effects);
@@ -253,7 +254,7 @@ impl<C> Shared<C> {
         held: Option<Held<C>>,
         why: Eviction,
     ) {
-        let now = Instant::now();
+        let now = now();
         let shuts = self.with(|state, effects| {
             let shuts = state.table.take_word(place, word, now, effects);
             state.table.withdraw(place, held, why, now, effects);
@@ -265,7 +266,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn free(self: &Arc<Self>, keep: usize, close: Close) -> Freed {
-        let now = Instant::now();
+        let now = now();
         let freed = self.with(|state, effects| state.table.free(keep, close, now, effects));
         let Freed {
             kept,
@@ -278,7 +279,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn end(self: &Arc<Self>, close: Close) {
-        let now = Instant::now();
+        let now = now();
         let (first, reaper) = self.with(|state, effects| {
             let first = state.table.end(close, now, effects);
             (first, state.reaper.take())
@@ -291,7 +292,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn drain(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now().checked_add(timeout);
+        let deadline = now().checked_add(timeout);
         let mut state = self.lock();
         if !state.table.begin_draining() {
             return true;
@@ -300,7 +301,7 @@ impl<C> Shared<C> {
             if state.table.is_drained() {
                 break true;
             }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = deadline.map(|at| at.saturating_duration_since(now()));
             if left.is_some_and(|left| left.is_zero()) {
                 break false;
             }
@@ -311,7 +312,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
-        let now = Instant::now();
+        let now = now();
         let found: Vec<_> = self
             .lock()
             .table
@@ -349,7 +350,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn set_limit(self: &Arc<Self>, limit: usize) {
-        let now = Instant::now();
+        let now = now();
         self.with(|state, effects| state.table.set_limit(limit, now, effects));
     }
 
@@ -368,7 +369,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn set_factory(self: &Arc<Self>, factory: Arc<dyn Factory>) {
-        let now = Instant::now();
+        let now = now();
         let old = self.with(|state, effects| {
             let old = std::mem::replace(&mut state.factory, factory);
             state.table.factory_changed(now, effects);
@@ -412,7 +413,7 @@ impl Parker {
     pub(crate) fn park_until(&self, until: Option<Instant>) {
         let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
         while !*woken {
-            let left = until.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = until.map(|at| at.saturating_duration_since(now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return;
             }

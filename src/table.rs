@@ -1061,3 +1061,45 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.clock = self.clock.max(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The thread that gives back looked at the clock and was held up before it got the lock.
+    #[test]
+    fn a_waiter_whose_patience_has_ended_is_served_by_a_return_that_was_begun_before() {
+        let rules = Rules {
+            min_idle: 0,
+            max_connecting: 1,
+            idle_timeout: None,
+            max_lifetime: None,
+            probe_after: Duration::ZERO,
+            leak_after: None,
+        };
+        let begin = Instant::now();
+        let fx = &mut Effects::default();
+        let mut table = Table::<(), (), &str>::new(1, rules, begin);
+        for _ in 0..100 {
+            table.convoy().handed_off(begin);
+        }
+        let Entry::Trying(holder) = table.enter(None, &"holder", true, None, begin, fx) else {
+            panic!("nothing is in its way");
+        };
+        let place = fx.connects[0].place;
+        table.connected(place, (), (), begin, fx);
+        assert!(table.answer(holder, None).is_some());
+        let Entry::Failed(waiter, _) = table.enter(None, &"waiter", true, None, begin, fx) else {
+            panic!("the holder has the only place");
+        };
+        let end = table.alarm(waiter).expect("it is patient");
+        table.tick(end, fx);
+        assert_eq!(
+            table.alarm(waiter),
+            None,
+            "nothing will wake it but a return"
+        );
+        table.give_back(place, (), None, begin, fx);
+        assert_eq!(fx.wake, ["holder", "waiter"]);
+    }
+}
