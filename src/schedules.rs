@@ -55,7 +55,7 @@ enum Time {
 
 /// How many schedules a scene is played under by each of the three kinds of scheduler.
 fn schedules() -> usize {
-    env::var("JACKPOT_SCHEDULES").map_or(1000, |count| {
+    env::var("JACKPOT_SCHEDULES").map_or(500, |count| {
         count.parse().expect("JACKPOT_SCHEDULES is not a number")
     })
 }
