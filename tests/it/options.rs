@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jackpot::{Builder, Connection, Pool, Stream};
 
-use crate::support::{Peer, SOON, assert_back, eventually};
+use crate::support::{Peer, SOON, assert_back, background, eventually};
 
 const MOMENT: Duration = Duration::from_millis(5);
 
@@ -235,7 +235,7 @@ fn the_builders_timeouts_hold_during_the_handshake() {
         .handshake(|mut stream| stream.read_exact(&mut [0; 1]).map(|()| stream))
         .build()
         .unwrap();
-    let error = pool.allocate().unwrap_err();
+    let error = background(move || pool.allocate().unwrap_err()).join();
     assert!(matches!(error, jackpot::Error::Handshake(_)), "{error}");
 }
 

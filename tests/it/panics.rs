@@ -437,6 +437,7 @@ fn a_factory_whose_destructor_panics_loses_no_place() {
     gate.open();
     puller.join().unwrap();
     assert_eq!(blown.load(SeqCst), 1);
+    assert_eq!(pool.stats().connect_failures, 0);
     assert_whole(&pool);
 }
 

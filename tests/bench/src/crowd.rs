@@ -40,50 +40,62 @@ pub(crate) fn time<S: Source>(
     })
 }
 
+/// What one thread of the crowd got.
+struct Share {
+    begun: Instant,
+    leases: u64,
+    waits: Histogram<u64>,
+}
+
 fn run(
     threads: usize,
     how_long: Duration,
     recorder: fn() -> Histogram<u64>,
     step: impl Fn(&mut Histogram<u64>) + Sync,
 ) -> Outcome {
-    let begin = Barrier::new(threads + 1);
+    let gate = Barrier::new(threads + 1);
     let enough = AtomicBool::new(false);
-    let (shares, elapsed) = thread::scope(|scope| {
+    let (shares, end) = thread::scope(|scope| {
         let crowd: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| {
                     let mut waits = recorder();
                     let mut leases = 0_u64;
-                    begin.wait();
+                    gate.wait();
+                    let begun = Instant::now();
                     while !enough.load(Relaxed) {
                         step(&mut waits);
                         leases += 1;
                     }
-                    (leases, waits)
+                    Share {
+                        begun,
+                        leases,
+                        waits,
+                    }
                 })
             })
             .collect();
-        begin.wait();
-        let started = Instant::now();
+        gate.wait();
         thread::sleep(how_long);
         enough.store(true, Relaxed);
-        let elapsed = started.elapsed();
-        let shares: Vec<_> = crowd
+        let end = Instant::now();
+        let shares: Vec<Share> = crowd
             .into_iter()
             .map(|thread| thread.join().expect("no thread panics"))
             .collect();
-        (shares, elapsed)
+        (shares, end)
     });
-    let leases = |share: &(u64, Histogram<u64>)| share.0;
-    let busiest = shares.iter().map(leases).max().unwrap_or(0);
-    let idlest = shares.iter().map(leases).min().unwrap_or(0);
-    let total: u64 = shares.iter().map(leases).sum();
+    // This thread may have been the last to wake up, when the others had long begun.
+    let begun = shares.iter().map(|share| share.begun).min().unwrap_or(end);
+    let leases = || shares.iter().map(|share| share.leases);
+    let (busiest, idlest) = (leases().max().unwrap_or(0), leases().min().unwrap_or(0));
+    let total: u64 = leases().sum();
     let mut waits = recorder();
-    for (_, share) in &shares {
-        waits.add(share).expect("all have the same range");
+    for share in &shares {
+        waits.add(&share.waits).expect("all have the same range");
     }
     Outcome {
-        rate: total as f64 / elapsed.as_secs_f64(),
+        rate: total as f64 / end.duration_since(begun).as_secs_f64(),
         unfairness: busiest as f64 / idlest.max(1) as f64,
         waits,
     }

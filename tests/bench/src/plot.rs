@@ -141,8 +141,8 @@ fn draw_curves(
 ) -> Result {
     let medians = curves.iter().flat_map(|curve| &curve.values);
     let top = 1.5 * medians.map(|value| value.median).fold(0.0, f64::max);
-    let right = counts.len() as f64 - 0.5;
-    let mut chart = builder(area, caption).build_cartesian_2d((-0.5..right).step(1.0), 0.0..top)?;
+    let right = counts.len() as f64;
+    let mut chart = builder(area, caption).build_cartesian_2d((-1.0..right).step(1.0), 0.0..top)?;
     let label = |x: &f64| {
         let mut places = counts.iter().enumerate();
         let here = places.find(|(place, _)| (*place as f64 - x).abs() < 0.01);

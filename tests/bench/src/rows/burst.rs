@@ -142,27 +142,26 @@ fn r2d2(address: SocketAddr) -> Burst {
 
 fn burst<L>(far: &Far, lease: impl Fn() -> L + Sync) -> Burst {
     *far.connects.lock().expect("nobody panics") = Some(Vec::new());
-    let begin = Barrier::new(CALLERS + 1);
-    let (started, served) = thread::scope(|scope| {
+    let gate = Barrier::new(CALLERS + 1);
+    let (begun, served) = thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
             .map(|_| {
                 scope.spawn(|| {
-                    begin.wait();
+                    gate.wait();
+                    let begun = Instant::now();
                     let lease = lease();
                     let served = Instant::now();
                     thread::sleep(USE);
                     drop(lease);
-                    served
+                    (begun, served)
                 })
             })
             .collect();
-        let started = Instant::now();
-        begin.wait();
-        let served: Vec<Instant> = callers
-            .into_iter()
+        gate.wait();
+        let callers = callers.into_iter();
+        callers
             .map(|caller| caller.join().expect("no caller panics"))
-            .collect();
-        (started, served)
+            .unzip::<_, _, Vec<Instant>, Vec<Instant>>()
     });
     let mut connects = far.connects();
     // A pool that connects at all begins the next connect when one is done.
@@ -173,6 +172,7 @@ fn burst<L>(far: &Far, lease: impl Fn() -> L + Sync) -> Burst {
             break;
         }
     }
+    let started = begun.into_iter().min().expect("there were callers");
     let since_start = |instants: Vec<Instant>| {
         let since = |at: Instant| milliseconds(at.duration_since(started));
         let mut times: Vec<f64> = instants.into_iter().map(since).collect();

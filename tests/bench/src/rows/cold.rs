@@ -61,24 +61,26 @@ fn r2d2(address: SocketAddr) -> f64 {
 
 /// How many milliseconds it takes until all callers have one; they hold it until then.
 fn all<L: Send>(lease: impl Fn() -> L + Sync) -> f64 {
-    let begin = Barrier::new(CALLERS + 1);
+    let gate = Barrier::new(CALLERS + 1);
     thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
             .map(|_| {
                 scope.spawn(|| {
-                    begin.wait();
+                    gate.wait();
+                    let begun = Instant::now();
                     let lease = lease();
-                    (lease, Instant::now())
+                    (lease, begun, Instant::now())
                 })
             })
             .collect();
-        let started = Instant::now();
-        begin.wait();
+        gate.wait();
         let leases: Vec<_> = callers
             .into_iter()
             .map(|caller| caller.join().expect("no caller panics"))
             .collect();
-        let last = leases.iter().map(|(_, at)| *at).max();
-        milliseconds(last.expect("there were callers").duration_since(started))
+        let begun = leases.iter().map(|(_, begun, _)| *begun).min();
+        let last = leases.iter().map(|(_, _, served)| *served).max();
+        let took = last.zip(begun).map(|(last, begun)| last - begun);
+        milliseconds(took.expect("there were callers"))
     })
 }

@@ -1,0 +1,134 @@
+//! A thread-per-request HTTP server whose handlers share a pool to Redis, and count visitors in it.
+//!
+//! ```sh
+//! cargo run --example server       # its own stand-in for Redis, a free port
+//! cargo run --example server -- --redis localhost:6379 --listen 127.0.0.1:8080
+//! ```
+//!
+//! Prints `listening on http://…`; every path there answers `you are visitor 1 of /path`. Ctrl-C
+//! (or SIGTERM) ends it: what is under way gets its answer, but not for longer than five seconds,
+//! and the last line is what the pool has counted.
+
+#[path = "stand_in.rs"]
+mod stand_in;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use jackpot::{Close, Connector, Pool, Stream};
+use tiny_http::{Request, Response, Server};
+
+/// Counts visitors.
+#[derive(Parser)]
+struct Args {
+    /// Where the counters are; inside this process if not given
+    #[arg(long, value_name = "HOST:PORT")]
+    redis: Option<String>,
+
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    listen: String,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let redis = args.redis.map_or_else(start_server, Ok)?;
+    // Hundreds of requests may be under way at once; Redis sees twenty connections.
+    let pool = Pool::builder(Connector::new(redis))
+        .limit(20)
+        .read_timeout(Some(Duration::from_secs(2)))
+        .write_timeout(Some(Duration::from_secs(2)))
+        .handshake(|stream| Ok::<_, io::Error>(BufReader::new(stream)))
+        .recycle(|lines| match lines.buffer() {
+            [] => Ok(()),
+            _ => Err("bytes that nobody read"),
+        })
+        .build()?;
+    let server = Arc::new(Server::http(args.listen)?);
+    let for_handler = Arc::clone(&server);
+    ctrlc::set_handler(move || for_handler.unblock())?;
+    println!("listening on http://{}", server.server_addr());
+
+    thread::scope(|scope| {
+        for request in server.incoming_requests() {
+            let answer = || answer(&pool, request);
+            if let Err(error) = thread::Builder::new().spawn_scoped(scope, answer) {
+                eprintln!("a request without a thread: {error}"); // its client is told "500"
+            }
+        }
+        shut_down(&pool);
+    }); // waits for the threads
+    println!("{}", pool.stats());
+    Ok(())
+}
+
+/// Ends the pool: who waits for a connection is told so, who has one may use it for a while.
+fn shut_down<C: Send + 'static>(pool: &Pool<C>) {
+    println!("stopping");
+    pool.end();
+    if !pool.drain(Duration::from_secs(5)) {
+        pool.end_with(Close::Hard); // wakes the threads that are blocked on a connection
+    }
+}
+
+fn answer(pool: &Pool<BufReader<Stream>>, request: Request) {
+    let (code, text) = match count(pool, request.url()) {
+        Ok(count) => (
+            200,
+            format!("you are visitor {count} of {}\n", request.url()),
+        ),
+        Err(error) => {
+            eprintln!("{}: {error}", request.url());
+            (
+                503,
+                "the counter is away; please try again later\n".to_owned(),
+            )
+        }
+    };
+    // A client that has gone away is no concern of ours.
+    let _ = request.respond(Response::from_string(text).with_status_code(code));
+}
+
+/// Counts one visit. Is not repeated if it fails half-way: it may have been counted.
+fn count(pool: &Pool<BufReader<Stream>>, path: &str) -> io::Result<u64> {
+    let key = format!("visits:{path}");
+    let command = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len());
+    let mut redis = pool.pull_timeout(Duration::from_secs(2))?;
+    redis.get_mut().write_all(command.as_bytes())?;
+    let mut reply = String::new();
+    redis.read_line(&mut reply)?;
+    let count = reply
+        .strip_prefix(':')
+        .and_then(|count| count.trim_end().parse().ok());
+    count.ok_or_else(|| io::Error::other(format!("the counter said {reply:?}")))
+}
+
+/// The server inside: understands `INCR` as `count` sends it, in five lines, and nothing else.
+fn start_server() -> io::Result<String> {
+    let counts = Arc::new(Mutex::new(HashMap::new()));
+    stand_in::start(move |mut socket| {
+        let mut lines = BufReader::new(socket).lines();
+        while let Some(key) = lines.nth(4) {
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(key?).or_insert(0);
+            *count += 1;
+            socket.write_all(format!(":{count}\r\n").as_bytes())?;
+        }
+        Ok(())
+    })
+}
