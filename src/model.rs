@@ -1290,7 +1290,9 @@ impl Walk {
     }
 
     fn settle(&mut self, now: Instant, fx: &Effects, expected: &mut Expected) {
-        self.settled = now;
+        // No earlier than anybody has looked, however late this thread comes to the lock.
+        let now = self.clock.max(now);
+        (self.clock, self.settled) = (now, now);
         let min_idle = self.rules.min_idle.min(self.limit);
         self.is_topping_up &= self.idle.len() < min_idle;
         while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(now) {
@@ -1398,7 +1400,7 @@ impl Walk {
         for caller in &self.queue {
             let keeps = alarm.filter(|&(who, _)| who == caller.who);
             let looks = caller.patient_until.map(|at| at + (at - caller.since));
-            let looks = looks.filter(|&at| at > self.clock);
+            let looks = looks.filter(|&at| at > self.settled);
             let wanted = keeps.map(|(_, at)| at).or(looks);
             assert_eq!(self.table.alarm(caller.seat), wanted);
         }
@@ -1458,6 +1460,11 @@ impl Walk {
         assert!(
             stats.idle == 0 || stats.waiting == 0 || self.is_first_patient(self.settled),
             "idle beside a waiter whose patience has ended"
+        );
+        let first = self.queue.first().filter(|_| stats.idle > 0);
+        assert!(
+            first.is_none_or(|first| self.table.alarm(first.seat).is_some()),
+            "idle beside a waiter who will not look"
         );
         assert!(
             stats.idle == 0 || occupied <= stats.limit,

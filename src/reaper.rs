@@ -15,8 +15,9 @@ use crate::slots::{Pinged, Place};
 use crate::stats::Brief;
 use crate::table::{Overdue, Resting};
 
-/// How many slots a sweep looks at between two locks.
-const BATCH: u32 = 64;
+/// How many slots a sweep looks at between two locks: few, because their handles are cold in the
+/// cache, and whoever pulls meanwhile waits while they are cloned.
+const BATCH: u32 = 8;
 /// On how many connections a sweep also looks at the sending side, which costs as much again as
 /// the peek. Larger pools take turns: each sweep looks at the next so many.
 const SENDING_CHECKS: u32 = 512;

@@ -153,6 +153,8 @@ pub(crate) struct Table<L, H, W> {
     late: Vec<Late>,
     /// The last time that anybody looked at the clock.
     clock: Instant,
+    /// What the clock showed when idle connections and waiters were last brought together.
+    settled: Instant,
     counts: Stats,
     random: Random,
 }
@@ -175,6 +177,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             reporting: Vec::new(),
             late: Vec::new(),
             clock: now,
+            settled: now,
             counts: Stats::default(),
             random: Random::new(),
         }
@@ -338,7 +341,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         // Twice the patience: by then most have been served and need not wake up for nothing.
         let since = self.waiters.ticket(seat).since();
         let at = until + until.saturating_duration_since(since);
-        (at > self.clock).then_some(at)
+        (at > self.settled).then_some(at)
     }
 
     /// A waiter's alarm went off, or what was buried left a slot.
@@ -802,6 +805,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Every transition ends here, so that no path frees a slot or parks a connection without
     /// serving a waiter.
     fn settle(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+        // A thread that was held up before the lock comes with a time that is over. By it a waiter
+        // would still be patient whose alarm has gone off, and who would not look again.
+        self.look(now);
+        let now = self.clock;
+        self.settled = now;
         if self.waiters.is_empty() && !self.topping_up {
             self.alarm = None;
             return self.note_drained(fx);

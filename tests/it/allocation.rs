@@ -27,7 +27,7 @@ fn the_newest_idle_connection_is_reused_first() {
 #[test]
 fn surplus_connections_go_unused_and_age_out() {
     let peer = Peer::new();
-    let idle = Duration::from_millis(30);
+    let idle = Duration::from_millis(300);
     let pool = peer.builder(5).idle_timeout(Some(idle)).build().unwrap();
     let burst: Vec<_> = (0..5).map(|_| pool.allocate().unwrap()).collect();
     drop(burst);
@@ -128,7 +128,7 @@ fn allocate_is_full_at_once_when_the_rest_of_the_limit_is_connecting() {
         background(move || pool.pull().map(Connection::detach))
     });
     eventually("both connect", || gate.waiting() == 2);
-    let Error::Full { stats } = pool.allocate().unwrap_err() else {
+    let Error::Full { stats } = in_time(&pool, Pool::allocate).unwrap_err() else {
         panic!("not full");
     };
     assert_eq!((stats.open, stats.connecting), (0, 2));
@@ -150,7 +150,7 @@ fn allocate_is_full_at_once_when_queued_connects_have_the_rest_of_the_limit() {
         eventually("it has room to wait", || pool.stats().waiting == count);
         caller
     });
-    let Error::Full { stats } = pool.allocate().unwrap_err() else {
+    let Error::Full { stats } = in_time(&pool, Pool::allocate).unwrap_err() else {
         panic!("not full");
     };
     assert_eq!((stats.open, stats.connecting, stats.waiting), (0, 1, 3));

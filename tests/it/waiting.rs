@@ -15,7 +15,7 @@ use crate::support::{Gate, Peer, SOON, Server, background, eventually};
 const MOMENT: Duration = Duration::from_millis(30);
 
 /// Chances for an unlucky moment to be met.
-const ROUNDS: u64 = 2000;
+const ROUNDS: u64 = 1000;
 
 /// Not a limit that matters: what a call may take on a machine that is busy with other things.
 const SLACK: Duration = Duration::from_secs(3);
@@ -376,7 +376,7 @@ fn no_return_slips_through_between_looking_and_queueing() {
 
 #[test]
 fn a_slot_whose_requester_timed_out_is_freed_once() {
-    let server = Server::echo(); // accepts them all, however many come
+    let server = Server::echo();
     let line = Line::to(server.address());
     line.meets(|call| {
         thread::sleep(Duration::from_micros(500));
@@ -822,7 +822,7 @@ fn waiters_and_hand_offs_do_not_spin() {
     thread::sleep(MOMENT);
     drop(lease);
     let burnt: Duration = (0..10).map(|_| reports.recv_timeout(SOON).unwrap()).sum();
-    assert!(burnt < MOMENT, "{burnt:?}");
+    assert!(burnt < MOMENT / 3, "{burnt:?}");
 }
 
 /// How long the calling thread has run on a processor.
@@ -847,7 +847,7 @@ fn those_who_give_up_leave_the_order_of_the_others_alone() {
                 let lease = if place % 2 == 0 {
                     caller.pull()
                 } else {
-                    caller.pull_timeout(Duration::from_millis(300))
+                    caller.pull_timeout(Duration::from_secs(1))
                 };
                 if lease.is_ok() {
                     order.lock().unwrap().push(place);
