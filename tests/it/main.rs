@@ -16,6 +16,8 @@ mod panics;
 mod real;
 mod reaper;
 mod returns;
+#[cfg(target_os = "linux")]
+mod scale;
 mod support;
 mod tls;
 mod waiting;
