@@ -223,14 +223,15 @@ mod tests {
         let builder = Builder::new(factory).reap_interval(None);
         let pool = builder.build().unwrap();
         let shared = Arc::clone(pool.shared());
-        let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
         let waker = Arc::new(Parker::default());
         let reserved = shared.with(|state, effects| {
             let table = &mut state.table;
-            let entry = table.enter(None, &waker, true, None, long_ago, effects);
+            let entry = table.enter(None, &waker, true, None, Instant::now(), effects);
             assert!(matches!(entry, Entry::Trying(_)));
             effects.connects.pop()
         });
+        // So long that the pool is to try again when this connect has failed.
+        thread::sleep(Duration::from_millis(150));
         drop(Reservation { shared, reserved });
         calls.recv_timeout(Duration::from_secs(10)).unwrap();
     }

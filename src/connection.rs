@@ -156,8 +156,9 @@ impl<C> Connection<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn discard(mut this: Self) {
-        let held = this.held.take();
-        this.shared.withdraw(this.place, held, Eviction::Discarded);
+        let word = this.held().stream.socket().word(false);
+        let (shared, held) = (&this.shared, this.held.take());
+        shared.withdraw(this.place, word, held, Eviction::Discarded);
     }
 
     /// Takes the client out of the pool for good; somebody who waits may have its place.
@@ -184,7 +185,9 @@ impl<C> Connection<C> {
     #[must_use = "to close the connection, call `discard`"]
     pub fn detach(mut this: Self) -> C {
         let held = this.held.take().expect("bug: a lease without a client");
-        this.shared.withdraw(this.place, None, Eviction::Detached);
+        let word = held.stream.socket().word(false);
+        this.shared
+            .withdraw(this.place, word, None, Eviction::Detached);
         held.client
     }
 

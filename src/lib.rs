@@ -197,7 +197,8 @@
 //! While connects fail, the pool makes one at a time and at most ten in a second, however many
 //! threads ask; they share the failure. As long as somebody waits it tries at least once a second,
 //! and the first success serves everybody. The pool never gives up; each call does, by its own
-//! backoff.
+//! backoff. A server that accepts one connection after the other and hangs up on each, without a
+//! byte, is treated as if it had refused them, until it says something.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};

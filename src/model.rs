@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::convoy::Convoy;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
+use crate::gate::Word;
 use crate::slots::{Lease, Pinged, Place};
 use crate::stats::{State, Stats};
 use crate::table::{self, Entry, Resting, Rules};
@@ -28,6 +29,7 @@ type Effects = table::Effects<Value, u64, u64>;
 
 const SPACING: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
+const TOLERATED: usize = 10;
 const STEPS: usize = 400;
 
 #[test]
@@ -171,6 +173,9 @@ struct Outage {
     error: Arc<Error>,
     earliest: Instant,
     latest: Instant,
+    /// Whether what failed was to keep the connection.
+    hangs_up: bool,
+    quiet_since: Option<Instant>,
 }
 
 /// A connection that has left, as the table must report it.
@@ -221,6 +226,12 @@ struct Walk {
     served: Vec<Caller>,
     outage: Option<Outage>,
     last_start: Option<Instant>,
+    /// How many connections in a row were hung up on.
+    hang_ups: usize,
+    /// The last failure, or the last change of the factory.
+    news_since: Option<Instant>,
+    /// How often, in percent, the other side hangs up.
+    hanging_up: usize,
     convoy: Convoy,
     is_hurried: bool,
     /// When connections and waiters were last brought together.
@@ -281,6 +292,9 @@ impl Walk {
             served: Vec::new(),
             outage: None,
             last_start: None,
+            hang_ups: 0,
+            news_since: None,
+            hanging_up: 0,
             convoy: Convoy::new(),
             is_hurried: false,
             settled: now,
@@ -635,12 +649,7 @@ impl Walk {
                 let cause = Cause::Connect(Arc::clone(&error));
                 self.fail(place, cause, now, &mut expected);
             }
-            let start = self.last_start.unwrap();
-            self.outage = Some(Outage {
-                error,
-                earliest: start + SPACING,
-                latest: start + PATIENCE,
-            });
+            self.shut(error, false, now);
             self.settle(now, &fx, &mut expected);
         } else {
             let connect = Connect {
@@ -664,7 +673,7 @@ impl Walk {
         self.table.connected(place, value, place.id, now, fx);
         self.counts.connects += 1;
         if !outdated {
-            self.outage = None;
+            self.open_the_gate(now);
         }
         let open = self.table.slots().get(place);
         let expires = open.and_then(|open| open.expires);
@@ -699,6 +708,67 @@ impl Walk {
         self.settle(now, fx, expected);
     }
 
+    fn shut(&mut self, error: Arc<Error>, hangs_up: bool, now: Instant) {
+        let start = self.last_start.unwrap();
+        self.news_since = Some(now);
+        self.outage = Some(Outage {
+            error,
+            earliest: start + SPACING,
+            latest: start + PATIENCE,
+            hangs_up,
+            quiet_since: None,
+        });
+    }
+
+    /// A connect succeeded; that is not enough where the other side has been hanging up.
+    fn open_the_gate(&mut self, now: Instant) {
+        if let Some(outage) = self.outage.as_mut().filter(|outage| outage.hangs_up) {
+            let since = *outage.quiet_since.get_or_insert(now);
+            if now < since + PATIENCE {
+                let at = self.last_start.unwrap() + SPACING;
+                (outage.earliest, outage.latest) = (at, at);
+                return;
+            }
+        }
+        self.outage = None;
+    }
+
+    /// A lease that is about to end tells of the other side.
+    fn tell_word(&mut self, place: Place, now: Instant, fx: &mut Effects) {
+        let silence = self.random.chance(20);
+        let word = if silence {
+            Word::Silence
+        } else if self.random.chance(self.hanging_up) {
+            Word::HungUp
+        } else {
+            Word::Heard
+        };
+        let shuts = self.table.take_word(place, word, now, fx);
+        let born = find(&mut self.leased, place.id).map(|conn| conn.born);
+        let is_news = born.is_some_and(|born| self.news_since.is_none_or(|at| born >= at));
+        let hangs_up = self.outage.as_ref().is_some_and(|outage| outage.hangs_up);
+        let mut expected = false;
+        match (word, born) {
+            (Word::Heard, Some(_)) => {
+                self.hang_ups = 0;
+                if hangs_up && is_news {
+                    self.outage = None;
+                }
+            }
+            (Word::HungUp, Some(born)) if is_news && now < born + PATIENCE => {
+                self.hang_ups += 1;
+                expected = self.hang_ups > TOLERATED;
+            }
+            _ => {}
+        }
+        assert_eq!(shuts, expected);
+        if shuts {
+            let error = Arc::clone(self.table.gate().shut().unwrap());
+            self.shut(error, true, now);
+            self.is_topping_up = false;
+        }
+    }
+
     fn give_back(&mut self) {
         if self.leases.is_empty() {
             return;
@@ -708,6 +778,7 @@ impl Walk {
         let verdict = self.verdict();
         let now = self.looked_at_the_clock();
         let mut fx = Effects::default();
+        self.tell_word(place, now, &mut fx);
         self.table.give_back(place, held, verdict, now, &mut fx);
         let mut expected = Expected::default();
         self.came_back(place, verdict, now, &mut expected);
@@ -794,6 +865,7 @@ impl Walk {
         let (returns, id) = (held.is_some(), place.id);
         let now = self.looked_at_the_clock();
         let mut fx = Effects::default();
+        self.tell_word(place, now, &mut fx);
         self.table.withdraw(place, held, why, now, &mut fx);
         let mut expected = Expected::default();
         if let Some(conn) = remove(&mut self.leased, id) {
@@ -1049,11 +1121,14 @@ impl Walk {
     fn change_weather(&mut self) {
         self.hurry();
         self.failing = self.random.pick(&[0, 10, 50, 95]);
+        self.hanging_up = self.random.pick(&[0, 0, 50, 100, 100]);
         if self.random.chance(40) {
             let now = self.looked_at_the_clock();
             let mut fx = Effects::default();
             self.table.factory_changed(now, &mut fx);
             self.outage = None;
+            self.hang_ups = 0;
+            self.news_since = Some(now);
             for connect in &mut self.connecting {
                 connect.outdated = true;
                 connect.owner = None;
@@ -1290,12 +1365,12 @@ impl Walk {
     }
 
     fn settle(&mut self, now: Instant, fx: &Effects, expected: &mut Expected) {
-        // No earlier than anybody has looked, however late this thread comes to the lock.
-        let now = self.clock.max(now);
-        (self.clock, self.settled) = (now, now);
+        // Patience ends by the latest time that anybody has seen, however late this thread comes.
+        self.settled = self.clock;
         let min_idle = self.rules.min_idle.min(self.limit);
         self.is_topping_up &= self.idle.len() < min_idle;
-        while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(now) {
+        while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(self.clock)
+        {
             self.convoy.handed_off(now);
             self.grant(true, now, expected);
         }

@@ -19,11 +19,12 @@ use crate::connect;
 use crate::connection::Connection;
 use crate::connector::Factory;
 use crate::event::{Close, Event, Eviction, Freed};
+use crate::gate::Word;
 use crate::probe;
 use crate::slots::{Closed, Lease, Place};
 use crate::stats::{Brief, ConnectionInfo, Stats};
 use crate::stream::{Socket, Stream};
-use crate::table::{self, Dead, Reserved, Rules};
+use crate::table::{self, Dead, Late, Reserved, Rules};
 
 /// What a lease consists of: the client, and a handle of its own on the socket under it.
 pub(crate) struct Held<C> {
@@ -116,37 +117,27 @@ impl<C> Shared<C> {
         for parker in effects.wake {
             parker.wake();
         }
-        if effects.drained {
-            self.drained.notify_all();
-        }
         for closed in &effects.closed {
             if closed.cut {
                 closed.handle.cut();
             }
         }
+        // Closed before others are opened: a server may count as strictly as the pool does.
+        let closed: Vec<_> = effects.closed.into_iter().map(close).collect();
         for reserved in effects.connects {
             (self.connect)(self, reserved);
-        }
-        for closed in effects.closed {
-            self.dispose(closed);
         }
         if let Some(held) = effects.leftover {
             destroy(held);
         }
+        if effects.drained {
+            self.drained.notify_all();
+        }
+        for Late { id, why, age } in closed.into_iter().flatten() {
+            self.tell_evicted(id, why, age);
+        }
         for error in effects.spent {
             destroy(error);
-        }
-    }
-
-    /// Closes a connection that has left the table, and tells of it.
-    fn dispose(&self, closed: Closed<Held<C>, Arc<Socket>>) {
-        let Closed { id, why, age, .. } = closed;
-        if let Some(held) = closed.held {
-            destroy(held);
-        }
-        drop(closed.handle);
-        if closed.tell {
-            self.tell_evicted(id, why, age);
         }
     }
 
@@ -197,7 +188,7 @@ impl<C> Shared<C> {
     /// A connection was found dead on its way to a caller that has no place in the queue.
     pub(crate) fn bury(self: &Arc<Self>, dead: Dead<Held<C>>) {
         let Dead { place, held, why } = dead;
-        self.withdraw(place, Some(held), why);
+        self.withdraw(place, Word::Silence, Some(held), why);
         self.found_dead(why);
     }
 
@@ -215,11 +206,19 @@ impl<C> Shared<C> {
 
     /// A lease is over.
     pub(crate) fn give_back(self: &Arc<Self>, place: Place, mut held: Held<C>, finished: bool) {
+        let has_sent = held.stream.socket().is_unanswered();
         let verdict = self.fitness(place, &mut held, finished);
+        let was_of_use = finished || (has_sent && verdict.is_none());
+        let word = held.stream.socket().word(was_of_use);
         let now = Instant::now();
-        self.with(|state, effects| {
+        let shuts = self.with(|state, effects| {
+            let shuts = state.table.take_word(place, word, now, effects);
             state.table.give_back(place, held, verdict, now, effects);
+            shuts
         });
+        if shuts {
+            warn_of_hang_ups();
+        }
     }
 
     /// What speaks against using this connection again.
@@ -247,9 +246,22 @@ impl<C> Shared<C> {
     }
 
     /// A lease ends without coming back.
-    pub(crate) fn withdraw(self: &Arc<Self>, place: Place, held: Option<Held<C>>, why: Eviction) {
+    pub(crate) fn withdraw(
+        self: &Arc<Self>,
+        place: Place,
+        word: Word,
+        held: Option<Held<C>>,
+        why: Eviction,
+    ) {
         let now = Instant::now();
-        self.with(|state, effects| state.table.withdraw(place, held, why, now, effects));
+        let shuts = self.with(|state, effects| {
+            let shuts = state.table.take_word(place, word, now, effects);
+            state.table.withdraw(place, held, why, now, effects);
+            shuts
+        });
+        if shuts {
+            warn_of_hang_ups();
+        }
     }
 
     pub(crate) fn free(self: &Arc<Self>, keep: usize, close: Close) -> Freed {
@@ -370,6 +382,16 @@ impl<C> Shared<C> {
     }
 }
 
+/// Closes a connection that has left the table; what is to be told of it.
+fn close<C>(closed: Closed<Held<C>, Arc<Socket>>) -> Option<Late> {
+    let Closed { id, why, age, .. } = closed;
+    if let Some(held) = closed.held {
+        destroy(held);
+    }
+    drop(closed.handle);
+    closed.tell.then_some(Late { id, why, age })
+}
+
 /// Wakes one thread that waits for a connection.
 ///
 /// Not `thread::park`: that shares one token with everything else on the caller's thread, and a
@@ -414,17 +436,34 @@ fn wait<'a, T>(
     }
 }
 
+fn warn_of_hang_ups() {
+    log::warn!(
+        target: "jackpot",
+        "the other side hangs up on one connection after the other without a word"
+    );
+}
+
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Hook<C> = Box<dyn Fn(&mut C) -> Result<(), BoxError> + Send + Sync>;
 
-/// Runs a hook on a client; a panic is an error with the panic's message.
-pub(crate) fn guarded_call<C>(hook: &Hook<C>, client: &mut C) -> Result<(), BoxError> {
-    guarded(|| hook(client)).unwrap_or_else(|text| Err(format!("panicked: {text}").into()))
+/// Runs a hook on a client; the text of its error, or the message of its panic.
+///
+/// The error stays inside: its text and its destructor are the user's as well.
+pub(crate) fn guarded_call<C>(hook: &Hook<C>, client: &mut C) -> Result<(), String> {
+    guarded(|| hook(client).map_err(|error| error.to_string()))
+        .unwrap_or_else(|text| Err(format!("panicked: {text}")))
 }
 
 /// Runs a function of the user's; the message of its panic, if it does.
 pub(crate) fn guarded<R>(f: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| message(&*payload))
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let text = message(&*payload);
+        // What was thrown may be anything, and its destructor may throw in its turn.
+        if let Err(thrown) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(thrown);
+        }
+        text
+    })
 }
 
 /// Drops what belongs to the user; its destructor's panic ends here.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::event::Eviction;
+use crate::gate::Word;
 use crate::probe;
 
 /// End of file, an error, or `shutdown` was seen.
@@ -22,6 +23,10 @@ const CHANGED: u8 = 8;
 const BYPASSED: u8 = 16;
 /// The socket is in non-blocking mode.
 const NONBLOCKING: u8 = 32;
+/// A byte was read from it, or may have been.
+const HEARD: u8 = 64;
+/// What broke it was the other side.
+const HUNG_UP: u8 = 128;
 
 /// A [`TcpStream`] that remembers what was done to it.
 ///
@@ -357,9 +362,11 @@ impl Stream {
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let result = self.socket.tcp.peek(buffer);
         match &result {
-            Ok(0) if !buffer.is_empty() => self.socket.mark(BROKEN),
-            Err(error) if !probe::is_passing(error) => self.socket.mark(BROKEN),
-            _ => {}
+            Ok(0) if buffer.is_empty() => {}
+            Ok(0) => self.socket.hung_up(),
+            Ok(_) => self.socket.mark(HEARD),
+            Err(error) if probe::is_passing(error) => {}
+            Err(error) => self.socket.broke(error),
         }
         result
     }
@@ -382,8 +389,9 @@ impl Stream {
     /// ```
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         let result = self.socket.tcp.take_error();
-        if !matches!(result, Ok(None)) {
-            self.socket.mark(BROKEN);
+        match &result {
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => self.socket.broke(error),
         }
         result
     }
@@ -451,7 +459,7 @@ impl Stream {
     /// ```
     #[must_use]
     pub fn tcp(&self) -> &TcpStream {
-        self.socket.mark(BYPASSED);
+        self.socket.mark(BYPASSED | HEARD);
         &self.socket.tcp
     }
 }
@@ -478,7 +486,7 @@ impl Socket {
     /// bare socket in its hands.
     pub(crate) fn settle(&self, over: bool) -> Option<Eviction> {
         let flags = self.flags.load(Relaxed);
-        if flags & !NONBLOCKING == 0 {
+        if flags & !(NONBLOCKING | HEARD) == 0 {
             return None;
         }
         if flags & (BROKEN | STALLED) != 0 {
@@ -495,6 +503,25 @@ impl Socket {
             return probe::cannot_send(self);
         }
         None
+    }
+
+    /// Whether the last thing was a write, or a read that timed out.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.has(UNANSWERED)
+    }
+
+    /// What the connection tells of the other side; that it was of use to a lease counts for it.
+    pub(crate) fn word(&self, was_of_use: bool) -> Word {
+        if was_of_use {
+            self.mark(HEARD);
+        }
+        if self.has(HEARD) {
+            Word::Heard
+        } else if self.has(HUNG_UP) {
+            Word::HungUp
+        } else {
+            Word::Silence
+        }
     }
 
     /// Changes an option, keeping in mind what it was when the lease began.
@@ -544,12 +571,15 @@ impl Socket {
 
     fn note_read(&self, result: &io::Result<usize>, wanted: bool) {
         match result {
-            Ok(0) if wanted => self.mark(BROKEN),
+            Ok(0) if wanted => self.hung_up(),
             Ok(0) => {}
-            Ok(_) => self.clear(UNANSWERED),
+            Ok(_) => {
+                self.mark(HEARD);
+                self.clear(UNANSWERED);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if probe::is_passing(error) => self.mark(UNANSWERED),
-            Err(_) => self.mark(BROKEN),
+            Err(error) => self.broke(error),
         }
     }
 
@@ -562,7 +592,23 @@ impl Socket {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if probe::is_passing(error) => self.mark(STALLED | UNANSWERED),
-            Err(_) => self.mark(BROKEN),
+            Err(error) => self.broke(error),
+        }
+    }
+
+    fn broke(&self, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => self.hung_up(),
+            _ => self.mark(BROKEN),
+        }
+    }
+
+    /// The other side ended it, unless we broke it before, by `shutdown` for instance.
+    fn hung_up(&self) {
+        if !self.has(BROKEN) {
+            self.mark(BROKEN | HUNG_UP);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::backoff::Random;
 use crate::convoy::Convoy;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
-use crate::gate::Gate;
+use crate::gate::{Gate, Word};
 use crate::slots::{Closed, Lease, Pinged, Place, Slots};
 use crate::stats::Stats;
 use crate::waiters::{Answer, Failure, Ticket, Waiters};
@@ -120,7 +120,7 @@ pub(crate) struct Overdue {
     pub(crate) holder: Thread,
 }
 
-/// An eviction whose report waits until the same connection has been reported overdue.
+/// An eviction that remains to be told of.
 #[derive(Debug)]
 pub(crate) struct Late {
     pub(crate) id: u64,
@@ -367,6 +367,33 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         Some(Failure::Connect(Arc::clone(error)))
     }
 
+    /// A lease that is about to end tells of the other side; true if that shuts the gate.
+    pub(crate) fn take_word(
+        &mut self,
+        place: Place,
+        word: Word,
+        now: Instant,
+        fx: &mut Effects<L, H, W>,
+    ) -> bool {
+        // What was cut, was cut by us.
+        let Some(born) = self.slots.get(place).map(|open| open.born) else {
+            return false;
+        };
+        match word {
+            Word::Silence => false,
+            Word::Heard => {
+                fx.spent.extend(self.gate.heard(born));
+                false
+            }
+            Word::HungUp => {
+                let (shuts, old) = self.gate.hung_up(born, now);
+                fx.spent.extend(old);
+                self.topping_up &= !shuts;
+                shuts
+            }
+        }
+    }
+
     /// A lease came back, fit to be used again unless the verdict says otherwise.
     pub(crate) fn give_back(
         &mut self,
@@ -465,7 +492,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.look(now);
         self.counts.connects += 1;
         if !self.slots.is_outdated(place) {
-            fx.spent.extend(self.gate.lift());
+            fx.spent.extend(self.gate.connected(now));
         }
         let owner = self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
@@ -757,7 +784,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// The factory is another one: forgets the outage, and counts on no connect under way.
     pub(crate) fn factory_changed(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.look(now);
-        fx.spent.extend(self.gate.lift());
+        fx.spent.extend(self.gate.lift(now));
         self.slots.outdate_connects();
         self.waiters.unassign_all();
         self.settle(now, fx);
@@ -796,6 +823,11 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     #[cfg(test)]
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    #[cfg(test)]
     pub(crate) fn convoy(&mut self) -> &mut Convoy {
         &mut self.convoy
     }
@@ -805,11 +837,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Every transition ends here, so that no path frees a slot or parks a connection without
     /// serving a waiter.
     fn settle(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
-        // A thread that was held up before the lock comes with a time that is over. By it a waiter
-        // would still be patient whose alarm has gone off, and who would not look again.
-        self.look(now);
-        let now = self.clock;
-        self.settled = now;
+        self.settled = self.clock;
         if self.waiters.is_empty() && !self.topping_up {
             self.alarm = None;
             return self.note_drained(fx);
@@ -817,7 +845,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.topping_up &= self.slots.idle() < self.min_idle();
         while let (Some(newest), Some(first)) = (self.slots.newest(), self.waiters.first()) {
             let patient_until = self.waiters.patient_until(first);
-            if self.is_at_limit() && patient_until.is_some_and(|until| now < until) {
+            // Not by `now`: a thread that was held up before the lock comes with a time that is
+            // over, and a waiter whose alarm has gone off meanwhile would not look again.
+            if self.is_at_limit() && patient_until.is_some_and(|until| self.clock < until) {
                 break;
             }
             self.convoy.handed_off(now);
@@ -887,7 +917,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         } else {
             0
         };
-        self.waiters.len() + spare
+        self.waiters.len().saturating_add(spare)
     }
 
     fn min_idle(&self) -> usize {

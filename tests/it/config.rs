@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::thread;
 use std::time::Duration;
 
 use jackpot::{
@@ -14,7 +15,7 @@ use jackpot::{
     Factory, Freed, Jitter, Pool, State, Stats, Stream,
 };
 
-use crate::support::{Events, Peer, Server, ask, background, eventually, impatient, refused};
+use crate::support::{Events, Gate, Peer, Server, ask, background, eventually, impatient, refused};
 
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -145,6 +146,30 @@ fn settings_may_be_extreme() {
     let open = pool.stats().open;
     assert_eq!(pool.free(usize::MAX).kept, open);
     assert!(pool.drain(ever));
+}
+
+#[test]
+fn the_largest_limit_may_all_be_kept_idle_while_somebody_waits() {
+    let gate = Gate::default();
+    let pool = Pool::builder({
+        let gate = gate.clone();
+        move || {
+            gate.pass();
+            nowhere()
+        }
+    })
+    .limit(usize::MAX)
+    .min_idle(usize::MAX)
+    .max_connecting(1)
+    .build()
+    .unwrap();
+    let caller = thread::spawn({
+        let pool = pool.clone();
+        move || pool.allocate().map(drop)
+    });
+    eventually("somebody waits", || pool.stats().waiting == 1);
+    gate.open();
+    assert!(caller.join().unwrap().unwrap_err().is_connect());
 }
 
 #[test]

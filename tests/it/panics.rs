@@ -462,3 +462,64 @@ fn an_idle_factory_whose_destructor_panics_can_be_replaced() {
     pool.set_factory(move || TcpStream::connect(address));
     assert_whole(&pool);
 }
+
+/// An error that cannot be shown, or cannot be dropped.
+#[derive(Debug)]
+enum BadNews {
+    Unspeakable,
+    Sticky,
+}
+
+impl std::fmt::Display for BadNews {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        assert!(matches!(self, Self::Sticky), "unspeakable");
+        f.write_str("sticky")
+    }
+}
+
+impl std::error::Error for BadNews {}
+
+impl Drop for BadNews {
+    fn drop(&mut self) {
+        assert!(matches!(self, Self::Unspeakable), "sticky");
+    }
+}
+
+#[test]
+fn a_recycle_whose_error_or_panic_is_a_trap_loses_no_place() {
+    let peer = Peer::new();
+    let traps: [fn() -> Result<(), BadNews>; 3] = [
+        || Err(BadNews::Unspeakable),
+        || Err(BadNews::Sticky),
+        || panic_any(BadNews::Sticky),
+    ];
+    for trap in traps {
+        let pool = peer.builder(1).recycle(move |_| trap()).build().unwrap();
+        drop(pool.pull().unwrap());
+        assert_eq!(pool.stats().evicted(Eviction::RecycleFailed), 1);
+        assert_whole(&pool);
+    }
+}
+
+#[test]
+fn a_ping_whose_error_or_panic_is_a_trap_closes_the_connection() {
+    let peer = Peer::new();
+    let traps: [fn() -> Result<(), BadNews>; 3] = [
+        || Err(BadNews::Unspeakable),
+        || Err(BadNews::Sticky),
+        || panic_any(BadNews::Sticky),
+    ];
+    for trap in traps {
+        let pool = peer
+            .builder(1)
+            .ping(Duration::from_nanos(1), move |_| trap())
+            .build()
+            .unwrap();
+        drop(pool.pull().unwrap());
+        eventually("pinged in vain", || {
+            pool.reap();
+            pool.stats().evicted(Eviction::PingFailed) == 1
+        });
+        assert_whole(&pool);
+    }
+}

@@ -1,0 +1,470 @@
+//! A server that means harm: what it can cost its own callers, and nobody else.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jackpot::{Backoff, Close, Connection, Error, Eviction, Pool};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::support::{
+    Act, Background, Peer, SOON, Server, ask, assert_left, assert_sums, background, eventually,
+    overhear,
+};
+
+/// Long enough to be told from "at once", short enough for a test.
+const BOUND: Duration = Duration::from_millis(200);
+
+fn pool(address: SocketAddr, limit: usize) -> Pool {
+    Pool::builder(move || TcpStream::connect(address))
+        .limit(limit)
+        .reap_interval(None)
+        .read_timeout(Some(BOUND))
+        .build()
+        .unwrap()
+}
+
+/// Somebody who talks to an honest server through a pool of its own, all the time.
+struct Bystander {
+    stop: Arc<AtomicBool>,
+    asked: Background<usize>,
+}
+
+impl Bystander {
+    fn new() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let asked = background(move || {
+            let server = Server::echo();
+            let pool = Pool::new(2, move || TcpStream::connect(server.address())).unwrap();
+            let mut asked = 0;
+            while asked == 0 || !stopped.load(SeqCst) {
+                let line = format!("question {asked}");
+                assert_eq!(ask(&mut pool.pull().unwrap(), &line).unwrap(), line);
+                asked += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(pool.stats().connects, 1);
+            asked
+        });
+        Self { stop, asked }
+    }
+
+    /// It was never disturbed.
+    fn assert_undisturbed(self) {
+        self.stop.store(true, SeqCst);
+        assert!(self.asked.join() > 0);
+    }
+}
+
+/// The kernel's buffers on both sides are what a flood can fill: the pool reads nothing by itself.
+#[test]
+fn a_flood_of_unread_data_stops_in_the_kernel_and_costs_the_connection() {
+    let bystander = Bystander::new();
+    let (full, filled) = mpsc::channel();
+    let server = Server::serving(move |mut socket| {
+        let _ = SockRef::from(socket).set_send_buffer_size(1 << 14);
+        socket.set_write_timeout(Some(BOUND)).unwrap();
+        let mut sent = 0;
+        while let Ok(count) = socket.write(&[b'!'; 1 << 12]) {
+            sent += count;
+        }
+        let _ = full.send(sent);
+        let _ = socket.read(&mut [0]); // until the pool closes it
+    });
+    let address = server.address();
+    let pool = Pool::builder(move || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_recv_buffer_size(1 << 14)?;
+        socket.connect(&address.into())?;
+        Ok(socket.into())
+    })
+    .limit(3)
+    .reap_interval(None)
+    .build()
+    .unwrap();
+    let leases: Vec<_> = (0..3).map(|_| pool.allocate().unwrap()).collect();
+    drop(leases);
+    for _ in 0..3 {
+        let sent = filled.recv_timeout(SOON).unwrap();
+        assert!(sent < 1 << 20, "{sent} bytes went somewhere");
+    }
+    let lease = pool.pull_timeout(SOON).unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.open, stats.evicted(Eviction::Unread)), (1, 3));
+    drop(lease);
+    assert_sums(&pool.stats());
+    bystander.assert_undisturbed();
+}
+
+#[test]
+fn a_server_that_never_answers_costs_each_caller_its_read_timeout() {
+    let bystander = Bystander::new();
+    let server = Server::new(|_| Act::Stall);
+    let pool = pool(server.address(), 2);
+    let callers: Vec<_> = (0..2)
+        .map(|_| {
+            let pool = pool.clone();
+            background(move || {
+                let mut lease = pool.pull().unwrap();
+                let begun = Instant::now();
+                let error = ask(&mut lease, "hello?").unwrap_err();
+                (error.kind(), begun.elapsed())
+            })
+        })
+        .collect();
+    for caller in callers {
+        let (kind, took) = caller.join();
+        assert!(matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut));
+        assert!(took >= BOUND && took < SOON / 2, "{took:?}");
+    }
+    eventually("neither is used again", || {
+        pool.stats().evicted(Eviction::Unanswered) == 2
+    });
+    assert_eq!(pool.stats().open, 0);
+    bystander.assert_undisturbed();
+}
+
+/// The read timeout bounds each read; a caller that wants all of a reply in time sets what is left.
+#[test]
+fn a_server_that_drips_exceeds_no_bound_that_the_caller_keeps() {
+    let server = dripping();
+    let pool = pool(server.address(), 1);
+    let begun = Instant::now();
+    let mut lease = pool.pull().unwrap();
+    let kind = read_within(&mut lease, 1000, begun + BOUND)
+        .unwrap_err()
+        .kind();
+    assert!(matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut));
+    assert!(begun.elapsed() < SOON / 2);
+    Connection::discard(lease);
+    assert_left(&pool, Eviction::Discarded);
+}
+
+#[test]
+fn a_server_that_drips_holds_up_nobody_elses_bound_and_can_be_cut() {
+    let bystander = Bystander::new();
+    let server = dripping();
+    let pool = pool(server.address(), 1);
+    let mut lease = pool.pull().unwrap();
+    let stuck = background(move || io::copy(&mut *lease, &mut io::sink()));
+    let begun = Instant::now();
+    let error = pool.pull_timeout(BOUND).unwrap_err();
+    assert!(error.is_timeout() && error.is_full(), "{error}");
+    let took = begun.elapsed();
+    assert!(took >= BOUND && took < SOON / 2, "{took:?}");
+    assert!(stuck.is_done_with().is_none());
+
+    let stuck_too = pool.free_with(0, Close::Hard);
+    assert_eq!(stuck_too.closed, 1);
+    eventually("its place is free", || pool.stats().open == 0);
+    bystander.assert_undisturbed();
+}
+
+fn dripping() -> Server {
+    Server::serving(|mut socket| {
+        while socket.write_all(b".").is_ok() {
+            thread::sleep(Duration::from_millis(5));
+        }
+    })
+}
+
+/// Reads so many bytes, but not beyond this time.
+fn read_within(lease: &mut Connection, bytes: usize, until: Instant) -> io::Result<()> {
+    for _ in 0..bytes {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        lease.set_read_timeout(Some(left))?;
+        lease.read_exact(&mut [0])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_resets_every_handshake_is_asked_ten_times_a_second_at_most() {
+    let bystander = Bystander::new();
+    let server = Server::serving(|socket| {
+        let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    });
+    let address = server.address();
+    let pool = Pool::builder(move || TcpStream::connect(address))
+        .handshake(|mut stream| stream.read_exact(&mut [0; 4]).map(|()| stream))
+        .limit(5)
+        .reap_interval(None)
+        .build()
+        .unwrap();
+    let begun = Instant::now();
+    let callers: Vec<_> = (0..10)
+        .map(|_| {
+            let pool = pool.clone();
+            background(move || {
+                let error = pool.pull_timeout(4 * BOUND).unwrap_err();
+                (error, Instant::now())
+            })
+        })
+        .collect();
+    for caller in callers {
+        let (error, at) = caller.join();
+        assert!(error.is_timeout() && !error.is_full(), "{error}");
+        assert!(at - begun < SOON / 2, "{:?}", at - begun);
+    }
+    assert_few_connects(&pool, begun, 0);
+    assert_eq!(pool.stats().open, 0);
+    bystander.assert_undisturbed();
+}
+
+/// At most ten connects a second, and those of one burst.
+#[track_caller]
+fn assert_few_connects<C: Send + 'static>(pool: &Pool<C>, begun: Instant, burst: u64) {
+    let stats = pool.stats();
+    let tenths = u64::try_from(begun.elapsed().as_millis() / 100).unwrap();
+    let most = tenths + 1 + burst + stats.limit as u64;
+    let connects = stats.connects + stats.connect_failures;
+    assert!(connects <= most, "{connects}, not {most} at most: {stats}");
+}
+
+/// A server that accepts and hangs up at once, as long as it is told to.
+fn fickle() -> (Server, Arc<AtomicBool>) {
+    let hangs_up = Arc::new(AtomicBool::new(true));
+    let told = Arc::clone(&hangs_up);
+    let server = Server::serving(move |mut socket| {
+        let mut bytes = [0; 64];
+        while !told.load(SeqCst) {
+            match socket.read(&mut bytes) {
+                Ok(count @ 1..) if socket.write_all(&bytes[..count]).is_ok() => {}
+                _ => return,
+            }
+        }
+    });
+    (server, hangs_up)
+}
+
+#[test]
+fn a_server_that_hangs_up_on_everybody_is_asked_ten_times_a_second_at_most() {
+    const CALLERS: usize = 20;
+    let bystander = Bystander::new();
+    let (server, hangs_up) = fickle();
+    let address = server.address();
+    let pool = Pool::builder(move || TcpStream::connect(address))
+        .limit(5)
+        .reap_interval(None)
+        .backoff(Backoff::new().retries(1000).max(Duration::from_secs(60)))
+        .build()
+        .unwrap();
+    let begun = Instant::now();
+    let (tell, told) = mpsc::channel();
+    for _ in 0..CALLERS {
+        let (pool, tell) = (pool.clone(), tell.clone());
+        thread::spawn(move || {
+            let answered = |mut lease: Connection| ask(&mut lease, "hello?").is_ok();
+            while !pool.pull().is_ok_and(answered) {}
+            tell.send(Instant::now())
+        });
+    }
+    eventually("time has passed", || begun.elapsed() > 5 * BOUND);
+    // One that hung up before the gate shut for each place, and ten that are tolerated.
+    assert_few_connects(&pool, begun, 10);
+    hangs_up.store(false, SeqCst);
+    let mut times: Vec<Instant> = (0..CALLERS)
+        .map(|_| told.recv_timeout(SOON).unwrap())
+        .collect();
+    times.sort_unstable();
+    let spread = times[CALLERS - 1] - times[0];
+    assert!(spread < Duration::from_secs(5), "{spread:?}");
+    bystander.assert_undisturbed();
+}
+
+/// A pool whose server hung up on so many connections in a row.
+fn hung_up_on(server: &Server, times: usize) -> Pool {
+    let pool = pool(server.address(), 5);
+    for _ in 0..times {
+        hang_up(&pool);
+    }
+    pool
+}
+
+/// Takes a new connection and sees the other side hang up on it.
+fn hang_up(pool: &Pool) {
+    let mut lease = pool.allocate().unwrap();
+    let left = lease.read(&mut [0; 8]);
+    assert!(!left.is_ok_and(|count| count > 0));
+}
+
+#[test]
+fn the_eleventh_hang_up_in_a_row_is_a_failed_connect_and_says_so() {
+    let (server, hangs_up) = fickle();
+    let pool = hung_up_on(&server, 10);
+    let warnings = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&warnings);
+    overhear(move |record| {
+        if record.level() == log::Level::Warn {
+            counter.fetch_add(1, SeqCst);
+        }
+    });
+    hang_up(&pool);
+    assert_eq!(warnings.load(SeqCst), 1);
+
+    // As soon as a connect is due again it may start: until then the failure is shared.
+    let error = pool.pull_timeout(Duration::ZERO).unwrap_err();
+    let cause = error.io_error().unwrap();
+    assert_eq!(cause.kind(), ErrorKind::ConnectionAborted);
+    assert!(cause.to_string().contains("hung up"), "{cause}");
+    assert!(error.is_timeout() && error.is_connect());
+    let stats = pool.stats();
+    assert_eq!((stats.connects, stats.connect_failures), (11, 0));
+
+    hangs_up.store(false, SeqCst);
+    let mut lease = pool.pull().unwrap();
+    assert!(is_shut(&pool), "a connect alone opens nothing");
+    assert_eq!(ask(&mut lease, "hello?").unwrap(), "hello?");
+    drop(lease);
+    assert!(!is_shut(&pool));
+}
+
+/// Whether the pool takes the other side to be away.
+fn is_shut<C: Send + 'static>(pool: &Pool<C>) -> bool {
+    let leases: Vec<_> = (0..pool.stats().idle)
+        .map(|_| pool.allocate().unwrap())
+        .collect();
+    let error = pool.pull_timeout(Duration::ZERO).unwrap_err();
+    drop(leases);
+    error.is_connect()
+}
+
+#[test]
+fn a_lease_discarded_after_a_hang_up_counts_too() {
+    let (server, _) = fickle();
+    let pool = pool(server.address(), 1);
+    for _ in 0..11 {
+        assert!(!is_shut(&pool));
+        let mut lease = pool.pull().unwrap();
+        let _ = lease.read(&mut [0; 8]);
+        Connection::discard(lease);
+    }
+    assert!(is_shut(&pool));
+}
+
+#[test]
+fn a_single_byte_begins_the_count_of_hang_ups_anew() {
+    let (server, hangs_up) = fickle();
+    let pool = hung_up_on(&server, 10);
+    hangs_up.store(false, SeqCst);
+    let mut lease = pool.allocate().unwrap();
+    lease.write_all(b"?").unwrap();
+    lease.read_exact(&mut [0]).unwrap();
+    Connection::discard(lease);
+    hangs_up.store(true, SeqCst);
+    for _ in 0..10 {
+        hang_up(&pool);
+    }
+    assert!(!is_shut(&pool));
+    hang_up(&pool);
+    assert!(is_shut(&pool));
+}
+
+#[test]
+fn a_server_that_answers_and_closes_is_not_taken_for_one_that_hangs_up() {
+    let server = Server::new(|_| Act::EchoFin);
+    let pool = pool(server.address(), 1);
+    for _ in 0..30 {
+        let mut lease = pool.allocate().unwrap();
+        assert_eq!(ask(&mut lease, "hello?").unwrap(), "hello?");
+        assert_eq!(lease.read(&mut [0; 8]).unwrap(), 0);
+    }
+    assert_eq!(pool.stats().connects, 30);
+}
+
+#[test]
+fn a_restart_is_not_taken_for_hang_ups() {
+    let mut server = Server::echo();
+    let pool = pool(server.address(), 30);
+    let mut leases: Vec<_> = (0..30).map(|_| pool.allocate().unwrap()).collect();
+    for lease in &mut leases {
+        ask(lease, "before").unwrap();
+    }
+    server.die(true);
+    server.come_back();
+    for mut lease in leases {
+        ask(&mut lease, "lost").unwrap_err();
+    }
+    let mut leases: Vec<_> = (0..30).map(|_| pool.allocate().unwrap()).collect();
+    for lease in &mut leases {
+        ask(lease, "after").unwrap();
+    }
+}
+
+/// It never reads: what came back fit was of use, and what breaks later says nothing.
+#[test]
+fn a_caller_that_only_sends_is_not_slowed_by_a_restart() {
+    let peer = Peer::new();
+    let builder = peer.builder(20).allow_unanswered(true);
+    let pool = builder.build().unwrap();
+    let send = |pool: &Pool| {
+        let mut leases: Vec<_> = (0..20).map(|_| pool.allocate().unwrap()).collect();
+        for lease in &mut leases {
+            lease.write_all(b"line\n").unwrap();
+        }
+        leases
+    };
+    drop(send(&pool));
+    let mut leases = send(&pool);
+    for _ in 0..20 {
+        drop(peer.accept());
+    }
+    for lease in &mut leases {
+        eventually("the write fails", || lease.write_all(b"line\n").is_err());
+    }
+    drop(leases);
+    assert_eq!(pool.stats().evicted(Eviction::Broken), 20);
+    assert!(!is_shut(&pool));
+    drop(send(&pool));
+    assert_eq!(pool.stats().connects, 40);
+}
+
+#[test]
+fn a_lease_that_is_finished_was_not_hung_up_on() {
+    let (server, _) = fickle();
+    let pool = pool(server.address(), 1);
+    for _ in 0..30 {
+        let mut lease = pool.allocate().unwrap();
+        let _ = lease.read(&mut [0; 8]); // that it closes is the answer
+        Connection::finish(lease);
+    }
+    assert_eq!(pool.stats().connects, 30);
+}
+
+#[test]
+fn what_we_end_ourselves_is_no_hang_up() {
+    let server = Server::echo();
+    let pool = pool(server.address(), 1);
+    for _ in 0..15 {
+        let mut lease = pool.allocate().unwrap();
+        pool.free_with(0, Close::Hard);
+        assert_eq!(lease.read(&mut [0; 8]).unwrap(), 0);
+    }
+    for _ in 0..15 {
+        let mut lease = pool.allocate().unwrap();
+        lease.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(lease.read(&mut [0; 8]).unwrap(), 0);
+    }
+    assert_eq!(pool.stats().connects, 30);
+}
+
+#[test]
+fn another_factory_forgets_the_hang_ups() {
+    let (server, _) = fickle();
+    let pool = hung_up_on(&server, 11);
+    assert!(is_shut(&pool));
+    let good = Server::echo();
+    let address = good.address();
+    pool.set_factory(move || TcpStream::connect(address));
+    assert!(!is_shut(&pool));
+    let leases: Vec<Result<Connection, Error>> = (0..5).map(|_| pool.allocate()).collect();
+    assert!(leases.iter().all(Result::is_ok));
+}
