@@ -6,7 +6,7 @@
 
 use std::env;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,23 +45,6 @@ fn a_crowd_before_a_deaf_listener_neither_storms_nor_spins() {
     alone(
         "scale::a_crowd_before_a_deaf_listener_neither_storms_nor_spins",
         || wait_out("deaf", BlackHole::new().address()),
-    );
-}
-
-#[test]
-fn a_crowd_that_is_hung_up_on_neither_storms_nor_spins() {
-    alone(
-        "scale::a_crowd_that_is_hung_up_on_neither_storms_nor_spins",
-        || {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap();
-            thread::spawn(move || {
-                for socket in listener.incoming() {
-                    drop(socket);
-                }
-            });
-            wait_out("hangs up", address);
-        },
     );
 }
 
