@@ -19,6 +19,8 @@ mod panics;
 mod real;
 mod reaper;
 mod returns;
+#[cfg(target_os = "linux")]
+mod scale;
 mod support;
 mod tls;
 #[cfg(target_os = "linux")]

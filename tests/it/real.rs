@@ -4,6 +4,7 @@
 //! `JACKPOT_REQUIRE_SERVERS` set in the environment that is a failure.
 
 mod program;
+mod recovery;
 
 use std::fs;
 use std::net::SocketAddr;

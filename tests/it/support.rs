@@ -584,7 +584,7 @@ pub(crate) fn alone(name: &str, test: impl FnOnce()) {
         return test();
     }
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name])
+        .args(["--exact", name, "--show-output"])
         .env(MARK, "yes")
         .output()
         .unwrap();
@@ -593,6 +593,7 @@ pub(crate) fn alone(name: &str, test: impl FnOnce()) {
         output.status.success() && told.contains("1 passed"),
         "{told}"
     );
+    print!("{told}");
 }
 
 /// How many threads of this process have a name that begins like this.

@@ -170,6 +170,12 @@ impl Unruly {
     }
 }
 
+impl Drop for Unruly {
+    fn drop(&mut self) {
+        self.die();
+    }
+}
+
 fn accept(
     listener: &TcpListener,
     stopping: &AtomicBool,

@@ -1,0 +1,55 @@
+//! The command line. What is wrong with it is said in one line.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Parser, value_parser};
+
+use crate::random;
+
+/// Every method of the pool, from many threads, at random, against a server that misbehaves.
+///
+/// The first fifth of the time, a minute at most, is for warming up. Then everything is counted
+/// while nothing is open: descriptors, threads, bytes on the heap. At the end it is counted again.
+#[derive(Parser, Debug)]
+#[command(name = "soak", after_help = AFTER_HELP, verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// How long to run, in seconds
+    #[arg(long, value_name = "N", default_value_t = 60,
+        value_parser = value_parser!(u64).range(2..=604_800))]
+    seconds: u64,
+
+    /// How many threads act
+    #[arg(long, value_name = "N", default_value_t = 16,
+        value_parser = value_parser!(u64).range(1..=1000))]
+    pub(crate) threads: u64,
+
+    /// What the server and the threads do, as a number; another one each time if not given
+    #[arg(long, value_name = "N", default_value_t = random::fresh_seed(), hide_default_value = true)]
+    pub(crate) seed: u64,
+}
+
+const AFTER_HELP: &str = "\
+Exit code: 0 if every reply was right, the pool's books balance and nothing is left over, 1 if
+not, 2 if it could not start. The seed repeats the choices of a run, though not the scheduling.";
+
+impl Args {
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+/// The arguments, or the exit code after what there was to say has been said.
+pub(crate) fn read() -> Result<Args, ExitCode> {
+    Args::try_parse().map_err(|error| {
+        if matches!(error.kind(), ErrorKind::DisplayHelp) {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        eprintln!("soak: {}", line.trim_start_matches("error: "));
+        ExitCode::from(2)
+    })
+}
