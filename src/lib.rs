@@ -433,3 +433,7 @@ struct ReadmeDoctests;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/MIGRATING.md")]
 struct MigratingDoctests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/FLEET.md")]
+struct FleetDoctests;

@@ -7,13 +7,14 @@ mod program;
 mod recovery;
 
 use std::fs;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use jackpot::{Connector, Pool};
+use jackpot::{Backoff, Connector, Pool, Stream};
 
 use crate::load::{ECHO, Load, Protocol};
-use crate::support::{Opened, SOON, Server, eventually};
+use crate::support::{Opened, SOON, Server, background, eventually};
 use program::Program;
 
 const MEMCACHED: Protocol = Protocol {
@@ -78,6 +79,42 @@ fn threads_ride_out_the_death_of_a_backend_behind_a_proxy() {
     load.end(&opened);
 }
 
+/// A proxy accepts before it knows whether a server is there.
+#[test]
+fn a_handshake_that_asks_finds_out_that_nobody_is_behind_the_proxy() {
+    let mut backends = [Server::echo(), Server::echo()];
+    let Some(server) = haproxy(&backends) else {
+        return;
+    };
+    for backend in &mut backends {
+        backend.die(true);
+    }
+    let connector = Connector::new(server.address().to_string());
+    let builder = Pool::builder(connector).read_timeout(Some(SOON / 2));
+    let trusting = builder.build().unwrap();
+    drop(trusting.pull_timeout(SOON).unwrap());
+    assert_eq!(trusting.stats().connect_failures, 0);
+
+    let connector = Connector::new(server.address().to_string());
+    let builder = Pool::builder(connector).read_timeout(Some(SOON / 2));
+    let asking = builder
+        .backoff(Backoff::new().retries(u32::MAX))
+        .handshake(|mut stream: Stream| -> io::Result<Stream> {
+            stream.write_all(b"are you there?\n")?;
+            stream.read_exact(&mut [0; 15])?;
+            Ok(stream)
+        })
+        .build()
+        .unwrap();
+    let other = asking.clone();
+    let caller = background(move || other.pull().map(|_| ()));
+    eventually("handshakes fail", || asking.stats().connect_failures > 0);
+    for backend in &mut backends {
+        backend.come_back();
+    }
+    caller.join().unwrap();
+}
+
 /// The server dies twice while threads work, then once while all connections lie idle: no pull
 /// fails, no reply is wrong, nothing leaks.
 fn ride_out_deaths(mut server: Program, protocol: Protocol) {
@@ -123,31 +160,37 @@ fn redis(address: SocketAddr, _: &Path) -> Vec<String> {
     arguments
 }
 
-/// In TCP mode before two servers that take turns.
+/// In TCP mode before two servers that take turns, configured as docs/FLEET.md says.
 fn haproxy(backends: &[Server; 2]) -> Option<Program> {
-    let [a, b] = backends.each_ref().map(Server::address);
+    let [a, b] = backends
+        .each_ref()
+        .map(|backend| backend.address().to_string());
     Program::start("haproxy", |address, folder| {
         let file = folder.join("haproxy.cfg");
-        let text = format!(
-            "global
-                nbthread 1
-                maxconn 100
-            defaults
-                mode tcp
-                timeout connect 5s
-                timeout client 1m
-                timeout server 1m
-                retries 3
-                option redispatch 1
-            listen front
-                bind {address}
-                balance roundrobin
-                server a {a}
-                server b {b}\n"
-        );
+        let address = address.to_string();
+        let mut text = documented("haproxy").to_owned();
+        for (theirs, ours) in [
+            ("10.0.0.1:6379", &*address),
+            ("10.0.0.11:6379", &a),
+            ("10.0.0.12:6379", &b),
+            // One thread carries the bytes in the order in which they come.
+            ("nbthread 4", "nbthread 1"),
+            // More would need more descriptors than a test may take for granted.
+            ("maxconn 20000", "maxconn 100"),
+        ] {
+            assert_eq!(text.matches(theirs).count(), 1, "{theirs} in {text}");
+            text = text.replace(theirs, ours);
+        }
         fs::write(&file, text).unwrap();
         words(&format!("-db -q -f {}", file.display()))
     })
+}
+
+/// The listing of this kind in docs/FLEET.md.
+fn documented(kind: &str) -> &'static str {
+    let page = include_str!("../../docs/FLEET.md");
+    let listing = page.split_once(&format!("```{kind}\n")).unwrap().1;
+    listing.split_once("```").unwrap().0
 }
 
 fn words(text: &str) -> Vec<String> {
