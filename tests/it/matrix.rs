@@ -90,6 +90,8 @@ fn exists(test: &str) -> bool {
 #[test]
 fn every_cell_has_its_test() {
     let page = read("docs/RELIABILITY.md").unwrap();
+    let (_, page) = page.split_once("\n## The fault matrix\n").unwrap();
+    let page = page.split("\n## ").next().unwrap().to_owned();
     let (tests, reasons) = (list(&page, 'T'), list(&page, 'R'));
     let rows = table(&page);
     assert_eq!(rows[0][1..], MOMENTS);
