@@ -170,9 +170,9 @@ fn haproxy(backends: &[Server; 2]) -> Option<Program> {
         let address = address.to_string();
         let mut text = documented("haproxy").to_owned();
         for (theirs, ours) in [
-            ("10.0.0.1:6379", &*address),
-            ("10.0.0.11:6379", &a),
-            ("10.0.0.12:6379", &b),
+            ("192.0.2.1:6379", &*address),
+            ("192.0.2.11:6379", &a),
+            ("192.0.2.12:6379", &b),
             // One thread carries the bytes in the order in which they come.
             ("nbthread 4", "nbthread 1"),
             // More would need more descriptors than a test may take for granted.
