@@ -40,9 +40,15 @@ pub(crate) fn cannot_send(socket: &Socket) -> Option<Eviction> {
     match socket.tcp().write(&[]) {
         Ok(_) => None,
         Err(error) if is_passing(&error) => None,
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Some(Eviction::HalfClosed),
+        Err(error) if is_shut_down(&error) => Some(Eviction::HalfClosed),
         Err(_) => Some(Eviction::SocketError),
     }
+}
+
+/// Whether a write failed because our sending side was shut down (EPIPE; WSAESHUTDOWN, which std
+/// gives no kind of its own).
+fn is_shut_down(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::BrokenPipe || (cfg!(windows) && error.raw_os_error() == Some(10058))
 }
 
 fn pulse(socket: &Socket) -> Pulse {
