@@ -147,6 +147,11 @@ impl Gate {
         self.open()
     }
 
+    #[cfg(test)]
+    pub(crate) fn hang_ups(&self) -> u32 {
+        self.hang_ups
+    }
+
     fn is_news(&self, born: Instant) -> bool {
         self.news_since.is_none_or(|since| born >= since)
     }

@@ -21,7 +21,7 @@ use crate::event::{Close, Eviction, Freed};
 use crate::gate::Word;
 use crate::slots::{Lease, Pinged, Place};
 use crate::stats::{State, Stats};
-use crate::table::{self, Entry, Resting, Rules};
+use crate::table::{self, Dead, Entry, Resting, Rules};
 use crate::waiters::{Answer, Failure, Ticket};
 
 type Table = table::Table<Value, u64, u64>;
@@ -744,6 +744,11 @@ impl Walk {
             Word::Heard
         };
         let shuts = self.table.take_word(place, word, now, fx);
+        self.heard_word(place, word, shuts, now);
+    }
+
+    /// Checks what a word of the other side came to.
+    fn heard_word(&mut self, place: Place, word: Word, shuts: bool, now: Instant) {
         let born = find(&mut self.leased, place.id).map(|conn| conn.born);
         let is_news = born.is_some_and(|born| self.news_since.is_none_or(|at| born >= at));
         let hangs_up = self.outage.as_ref().is_some_and(|outage| outage.hangs_up);
@@ -762,6 +767,8 @@ impl Walk {
             _ => {}
         }
         assert_eq!(shuts, expected);
+        let counted = self.table.gate().hang_ups() as usize;
+        assert_eq!(counted, self.hang_ups.min(TOLERATED));
         if shuts {
             let error = Arc::clone(self.table.gate().shut().unwrap());
             self.shut(error, true, now);
@@ -865,8 +872,13 @@ impl Walk {
         let (returns, id) = (held.is_some(), place.id);
         let now = self.looked_at_the_clock();
         let mut fx = Effects::default();
-        self.tell_word(place, now, &mut fx);
-        self.table.withdraw(place, held, why, now, &mut fx);
+        match held {
+            Some(held) if why == Eviction::PeerClosed => self.bury(place, held, now, &mut fx),
+            held => {
+                self.tell_word(place, now, &mut fx);
+                self.table.withdraw(place, held, why, now, &mut fx);
+            }
+        }
         let mut expected = Expected::default();
         if let Some(conn) = remove(&mut self.leased, id) {
             self.gone(&conn, why, returns, false, &mut expected);
@@ -876,6 +888,27 @@ impl Walk {
         }
         self.settle(now, &fx, &mut expected);
         self.check(&expected, fx);
+    }
+
+    /// A lease proved dead on its way to its caller.
+    fn bury(&mut self, place: Place, held: Value, now: Instant, fx: &mut Effects) {
+        let mute = self.random.chance(self.hanging_up);
+        let new = find(&mut self.leased, place.id)
+            .is_some_and(|conn| conn.leases == 1 && conn.since == conn.born);
+        let dead = Dead {
+            place,
+            held,
+            why: Eviction::PeerClosed,
+            mute,
+        };
+        let shuts = self.table.bury(dead, now, fx);
+        let word = if mute && new {
+            Word::HungUp
+        } else {
+            Word::Silence
+        };
+        self.heard_word(place, word, shuts, now);
+        self.table.tick(now, fx);
     }
 
     fn pass_time(&mut self) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::backoff::{Backoff, Delays};
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::shared::{Effects, Held, Parker, Shared, State};
+use crate::shared::{Effects, Held, Parker, Shared, State, warn_of_hang_ups};
 use crate::slots::Lease;
 use crate::sync::now;
 use crate::table::{Dead, Entry};
@@ -128,12 +128,10 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         let why = dead.as_ref().map(|dead| dead.why);
         let holder = self.shared.holder();
         let now = now();
-        let entered = self.shared.with(|state, effects| {
+        let (shuts, entered) = self.shared.with(|state, effects| {
             let (table, parker) = (&mut state.table, &self.parker);
             // In one breath, so that nobody who came later is served in between.
-            if let Some(dead) = dead {
-                table.bury(dead, now, effects);
-            }
+            let shuts = dead.is_some_and(|dead| table.bury(dead, now, effects));
             let entry = table.enter(ticket, parker, stay, holder, now, effects);
             if why.is_some() {
                 table.tick(now, effects);
@@ -142,8 +140,11 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 Entry::Trying(seat) | Entry::Failed(seat, _) => table.alarm(seat),
                 _ => None,
             };
-            (entry, alarm)
+            (shuts, (entry, alarm))
         });
+        if shuts {
+            warn_of_hang_ups();
+        }
         if let Some(why) = why {
             self.shared.found_dead(why);
         }

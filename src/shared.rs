@@ -179,7 +179,14 @@ impl<C> Shared<C> {
         if probe {
             let verdict = probe::verdict(held.stream.socket(), self.settings.allow_unread);
             if let Some(why) = verdict {
-                return Err(Dead { place, held, why });
+                let word = held.stream.socket().word(false);
+                let mute = why != Eviction::Unread && word != Word::Heard;
+                return Err(Dead {
+                    place,
+                    held,
+                    why,
+                    mute,
+                });
             }
         }
         self.allocations.fetch_add(1, Relaxed);
@@ -188,7 +195,9 @@ impl<C> Shared<C> {
 
     /// A connection was found dead on its way to a caller that has no place in the queue.
     pub(crate) fn bury(self: &Arc<Self>, dead: Dead<Held<C>>) {
-        let Dead { place, held, why } = dead;
+        let Dead {
+            place, held, why, ..
+        } = dead;
         self.withdraw(place, Word::Silence, Some(held), why);
         self.found_dead(why);
     }
@@ -437,7 +446,7 @@ fn wait<'a, T>(
     }
 }
 
-fn warn_of_hang_ups() {
+pub(crate) fn warn_of_hang_ups() {
     log::warn!(
         target: "jackpot",
         "the other side hangs up on one connection after the other without a word"

@@ -94,6 +94,11 @@ impl<L, H> Open<L, H> {
         self.parked.is_some()
     }
 
+    /// Whether its first lease began at the moment of its birth.
+    pub(crate) fn never_rested(&self) -> bool {
+        self.leases == 1 && self.since == self.born
+    }
+
     pub(crate) fn has_expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }

@@ -15,7 +15,7 @@ use crate::convoy::Convoy;
 use crate::error::Error;
 use crate::event::{Close, Eviction, Freed};
 use crate::gate::{Gate, Word};
-use crate::slots::{Closed, Lease, Pinged, Place, Slots};
+use crate::slots::{Closed, Lease, Open, Pinged, Place, Slots};
 use crate::stats::Stats;
 use crate::waiters::{Answer, Failure, Ticket, Waiters};
 
@@ -110,6 +110,8 @@ pub(crate) struct Dead<L> {
     pub(crate) place: Place,
     pub(crate) held: L,
     pub(crate) why: Eviction,
+    /// Whether the other side ended it and never said a word.
+    pub(crate) mute: bool,
 }
 
 /// A lease that has been out for too long.
@@ -264,9 +266,20 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// A connection that proved dead leaves, before its caller enters again with its ticket.
     ///
     /// What falls free is for that caller first, so this settles nothing: `tick` does, afterwards.
-    pub(crate) fn bury(&mut self, dead: Dead<L>, now: Instant, fx: &mut Effects<L, H, W>) {
+    /// Returns whether it shuts the gate: of a connection that died on its way from the connect to
+    /// the caller, the other side hung up. One that lay idle may have died with all the others.
+    pub(crate) fn bury(&mut self, dead: Dead<L>, now: Instant, fx: &mut Effects<L, H, W>) -> bool {
         self.look(now);
-        self.remove(dead.place, Some(dead.held), dead.why, now, fx);
+        let Dead {
+            place,
+            held,
+            why,
+            mute,
+        } = dead;
+        let hung_up = mute && self.slots.get(place).is_some_and(Open::never_rested);
+        let shuts = hung_up && self.take_word(place, Word::HungUp, now, fx);
+        self.remove(place, Some(held), why, now, fx);
+        shuts
     }
 
     /// The next try of a waiter; why it fails at once, if it does.

@@ -6,7 +6,7 @@
 
 use std::env;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ fn a_crowd_before_a_refused_port_neither_storms_nor_spins() {
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
             claim.bind(&any.into()).unwrap();
             let address = claim.local_addr().unwrap().as_socket().unwrap();
-            wait_out("refused", address);
+            wait_out("refused", address, MAX_CONNECTING);
         },
     );
 }
@@ -44,12 +44,33 @@ fn a_crowd_before_a_refused_port_neither_storms_nor_spins() {
 fn a_crowd_before_a_deaf_listener_neither_storms_nor_spins() {
     alone(
         "scale::a_crowd_before_a_deaf_listener_neither_storms_nor_spins",
-        || wait_out("deaf", BlackHole::new().address()),
+        || wait_out("deaf", BlackHole::new().address(), MAX_CONNECTING),
+    );
+}
+
+#[test]
+fn a_crowd_that_is_hung_up_on_neither_storms_nor_spins() {
+    alone(
+        "scale::a_crowd_that_is_hung_up_on_neither_storms_nor_spins",
+        || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            thread::spawn(move || {
+                for socket in listener.incoming() {
+                    drop(socket);
+                }
+            });
+            // Each connect succeeds, so all places may be taken before the first caller sees how
+            // it ended.
+            wait_out("hangs up", address, LIMIT + TOLERATED);
+        },
     );
 }
 
 /// Has a crowd pull while connects go to `away`, and then to a server.
-fn wait_out(kind: &str, away: SocketAddr) {
+///
+/// So many connects may start in a `burst`, before the pool knows what is the matter.
+fn wait_out(kind: &str, away: SocketAddr, burst: usize) {
     let (threads, window) = scale();
     let server = Server::echo();
     let way = Way::to(away);
@@ -101,7 +122,6 @@ fn wait_out(kind: &str, away: SocketAddr) {
         pool.stats()
     );
 
-    let burst = MAX_CONNECTING + TOLERATED;
     let seconds = usize::try_from(away_for.as_secs()).unwrap() + 1;
     let allowed = PER_SECOND * seconds + burst;
     assert!(in_all <= allowed, "{in_all} in {away_for:?}");
