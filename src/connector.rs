@@ -163,7 +163,9 @@ impl Connector {
     ///
     /// Three questions without an answer, 5 s apart, end the connection; the pool's probe finds it
     /// dead. `None` turns keepalive off: a peer that vanished without a word stays undetected.
-    /// Rounded up to whole seconds, which is what the systems take, and cut at 32,767 of them.
+    /// Rounded up to whole seconds, which is what the systems take, and cut at 32,767 of them. Where
+    /// the system takes no interval (OpenBSD) or no count (Windows before version 1703), its own
+    /// stays.
     ///
     /// # Examples
     ///
@@ -203,12 +205,7 @@ impl Connector {
         if let Some(idle) = self.keepalive {
             let seconds = whole(idle, Duration::from_secs(1)).clamp(1, LONGEST_KEEPALIVE);
             let idle = Duration::from_secs(seconds);
-            let keepalive = TcpKeepalive::new().with_time(idle);
-            #[cfg(not(any(target_os = "openbsd", target_os = "redox", target_os = "solaris")))]
-            let keepalive = keepalive
-                .with_interval(KEEPALIVE_INTERVAL)
-                .with_retries(KEEPALIVE_PROBES);
-            socket.set_tcp_keepalive(&keepalive)?;
+            keep_alive(&socket, idle)?;
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(timeout) = self.user_timeout {
@@ -217,6 +214,23 @@ impl Connector {
         }
         Ok(())
     }
+}
+
+#[cfg(not(any(target_os = "openbsd", target_os = "redox", target_os = "solaris")))]
+fn keep_alive(socket: &SockRef<'_>, idle: Duration) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(idle)
+        .with_interval(KEEPALIVE_INTERVAL);
+    let counted = keepalive.clone().with_retries(KEEPALIVE_PROBES);
+    // Windows takes a count since version 1703 only.
+    socket
+        .set_tcp_keepalive(&counted)
+        .or_else(|_| socket.set_tcp_keepalive(&keepalive))
+}
+
+#[cfg(any(target_os = "openbsd", target_os = "redox", target_os = "solaris"))]
+fn keep_alive(socket: &SockRef<'_>, idle: Duration) -> io::Result<()> {
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
 }
 
 /// Tries each address in turn, with an even share of the time that is left.

@@ -3,10 +3,9 @@
 //! One peek with `MSG_DONTWAIT` is the whole probe on the hot path. `SO_ERROR` names the cause once
 //! the peek has said "data", and a zero-length write finds a socket whose sending side was shut
 //! down. Where the flag's value is not known (Windows), the socket's blocking mode is switched for
-//! the peek and put back.
+//! the peek and put back, by one thread at a time and never while a lease is out.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::TcpStream;
 
 use crate::event::Eviction;
 use crate::stream::Socket;
@@ -96,17 +95,23 @@ const PEEK_WITHOUT_WAITING: Option<i32> = Some(0x2 | 0x80);
 )))]
 const PEEK_WITHOUT_WAITING: Option<i32> = None;
 
+/// Whether a probe switches the blocking mode, which the holder of a lease would notice.
+pub(crate) const SWITCHES_MODE: bool = PEEK_WITHOUT_WAITING.is_none();
+
 fn peek(socket: &Socket) -> io::Result<usize> {
-    let tcp: &TcpStream = socket.tcp();
     if let Some(flags) = PEEK_WITHOUT_WAITING {
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        return socket2::SockRef::from(tcp).recv_with_flags(&mut byte, flags);
+        return socket2::SockRef::from(socket.tcp()).recv_with_flags(&mut byte, flags);
     }
-    if socket.is_nonblocking() {
-        return tcp.peek(&mut [0]);
-    }
-    tcp.set_nonblocking(true)?;
-    let found = tcp.peek(&mut [0]);
-    tcp.set_nonblocking(false)?;
-    found
+    socket
+        .unless_leased(|tcp| {
+            if socket.is_nonblocking() {
+                return tcp.peek(&mut [0]);
+            }
+            tcp.set_nonblocking(true)?;
+            let found = tcp.peek(&mut [0]);
+            tcp.set_nonblocking(false)?;
+            found
+        })
+        .unwrap_or_else(|| Err(ErrorKind::WouldBlock.into()))
 }

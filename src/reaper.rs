@@ -212,11 +212,12 @@ impl<C: Send + 'static> Ping<C> {
         let (Some((_, ping)), Some(held)) = (&self.shared.settings.ping, &mut self.held) else {
             return;
         };
-        self.verdict = match guarded_call(ping, &mut held.client) {
-            Ok(()) => held
-                .stream
-                .socket()
-                .settle(self.shared.settings.allow_unanswered),
+        let socket = Arc::clone(held.stream.socket());
+        socket.set_leased(true);
+        let answered = guarded_call(ping, &mut held.client);
+        socket.set_leased(false);
+        self.verdict = match answered {
+            Ok(()) => socket.settle(self.shared.settings.allow_unanswered),
             Err(error) => {
                 let id = self.place.id;
                 log::debug!(target: "jackpot", "connection {id}: ping failed: {error}");

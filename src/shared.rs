@@ -189,6 +189,7 @@ impl<C> Shared<C> {
                 });
             }
         }
+        held.stream.socket().set_leased(true);
         self.allocations.fetch_add(1, Relaxed);
         Ok(Connection::new(Arc::clone(self), place, held))
     }
@@ -220,6 +221,7 @@ impl<C> Shared<C> {
         let verdict = self.fitness(place, &mut held, finished);
         let was_of_use = finished || (has_sent && verdict.is_none());
         let word = held.stream.socket().word(was_of_use);
+        held.stream.socket().set_leased(false);
         let now = now();
         let shuts = self.with(|state, effects| {
             let shuts = state.table.take_word(place, word, now, effects);

@@ -78,6 +78,9 @@ pub(crate) struct Socket {
     flags: AtomicU8,
     /// What the options were before this lease changed them; only ever held for an instant.
     before: Mutex<Option<Box<Options>>>,
+    /// Whether a lease is out; kept only where a probe switches the blocking mode, and held by
+    /// whoever does.
+    leased: Mutex<bool>,
 }
 
 /// The values of the options that a lease has changed, from before it did.
@@ -102,6 +105,7 @@ impl Stream {
                 tcp,
                 flags: AtomicU8::new(flags),
                 before: Mutex::new(None),
+                leased: Mutex::new(false),
             }),
         }
     }
@@ -467,6 +471,20 @@ impl Stream {
 impl Socket {
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
+    }
+
+    /// A lease begins, after its probe, or has ended.
+    pub(crate) fn set_leased(&self, yes: bool) {
+        if probe::SWITCHES_MODE {
+            *self.leased.lock().unwrap_or_else(PoisonError::into_inner) = yes;
+        }
+    }
+
+    /// Does this unless a lease is out; no lease begins, and nobody else does such a thing, before
+    /// it is done.
+    pub(crate) fn unless_leased<R>(&self, f: impl FnOnce(&TcpStream) -> R) -> Option<R> {
+        let leased = self.leased.lock().unwrap_or_else(PoisonError::into_inner);
+        (!*leased).then(|| f(&self.tcp))
     }
 
     pub(crate) fn is_nonblocking(&self) -> bool {

@@ -16,7 +16,7 @@ use log::Level;
 
 use crate::support::{
     Events, Gate, Peer, SOON, Server, background, eventually, in_words, lease, overhear, refused,
-    reset,
+    reset, reset_cause, shows_resets,
 };
 
 const TICK: Duration = Duration::from_millis(1);
@@ -573,7 +573,7 @@ fn a_logger_may_ask_the_pool() {
         drop(leases.remove(0));
         eventually("a sweep finds the reset", || {
             pool.reap();
-            pool.stats().evicted(Eviction::SocketError) == 1
+            pool.stats().evicted(reset_cause(false)) == 1
         });
         pool.free_with(0, Close::Hard);
         drop(leases);
@@ -589,12 +589,17 @@ fn a_logger_may_ask_the_pool() {
     .join();
     way.forget();
     let told = told.lock().unwrap();
+    let probe_found = if shows_resets() {
+        "probe found"
+    } else {
+        "left after"
+    };
     for part in [
+        probe_found,
         "connect failed",
         "made in",
         "has been leased",
         "recycle failed",
-        "probe found",
         "left after",
         "freed",
         "ping failed",

@@ -11,7 +11,7 @@ use socket2::SockRef;
 
 use crate::support::{
     BlackHole, Peer, Server, ask, assert_back, assert_closed, assert_left, background, eventually,
-    impatient, refused, reset,
+    impatient, refused, reset, reset_cause,
 };
 
 /// A pool whose factory keeps a duplicate of each socket, and the duplicates.
@@ -33,7 +33,7 @@ fn keeping(
 struct Fate {
     name: &'static str,
     strike: fn(TcpStream) -> Option<TcpStream>,
-    why: Eviction,
+    why: fn() -> Eviction,
     /// Whether it has arrived; until then the connection passes for a healthy one.
     arrived: fn(&Pool, &TcpStream) -> bool,
 }
@@ -45,7 +45,7 @@ const FATES: [Fate; 5] = [
             drop(far);
             None
         },
-        why: Eviction::PeerClosed,
+        why: || Eviction::PeerClosed,
         arrived: |_, duplicate| duplicate.peek(&mut [0]).unwrap() == 0,
     },
     Fate {
@@ -54,7 +54,7 @@ const FATES: [Fate; 5] = [
             reset(far);
             None
         },
-        why: Eviction::SocketError,
+        why: || reset_cause(false),
         arrived: is_unconnected,
     },
     Fate {
@@ -63,7 +63,7 @@ const FATES: [Fate; 5] = [
             far.write_all(b"!").unwrap();
             Some(far)
         },
-        why: Eviction::Unread,
+        why: || Eviction::Unread,
         arrived: |_, duplicate| duplicate.peek(&mut [0]).unwrap() == 1,
     },
     Fate {
@@ -73,7 +73,7 @@ const FATES: [Fate; 5] = [
             drop(far);
             None
         },
-        why: Eviction::Unread,
+        why: || Eviction::Unread,
         arrived: |_, duplicate| duplicate.peek(&mut [0]).unwrap() == 1,
     },
     Fate {
@@ -83,7 +83,7 @@ const FATES: [Fate; 5] = [
             reset(far);
             None
         },
-        why: Eviction::SocketError,
+        why: || reset_cause(true),
         arrived: is_unconnected,
     },
 ];
@@ -119,7 +119,7 @@ fn no_caller_gets_a_dead_connection() {
         lease.read_exact(&mut [0; 1]).unwrap();
         drop(lease);
         let stats = pool.stats();
-        let found = (stats.evicted(fate.why), stats.releases, stats.idle);
+        let found = (stats.evicted((fate.why)()), stats.releases, stats.idle);
         assert_eq!(found, (1, 1, 1), "{}: {stats}", fate.name);
     }
 }
@@ -129,7 +129,7 @@ fn a_sweep_finds_every_dead_connection() {
     for fate in &FATES {
         let (_peer, pool, _far) = struck(fate, |b| b);
         assert_eq!(pool.reap(), 1, "{}", fate.name);
-        assert_left(&pool, fate.why);
+        assert_left(&pool, (fate.why)());
         assert_eq!(pool.reap(), 0);
     }
 }
@@ -140,7 +140,7 @@ fn free_evicts_the_dead_before_it_counts() {
         let (_peer, pool, _far) = struck(fate, |b| b);
         let freed = pool.free(1);
         assert_eq!((freed.kept, freed.closed), (0, 0), "{}", fate.name);
-        assert_left(&pool, fate.why);
+        assert_left(&pool, (fate.why)());
     }
 }
 
@@ -148,12 +148,18 @@ fn free_evicts_the_dead_before_it_counts() {
 fn allow_unread_excuses_bytes_and_no_error() {
     for fate in &FATES {
         let (_peer, pool, _far) = struck(fate, |b| b.allow_unread(true));
-        let excused = fate.why == Eviction::Unread;
+        // Where the bytes hide the reset, the look at the sending side finds it.
+        let why = if fate.name == "stray byte, then RST" {
+            Eviction::SocketError
+        } else {
+            (fate.why)()
+        };
+        let excused = why == Eviction::Unread;
         assert_eq!(pool.reap(), usize::from(!excused), "{}", fate.name);
         if excused {
             assert_back(&pool);
         } else {
-            assert_left(&pool, fate.why);
+            assert_left(&pool, why);
         }
     }
 }
@@ -282,6 +288,8 @@ fn a_sending_side_shut_down_through_a_duplicate_is_found_by_a_sweep() {
     assert_eq!((stats.evicted(Eviction::HalfClosed), stats.idle), (1, 2));
 }
 
+/// Windows has no flag for a read that does not wait, so that a probe switches the mode there.
+#[cfg(unix)]
 #[test]
 fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
     let timeout = Duration::from_millis(20);

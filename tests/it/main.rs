@@ -16,6 +16,7 @@ mod matrix;
 mod options;
 mod outage;
 mod panics;
+#[cfg(unix)]
 mod real;
 mod reaper;
 mod returns;

@@ -113,7 +113,9 @@ fn no_caller_inherits_another_callers_options() {
             },
         ];
         drop(lease);
-        for change in changes {
+        let changes = changes.into_iter().enumerate();
+        // Windows does not tell what the blocking mode is.
+        for (_, change) in changes.filter(|&(n, _)| n != 4 || cfg!(unix)) {
             let lease = pool.pull().unwrap();
             change(&lease);
             assert_ne!(Options::of(&lease), before);

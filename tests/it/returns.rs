@@ -12,6 +12,7 @@ use jackpot::{Builder, Close, Connection, Eviction, Pool, Stream};
 
 use crate::support::{
     Peer, assert_back, assert_closed, assert_left, background, eventually, panic_quietly, reset,
+    shows_resets,
 };
 
 const MOMENT: Duration = Duration::from_millis(5);
@@ -162,8 +163,10 @@ fn an_error_while_reading_breaks_it() {
     for (way, read) in READS {
         let (pool, mut lease, far) = one_lease();
         reset(far);
-        let error = read(&mut lease).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{way}");
+        match read(&mut lease) {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{way}"),
+            Ok(count) => assert!(count == 0 && !shows_resets(), "{way}"),
+        }
         drop(lease);
         assert_left(&pool, Eviction::Broken);
     }
@@ -279,8 +282,10 @@ fn a_peek_that_sees_the_end_breaks_it() {
 fn a_peek_that_fails_breaks_it() {
     let (pool, lease, far) = one_lease();
     reset(far);
-    let error = lease.peek(&mut [0; 1]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    match lease.peek(&mut [0; 1]) {
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        Ok(count) => assert!(count == 0 && !shows_resets()),
+    }
     drop(lease);
     assert_left(&pool, Eviction::Broken);
 }
@@ -305,6 +310,9 @@ fn a_peek_is_no_answer() {
 
 #[test]
 fn a_pending_error_that_is_taken_breaks_it() {
+    if !shows_resets() {
+        return eprintln!("skipped: here, a reset leaves no error behind");
+    }
     let (pool, lease, far) = one_lease();
     assert!(lease.take_error().unwrap().is_none());
     reset(far);
@@ -711,7 +719,7 @@ fn finish_overrides_nothing_else() {
         }),
         (Eviction::Broken, |lease, far| {
             reset(far);
-            lease.read(&mut [0; 1]).unwrap_err();
+            assert_eq!(lease.read(&mut [0; 1]).is_err(), shows_resets());
         }),
         (Eviction::Broken, |lease, _| {
             lease.shutdown(Shutdown::Write).unwrap();
