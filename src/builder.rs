@@ -28,6 +28,8 @@ pub(crate) struct Settings<C> {
     pub(crate) write_timeout: Option<Option<Duration>>,
     /// Whether a lease's start must be exact, which costs `pull` a look at the clock.
     pub(crate) exact_leases: bool,
+    /// Whether a lease's end must be exact, which costs the drop a look at the clock.
+    pub(crate) looks_on_return: bool,
     /// Whether to remember which thread took a lease.
     pub(crate) watches_leases: bool,
     pub(crate) handshake: Handshake<C>,
@@ -107,6 +109,7 @@ impl Builder<Stream> {
                 read_timeout: None,
                 write_timeout: None,
                 exact_leases: false,
+                looks_on_return: true,
                 watches_leases: false,
                 handshake: Box::new(Ok),
                 ping: None,
@@ -188,6 +191,7 @@ impl Builder<Stream> {
                 read_timeout: settings.read_timeout,
                 write_timeout: settings.write_timeout,
                 exact_leases: settings.exact_leases,
+                looks_on_return: settings.looks_on_return,
                 watches_leases: settings.watches_leases,
                 handshake: Box::new(move |stream| f(stream).map_err(Into::into)),
                 ping: None,
@@ -360,7 +364,9 @@ impl<C: Send + 'static> Builder<C> {
     /// How long a connection must have been idle to be probed before use; default zero: always.
     ///
     /// The probe is one system call of about half a microsecond, and a connection can die at any
-    /// moment; set this only where that price is too high.
+    /// moment; set this only where that price is too high. The time is counted from the last look
+    /// at the clock before the connection came back, which is at its `pull` or later: after a long
+    /// lease it may be probed sooner than asked.
     ///
     /// # Examples
     ///
@@ -642,6 +648,7 @@ impl<C: Send + 'static> Builder<C> {
         self.settings.exact_leases = self.settings.watches_leases
             || self.reap_interval.is_none()
             || !self.rules.probe_after.is_zero();
+        self.settings.looks_on_return = self.rules.probe_after.is_zero() || self.has_short_times();
         let min_idle = self.rules.min_idle;
         let shared = Shared::new(
             self.limit,
@@ -659,6 +666,18 @@ impl<C: Send + 'static> Builder<C> {
             shared.with(|state, effects| state.table.top_up(now, effects));
         }
         Ok(pool)
+    }
+
+    /// Whether a look at the clock by the reaper is not enough to tell how long one was idle.
+    ///
+    /// It comes every `reap_interval`; for ten times as long or more it is near enough.
+    fn has_short_times(&self) -> bool {
+        let Some(every) = self.reap_interval else {
+            return true;
+        };
+        let ping = self.settings.ping.as_ref().map(|(every, _)| *every);
+        let is_short = |time: Duration| time < every.saturating_mul(10);
+        self.rules.idle_timeout.is_some_and(is_short) || ping.is_some_and(is_short)
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -120,6 +120,11 @@ impl Gate {
         None
     }
 
+    /// Whether a word from the other side would be nothing new.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.hang_ups == 0 && self.outage.is_none()
+    }
+
     /// The other side hung up without a word on a connection of this birth; whether that is a
     /// failed connect, and then the error that the gate was shut with before.
     pub(crate) fn hung_up(&mut self, born: Instant, now: Instant) -> (bool, Option<Arc<Error>>) {

@@ -398,6 +398,7 @@ impl Walk {
             assert!(expected.is_none());
             return;
         };
+        self.clock = self.clock.max(since);
         assert_eq!(expected, Some((lease.place.id, probe)));
         if let Some(conn) = find(&mut self.leased, lease.place.id) {
             conn.is_held = holder;
@@ -783,6 +784,13 @@ impl Walk {
         let index = self.random.below(self.leases.len());
         let Lease { place, held, .. } = self.leases.swap_remove(index);
         let verdict = self.verdict();
+        let held = match verdict {
+            None if self.random.chance(50) => match self.park(place, held) {
+                Ok(()) => return self.check(&Expected::default(), Effects::default()),
+                Err(held) => held,
+            },
+            _ => held,
+        };
         let now = self.looked_at_the_clock();
         let mut fx = Effects::default();
         self.tell_word(place, now, &mut fx);
@@ -793,6 +801,35 @@ impl Walk {
             self.settle(now, &fx, &mut expected);
         }
         self.check(&expected, fx);
+    }
+
+    /// A lease comes back fit, and is idle at once if there is nothing else to decide.
+    fn park(&mut self, place: Place, held: Value) -> Result<(), Value> {
+        let is_exact = self.random.chance(50);
+        let now = if is_exact { self.at() } else { self.clock };
+        let word = self
+            .random
+            .pick(&[Word::Silence, Word::Silence, Word::Heard, Word::HungUp]);
+        let says_nothing_new = match word {
+            Word::Silence => true,
+            Word::Heard => self.hang_ups == 0 && self.outage.is_none(),
+            Word::HungUp => false,
+        };
+        let is_fit = find(&mut self.leased, place.id)
+            .is_some_and(|conn| conn.doom.is_none() && conn.expires.is_none_or(|at| at > now));
+        let is_welcome = is_fit
+            && says_nothing_new
+            && self.queue.is_empty()
+            && !self.is_topping_up
+            && self.drainers == 0
+            && self.occupied() <= self.limit;
+        let parked = self.table.park(place, held, word, is_exact.then_some(now));
+        assert_eq!(parked.is_ok(), is_welcome);
+        if is_welcome {
+            self.clock = self.clock.max(now);
+            self.came_back(place, None, now, &mut Expected::default());
+        }
+        parked
     }
 
     fn give_back_pinged(&mut self) {

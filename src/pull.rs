@@ -49,7 +49,8 @@ struct Call<'a, C> {
     /// Failed tries so far.
     attempts: u32,
     last: Option<Failure>,
-    backoff: Backoff,
+    /// As it was when the call began.
+    backoff: Option<Backoff>,
     delays: Option<Delays>,
 }
 
@@ -89,7 +90,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             parker: Arc::default(),
             attempts: 0,
             last: None,
-            backoff: shared.backoff(),
+            backoff: None,
             delays: None,
         }
     }
@@ -120,7 +121,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
 
     /// Joins the queue, or comes back to it from a connection that proved dead.
     fn enter(
-        &self,
+        &mut self,
         dead: Option<Dead<Held<C>>>,
         ticket: Option<Ticket>,
     ) -> (Entry<Held<C>>, Option<Instant>) {
@@ -129,6 +130,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         let holder = self.shared.holder();
         let now = now();
         let (shuts, entered) = self.shared.with(|state, effects| {
+            self.backoff.get_or_insert_with(|| state.backoff.clone());
             let (table, parker) = (&mut state.table, &self.parker);
             // In one breath, so that nobody who came later is served in between.
             let shuts = dead.is_some_and(|dead| table.bury(dead, now, effects));
@@ -207,8 +209,10 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         if hopeless {
             return None;
         }
-        let backoff = &self.backoff;
-        self.delays.get_or_insert_with(|| backoff.delays()).next()
+        if self.delays.is_none() {
+            self.delays = self.backoff.as_ref().map(Backoff::delays);
+        }
+        self.delays.as_mut()?.next()
     }
 
     /// Sleeps until there is an answer, or until this time; keeps the pool trying meanwhile.

@@ -36,12 +36,15 @@ pub(crate) struct Held<C> {
 pub(crate) type Table<C> = table::Table<Held<C>, Arc<Socket>, Arc<Parker>>;
 pub(crate) type Effects<C> = table::Effects<Held<C>, Arc<Socket>, Arc<Parker>>;
 
+/// In this order: the handles that leases hold, counted just before the first field, the leases and
+/// the lock are written by every thread that pulls, and so should lie in one cache line.
+#[repr(C)]
 pub(crate) struct Shared<C> {
-    state: Mutex<State<C>>,
-    drained: Condvar,
     /// Leases that reached a caller. It stands outside the lock because a connection that fails
     /// its probe is taken under the lock but never handed out.
     allocations: AtomicU64,
+    state: Mutex<State<C>>,
+    drained: Condvar,
     /// Sweeps so far; chooses whose sending side the next one looks at.
     pub(crate) sweeps: AtomicU64,
     pub(crate) settings: Settings<C>,
@@ -53,7 +56,7 @@ pub(crate) struct Shared<C> {
 /// Everything behind the lock.
 pub(crate) struct State<C> {
     pub(crate) table: Table<C>,
-    backoff: Backoff,
+    pub(crate) backoff: Backoff,
     factory: Arc<dyn Factory>,
     /// Wakes the reaper; its loss ends it.
     reaper: Option<Sender<()>>,
@@ -90,8 +93,18 @@ impl<C> Shared<C> {
         self: &Arc<Self>,
         decide: impl FnOnce(&mut State<C>, &mut Effects<C>) -> R,
     ) -> R {
+        self.with_locked(self.lock(), decide)
+    }
+
+    /// [`with`](Self::with), where the lock has been taken already.
+    fn with_locked<R>(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State<C>>,
+        decide: impl FnOnce(&mut State<C>, &mut Effects<C>) -> R,
+    ) -> R {
         let mut effects = Effects::default();
-        let decided = decide(&mut self.lock(), &mut effects);
+        let decided = decide(&mut state, &mut effects);
+        drop(state);
         if !effects.is_empty() {
             self.act(effects);
         }
@@ -222,8 +235,24 @@ impl<C> Shared<C> {
         let was_of_use = finished || (has_sent && verdict.is_none());
         let word = held.stream.socket().word(was_of_use);
         held.stream.socket().set_leased(false);
-        let now = now();
-        let shuts = self.with(|state, effects| {
+        let looks = self.settings.looks_on_return || verdict.is_some();
+        let looked = looks.then(now);
+        let mut state = self.lock();
+        if verdict.is_none() {
+            match state.table.park(place, held, word, looked) {
+                Ok(()) => return,
+                Err(back) => held = back,
+            }
+        }
+        let now = if let Some(now) = looked {
+            now
+        } else {
+            drop(state);
+            let now = now();
+            state = self.lock();
+            now
+        };
+        let shuts = self.with_locked(state, |state, effects| {
             let shuts = state.table.take_word(place, word, now, effects);
             state.table.give_back(place, held, verdict, now, effects);
             shuts

@@ -76,7 +76,8 @@ pub(crate) struct Open<L, H> {
     pub(crate) handle: H,
     parked: Option<L>,
     pub(crate) born: Instant,
-    /// When it became idle; for a lease, the last look at the clock before it began.
+    /// When it became idle, or its lease began; the last look at the clock before that, where
+    /// nobody looked then.
     pub(crate) since: Instant,
     /// When it last proved to answer: came back from a lease or a ping.
     pub(crate) tended: Instant,

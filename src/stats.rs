@@ -172,10 +172,12 @@ pub struct ConnectionInfo {
     pub age: Duration,
     /// Time since it entered its state.
     ///
-    /// For a lease this is an upper bound, so that `pull` need not look at the clock: it counts
-    /// from the last time the pool did look before that lease began. It is exact with
-    /// [`leak_after`](crate::Builder::leak_after) or [`probe_after`](crate::Builder::probe_after),
-    /// and without a reaper thread; else at most one reap interval too long.
+    /// So that a lease costs one look at the clock and not two, one of both states is an upper
+    /// bound, at most one reap interval too long: it counts from the last time that the pool did
+    /// look before. That is the lease; with [`probe_after`](crate::Builder::probe_after) it is the
+    /// time idle, unless `idle_timeout` or the ping's interval is below ten reap intervals. Leases
+    /// are exact with [`leak_after`](crate::Builder::leak_after), and both are without a reaper
+    /// thread.
     pub in_state: Duration,
     /// How often it has been leased, pings included.
     pub leases: u64,

@@ -207,6 +207,9 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             return None;
         }
         let newest = self.slots.newest()?;
+        if let Some(now) = now {
+            self.look(now);
+        }
         let since = now.unwrap_or(self.clock);
         let lease = self.slots.lease(newest, since);
         if holder.is_some() {
@@ -405,6 +408,39 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
                 shuts
             }
         }
+    }
+
+    /// A lease came back fit, and there is nothing to decide but where it goes: among the idle ones.
+    ///
+    /// That is what happens nearly always, and it needs no look at the clock. Where there is more
+    /// to it, the lease comes out again, for `take_word` and `give_back`.
+    pub(crate) fn park(
+        &mut self,
+        place: Place,
+        held: L,
+        word: Word,
+        now: Option<Instant>,
+    ) -> Result<(), L> {
+        let now = now.unwrap_or(self.clock);
+        let is_welcome = self.waiters.is_empty()
+            && !self.topping_up
+            && self.drainers == 0
+            && !self.is_over_limit()
+            && match word {
+                Word::Silence => true,
+                Word::Heard => self.gate.is_calm(),
+                Word::HungUp => false,
+            }
+            && self
+                .slots
+                .get(place)
+                .is_some_and(|open| open.doom.is_none() && !open.has_expired(now));
+        if !is_welcome {
+            return Err(held);
+        }
+        self.look(now);
+        self.slots.park(place, held, now);
+        Ok(())
     }
 
     /// A lease came back, fit to be used again unless the verdict says otherwise.

@@ -196,6 +196,26 @@ fn each_lifetime_is_drawn_from_the_last_tenth_of_the_setting() {
     assert!(spread, "connections made together end together");
 }
 
+/// Where a lease's end is not worth a look at the clock, its beginning may stand for it: but not
+/// beside a time-out that is shorter than the lease.
+#[test]
+fn a_lease_longer_than_a_short_idle_timeout_does_not_count_as_idle() {
+    let peer = Peer::new();
+    let address = peer.address();
+    let short = Duration::from_millis(200);
+    let pool = Pool::builder(move || TcpStream::connect(address))
+        .probe_after(NEVER)
+        .idle_timeout(Some(short))
+        .build()
+        .unwrap();
+    let lease = pool.pull().unwrap();
+    thread::sleep(short);
+    drop(lease);
+    let returned = Instant::now();
+    let evicted = pool.reap();
+    assert!(evicted == 0 || returned.elapsed() >= short);
+}
+
 #[test]
 fn a_sweep_finds_every_kind_of_dead_connection() {
     let peer = Peer::new();
