@@ -47,7 +47,7 @@ type Handshake<C> = Box<dyn Fn(Stream) -> Result<C, BoxError> + Send + Sync>;
 /// |---|---|
 /// | [`limit`](Builder::limit) | 20 |
 /// | [`min_idle`](Builder::min_idle) | 0 |
-/// | [`max_connecting`](Builder::max_connecting) | 8 |
+/// | [`max_connecting`](Builder::max_connecting) | 4 |
 /// | [`backoff`](Builder::backoff) | 5 retries, factor 3, 1 s to 60 s, [`Jitter::Equal`](crate::Jitter::Equal) |
 /// | [`idle_timeout`](Builder::idle_timeout) | 10 minutes |
 /// | [`max_lifetime`](Builder::max_lifetime) | 30 minutes |
@@ -94,7 +94,7 @@ impl Builder<Stream> {
             limit: 20,
             rules: Rules {
                 min_idle: 0,
-                max_connecting: 8,
+                max_connecting: 4,
                 idle_timeout: Some(Duration::from_secs(10 * 60)),
                 max_lifetime: Some(Duration::from_secs(30 * 60)),
                 probe_after: Duration::ZERO,
@@ -251,9 +251,11 @@ impl<C: Send + 'static> Builder<C> {
         self
     }
 
-    /// How many connects may be under way at once; default 8.
+    /// How many connects may be under way at once; default 4.
     ///
-    /// It bounds what a burst of callers does to the server. [`build`](Builder::build) refuses 0.
+    /// It bounds what a burst of callers does to the server. Each is made by a thread of its own, so
+    /// where a connect is quick, more of them make a cold start slower (`docs/BENCHMARKS.md`); where
+    /// it is slow, and many connections are to be there at once, more make it quicker. [`build`](Builder::build) refuses 0.
     ///
     /// # Examples
     ///
