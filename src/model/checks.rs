@@ -1,0 +1,178 @@
+//! What must hold after each step.
+
+use super::*;
+
+impl Walk {
+    /// Compares what the table did and is with what it should have done and be.
+    pub(super) fn check(&mut self, expected: &Expected, fx: Effects) {
+        assert_eq!(fx.connects.len(), expected.connects, "connects");
+        self.check_alarm(expected, &fx);
+        let mut gone: Vec<Gone> = fx
+            .closed
+            .iter()
+            .map(|closed| {
+                assert_eq!(closed.id, closed.handle);
+                assert!(closed.held.as_ref().is_none_or(|v| v.id == closed.id));
+                Gone {
+                    id: closed.id,
+                    why: closed.why as usize,
+                    has_value: closed.held.is_some(),
+                    is_cut: closed.cut,
+                    is_told: closed.tell,
+                }
+            })
+            .collect();
+        let mut wanted = expected.gone.clone();
+        gone.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(gone, wanted);
+        assert_eq!(
+            fx.leftover.as_ref().map(|value| value.id),
+            expected.leftover
+        );
+        assert!(!fx.drained || self.is_drained());
+        if self.is_drained() && self.drainers > 0 {
+            // Whoever made it so has told those who wait for it.
+            assert!(fx.drained, "nobody told those who drain");
+            for _ in 0..std::mem::take(&mut self.drainers) {
+                self.table.end_draining();
+            }
+        }
+        drop(fx);
+        self.check_state();
+    }
+
+    /// Everybody with news is woken, and the first waiter keeps an outage's pool trying.
+    pub(super) fn check_alarm(&mut self, expected: &Expected, fx: &Effects) {
+        let first = self.queue.first().filter(|_| self.may_try_anew());
+        let mut alarm = None;
+        if let (Some(first), Some(outage)) = (first, &mut self.outage) {
+            let at = self.table.alarm(first.seat);
+            let at = at.expect("nobody keeps the pool trying");
+            assert!(outage.earliest <= at && at <= outage.latest, "{at:?}");
+            (outage.earliest, outage.latest) = (at.max(outage.earliest), at);
+            alarm = Some((first.who, at));
+        }
+        for caller in &self.queue {
+            let keeps = alarm.filter(|&(who, _)| who == caller.who);
+            let looks = caller.patient_until.map(|at| at + (at - caller.since));
+            let looks = looks.filter(|&at| at > self.settled);
+            let wanted = keeps.map(|(_, at)| at).or(looks);
+            assert_eq!(self.table.alarm(caller.seat), wanted);
+        }
+        for who in &expected.answered {
+            assert!(fx.wake.contains(who), "{who} has an answer and sleeps");
+        }
+        let new_alarm = alarm.filter(|_| alarm != self.alarm);
+        if let Some((who, _)) = new_alarm {
+            assert!(fx.wake.contains(&who), "{who} does not know of its alarm");
+        }
+        let is_meant = |who: &u64| {
+            expected.answered.contains(who) || new_alarm.is_some_and(|(first, _)| first == *who)
+        };
+        assert!(
+            fx.wake.iter().all(is_meant),
+            "somebody is woken for nothing"
+        );
+        self.alarm = alarm;
+    }
+
+    pub(super) fn check_state(&mut self) {
+        let callers = self.queue.len() + self.served.len();
+        self.most.0 = self.most.0.max(callers);
+        self.most.1 = self.most.1.max(self.occupied());
+        let stats = self.table.stats(7);
+        let wanted = Stats {
+            limit: self.limit,
+            open: self.open(),
+            idle: self.idle.len(),
+            leased: self.leased.len(),
+            connecting: self.connecting.len(),
+            waiting: self.queue.len(),
+            allocations: 7,
+            evictions: stats.evictions.clone(),
+            ..self.counts.clone()
+        };
+        assert_eq!(stats, wanted);
+        for why in Eviction::all() {
+            assert_eq!(stats.evicted(why), self.evictions[why as usize], "{why}");
+        }
+        let by_age: Vec<Place> = self
+            .table
+            .slots()
+            .by_age()
+            .map(|i| self.table.slots().place(i))
+            .collect();
+        assert_eq!(
+            by_age,
+            self.idle.iter().map(|c| c.place).collect::<Vec<_>>()
+        );
+        self.check_occupants();
+
+        assert_eq!(stats.connects, stats.releases + stats.open as u64);
+        assert_eq!(stats.releases, self.evictions.iter().sum::<u64>());
+        let occupied = stats.idle + stats.leased + stats.connecting;
+        assert_eq!(self.table.slots().occupied(), occupied);
+        assert!(
+            stats.idle == 0 || stats.waiting == 0 || self.is_first_patient(self.settled),
+            "idle beside a waiter whose patience has ended"
+        );
+        let first = self.queue.first().filter(|_| stats.idle > 0);
+        assert!(
+            first.is_none_or(|first| self.table.alarm(first.seat).is_some()),
+            "idle beside a waiter who will not look"
+        );
+        assert!(
+            stats.idle == 0 || occupied <= stats.limit,
+            "idle above the limit"
+        );
+        if !self.has_ended && self.outage.is_none() && occupied < stats.limit {
+            let is_busy = stats.connecting >= self.rules.max_connecting;
+            assert!(
+                is_busy || stats.connecting >= stats.waiting,
+                "a waiter without a connect"
+            );
+        }
+        assert!(!self.has_ended || stats.waiting + stats.idle == 0);
+        assert_eq!(self.table.is_drained(), self.is_drained());
+        assert!(self.queue.is_sorted_by_key(|caller| caller.number));
+        assert!(self.is_late || self.idle.is_sorted_by_key(|conn| conn.since));
+        // Each client is idle, out, or on its way to a caller: none is lost.
+        let granted = |caller: &&Caller| matches!(caller.pending, Some(Told::Granted(..)));
+        let on_the_way = self.served.iter().filter(granted).count();
+        let out = self.leases.len() + self.pings.len();
+        assert_eq!(self.alive.get(), self.idle.len() + on_the_way + out);
+        // Seats and slots are used again.
+        assert!(self.queue.iter().all(|c| (c.seat as usize) < self.most.0));
+        assert!(self.table.slots().len() as usize <= self.most.1);
+    }
+
+    pub(super) fn check_occupants(&self) {
+        let mut found: Vec<_> = self
+            .table
+            .slots()
+            .occupants()
+            .map(|(id, state, born, since, leases, _)| (id, state as u8, born, since, leases))
+            .collect();
+        let row = |conn: &Conn, state| {
+            (
+                conn.place.id,
+                state as u8,
+                conn.born,
+                conn.since,
+                conn.leases,
+            )
+        };
+        let idle = self.idle.iter().map(|conn| row(conn, State::Idle));
+        let leased = self.leased.iter().map(|conn| row(conn, State::Leased));
+        let mut wanted: Vec<_> = idle.chain(leased).collect();
+        found.retain(|row| row.1 != State::Connecting as u8);
+        found.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(found, wanted);
+        for conn in &self.leased {
+            let is_doomed = self.table.is_doomed(conn.place);
+            assert_eq!(is_doomed, conn.doom.is_some());
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Time, sweeps, pings and the pool's own verbs.
+
+use super::*;
+
+impl Walk {
+    pub(super) fn pass_time(&mut self) {
+        let steps = if self.is_hurried {
+            [1, 1, 2, 3]
+        } else {
+            [2, 30, 300, 1500]
+        };
+        let step = self.random.pick(&steps);
+        self.now += self.random.millis(step);
+        // Often to the very moment that somebody waits for.
+        if let Some((_, at)) = self.alarm.filter(|_| self.random.chance(50)) {
+            self.now = self.now.max(at);
+        }
+    }
+
+    pub(super) fn tick(&mut self) {
+        let now = self.looked_at_the_clock();
+        let mut fx = Effects::default();
+        self.table.tick(now, &mut fx);
+        let mut expected = Expected::default();
+        self.settle(now, &fx, &mut expected);
+        self.check(&expected, fx);
+    }
+
+    /// One batch of a sweep; what it found dead is evicted some steps later.
+    pub(super) fn sweep(&mut self) {
+        let now = self.looked_at_the_clock();
+        let mut fx = Effects::default();
+        let mut expected = Expected::default();
+        if self.random.chance(40) {
+            let most = 1 + self.random.below(3);
+            let count = self.table.evict_stale(most, now, &mut fx);
+            let min_idle = self.rules.min_idle.min(self.limit);
+            let spare = self.idle.len().saturating_sub(min_idle).min(most);
+            let timeout = self.rules.idle_timeout.unwrap_or(Duration::MAX);
+            let is_stale = |conn: &&Conn| now.saturating_duration_since(conn.since) >= timeout;
+            let stale = self.idle.iter().take_while(is_stale).count().min(spare);
+            assert_eq!(count, stale);
+            self.shed(stale, Eviction::IdleTimeout, &mut expected);
+            if self.rules.idle_timeout.is_some() {
+                self.settle(now, &fx, &mut expected);
+            }
+            return self.check(&expected, fx);
+        }
+        let slots = self.table.slots().len();
+        let first = u32::try_from(self.random.below(slots as usize + 1)).unwrap();
+        let (mut idle, mut overdue) = (Vec::new(), Vec::new());
+        let batch = first..slots + 3;
+        let closed = self
+            .table
+            .inspect(batch, now, &mut idle, &mut overdue, &mut fx);
+        let is_inside = |conn: &Conn| conn.place.index >= first;
+        let (old, kept) = self
+            .idle
+            .drain(..)
+            .partition(|conn| is_inside(conn) && conn.expires.is_some_and(|at| at <= now));
+        self.idle = kept;
+        let old: Vec<Conn> = old;
+        assert_eq!(closed, old.len());
+        for conn in &old {
+            self.gone(conn, Eviction::MaxLifetime, true, false, &mut expected);
+        }
+        let mut shown: Vec<u64> = idle.iter().map(|(resting, _)| resting.place.id).collect();
+        let mut wanted: Vec<u64> = self.idle.iter().filter(|c| is_inside(c)).map(id).collect();
+        shown.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(shown, wanted);
+        assert!(
+            idle.iter()
+                .all(|(resting, handle)| resting.place.id == *handle)
+        );
+        let mut late = Vec::new();
+        for conn in self.leased.iter_mut().filter(|conn| is_inside(conn)) {
+            let held = now.saturating_duration_since(conn.since);
+            if conn.is_held && self.rules.leak_after.is_some_and(|after| held >= after) {
+                conn.is_held = false;
+                late.push((conn.place.id, held));
+            }
+        }
+        late.sort_unstable();
+        let mut reported: Vec<_> = overdue.iter().map(|o| (o.id, o.held)).collect();
+        reported.sort_unstable();
+        assert_eq!(reported, late);
+        self.reporting.extend(late.iter().map(|&(id, _)| id));
+        for (resting, id) in idle {
+            let conn = self.idle.iter().find(|conn| conn.place.id == id);
+            self.looked_at.push((resting, conn.unwrap().leases));
+        }
+        self.settle(now, &fx, &mut expected);
+        self.check(&expected, fx);
+    }
+
+    pub(super) fn evict_one(&mut self) {
+        let mut fx = Effects::default();
+        let mut expected = Expected::default();
+        if self.random.chance(20) {
+            let now = self.looked_at_the_clock();
+            let found = self.table.evict_oldest(now, &mut fx);
+            assert_eq!(found, !self.idle.is_empty());
+            self.shed(usize::from(found), Eviction::OverLimit, &mut expected);
+            if found {
+                self.settle(now, &fx, &mut expected);
+            }
+        } else if !self.looked_at.is_empty() {
+            let index = self.random.below(self.looked_at.len());
+            let (resting, leases) = self.looked_at.swap_remove(index);
+            let now = self.looked_at_the_clock();
+            let why = Eviction::Unread;
+            let evicted = self.table.evict_idle(resting, why, now, &mut fx);
+            let rests = |conn: &&Conn| conn.place == resting.place && conn.leases == leases;
+            let is_there = self.idle.iter().any(|conn| rests(&conn));
+            assert_eq!(
+                evicted, is_there,
+                "what was seen before a lease counts after it"
+            );
+            if is_there {
+                let conn = remove(&mut self.idle, resting.place.id).unwrap();
+                self.gone(&conn, why, true, false, &mut expected);
+                self.settle(now, &fx, &mut expected);
+            }
+        }
+        self.check(&expected, fx);
+    }
+
+    pub(super) fn ping(&mut self) {
+        let now = self.looked_at_the_clock();
+        let every = self.random.millis(500);
+        let mut from = u32::try_from(self.random.below(3)).unwrap();
+        let first = from;
+        let found = self.table.next_ping(&mut from, every, now);
+        let is_due = |conn: &&Conn| {
+            conn.place.index >= first && now.saturating_duration_since(conn.tended) >= every
+        };
+        let due = self.idle.iter().filter(is_due);
+        let expected = due.min_by_key(|c| c.place.index).map(id);
+        let expected = expected.filter(|_| !self.has_ended && self.queue.is_empty());
+        assert_eq!(found.as_ref().map(|(lease, _)| lease.place.id), expected);
+        if let Some((lease, pinged)) = found {
+            assert!(from > lease.place.index);
+            let at = self.idle.iter().position(|c| c.place == lease.place);
+            let before = at.unwrap().checked_sub(1).map(|at| id(&self.idle[at]));
+            let mut conn = self.idle.remove(at.unwrap());
+            conn.leases += 1;
+            let since = conn.since;
+            self.leased.push(conn);
+            self.pings.push((lease, pinged, before, since));
+        }
+        self.check(&Expected::default(), Effects::default());
+    }
+
+    pub(super) fn set_limit(&mut self) {
+        let limit = self.random.below(7);
+        let now = self.looked_at_the_clock();
+        let mut fx = Effects::default();
+        self.table.set_limit(limit, now, &mut fx);
+        self.limit = limit;
+        assert_eq!(self.table.limit(), limit);
+        let surplus = self.occupied().saturating_sub(limit);
+        let mut expected = Expected::default();
+        let count = surplus.min(self.idle.len());
+        self.shed(count, Eviction::OverLimit, &mut expected);
+        self.settle(now, &fx, &mut expected);
+        self.check(&expected, fx);
+    }
+
+    pub(super) fn free(&mut self) {
+        let keep = self.random.pick(&[0, 1, 2, 5, usize::MAX]);
+        let close = self.random.pick(&[Close::Soft, Close::Hard]);
+        let now = self.looked_at_the_clock();
+        let mut fx = Effects::default();
+        let freed = self.table.free(keep, close, now, &mut fx);
+        let open = self.open();
+        let mut expected = Expected::default();
+        let mut wanted = Freed::NONE;
+        let mut leased = std::mem::take(&mut self.leased);
+        leased.sort_unstable_by_key(|conn| conn.place.index);
+        for mut conn in leased {
+            if conn.doom.is_none() && wanted.kept < keep {
+                wanted.kept += 1;
+                self.leased.push(conn);
+            } else if close == Close::Hard {
+                wanted.closed += 1;
+                self.gone(&conn, Eviction::Freed, false, true, &mut expected);
+                self.severed += 1;
+            } else {
+                wanted.doomed += 1;
+                conn.doom = conn.doom.or(Some(Eviction::Freed));
+                self.leased.push(conn);
+            }
+        }
+        let spared = self.idle.len().min(keep - wanted.kept);
+        let surplus = self.idle.len() - spared;
+        wanted.kept += spared;
+        wanted.closed += surplus;
+        assert_eq!(freed, wanted);
+        assert_eq!(freed.kept + freed.closed + freed.doomed, open);
+        self.shed(surplus, Eviction::Freed, &mut expected);
+        self.settle(now, &fx, &mut expected);
+        self.check(&expected, fx);
+    }
+
+    pub(super) fn end(&mut self, close: Close) {
+        let now = self.looked_at_the_clock();
+        let mut fx = Effects::default();
+        let first = self.table.end(close, now, &mut fx);
+        assert_eq!(first, !self.has_ended);
+        self.has_ended = true;
+        let mut expected = Expected::default();
+        self.shed(self.idle.len(), Eviction::Ended, &mut expected);
+        if close == Close::Hard {
+            for conn in std::mem::take(&mut self.leased) {
+                self.gone(&conn, Eviction::Ended, false, true, &mut expected);
+                self.severed += 1;
+            }
+        }
+        for conn in &mut self.leased {
+            conn.doom = conn.doom.or(Some(Eviction::Ended));
+        }
+        while !self.queue.is_empty() {
+            self.serve(Told::Ended, now, &mut expected);
+        }
+        self.settle(now, &fx, &mut expected);
+        self.check(&expected, fx);
+    }
+
+    pub(super) fn drain_or_report(&mut self) {
+        if self.random.chance(50) {
+            let reporting = std::mem::take(&mut self.reporting);
+            let told = self.table.reported(&reporting);
+            let told: Vec<_> = told.iter().map(|late| (late.id, late.why)).collect();
+            assert_eq!(told, std::mem::take(&mut self.late));
+        } else if self.drainers > 0 {
+            self.table.end_draining();
+            self.drainers -= 1;
+        } else {
+            let waits = self.table.begin_draining();
+            assert_eq!(waits, !self.is_drained());
+            self.drainers += usize::from(waits);
+        }
+    }
+
+    pub(super) fn change_weather(&mut self) {
+        self.hurry();
+        self.failing = self.random.pick(&[0, 10, 50, 95]);
+        self.hanging_up = self.random.pick(&[0, 0, 50, 100, 100]);
+        if self.random.chance(40) {
+            let now = self.looked_at_the_clock();
+            let mut fx = Effects::default();
+            self.table.factory_changed(now, &mut fx);
+            self.outage = None;
+            self.hang_ups = 0;
+            self.news_since = Some(now);
+            for connect in &mut self.connecting {
+                connect.outdated = true;
+                connect.owner = None;
+            }
+            let mut expected = Expected::default();
+            self.settle(now, &fx, &mut expected);
+            self.check(&expected, fx);
+        }
+    }
+
+    /// For a while little time passes, and the table has just handed off many connections.
+    pub(super) fn hurry(&mut self) {
+        self.is_hurried = self.random.chance(30);
+        if self.is_hurried {
+            let now = self.now;
+            for _ in 0..100 {
+                self.convoy.handed_off(now);
+                self.table.convoy().handed_off(now);
+            }
+        }
+    }
+
+    pub(super) fn rarely(&mut self) {
+        if self.random.chance(95) {
+            let now = self.looked_at_the_clock();
+            let mut fx = Effects::default();
+            self.table.top_up(now, &mut fx);
+            self.is_topping_up = true;
+            let mut expected = Expected::default();
+            self.settle(now, &fx, &mut expected);
+            self.check(&expected, fx);
+        } else {
+            let close = self.random.pick(&[Close::Soft, Close::Hard]);
+            self.end(close);
+        }
+    }
+}
