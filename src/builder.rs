@@ -255,7 +255,8 @@ impl<C: Send + 'static> Builder<C> {
     ///
     /// It bounds what a burst of callers does to the server. Each is made by a thread of its own, so
     /// where a connect is quick, more of them make a cold start slower (`docs/BENCHMARKS.md`); where
-    /// it is slow, and many connections are to be there at once, more make it quicker. [`build`](Builder::build) refuses 0.
+    /// it is slow, and many connections are to be there at once, more make it quicker.
+    /// [`build`](Builder::build) refuses 0.
     ///
     /// # Examples
     ///
@@ -616,7 +617,8 @@ impl<C: Send + 'static> Builder<C> {
     ///
     /// It runs after the lock is released, on the thread that caused the event, and may call back
     /// into the pool. Keep it short: that thread waits for it. Its panic is logged and goes no
-    /// further. A function that owns a handle of its pool keeps the pool alive until `end`.
+    /// further. Of several dead connections that one `pull` gets past, the reaper closes all but the
+    /// first, and tells of them, a moment later. A function that owns a handle of its pool keeps the pool alive until `end`.
     ///
     /// # Examples
     ///

@@ -167,9 +167,10 @@
 //!
 //! Every connection is probed before a caller gets it: one system call that asks the kernel and
 //! sends nothing. A dead one is dropped and the next one tried at once. The first dead one also
-//! wakes the reaper, a thread that sweeps all the others: after a restart of the server one caller
-//! pays for one dead socket, not for all of them. What dies within a lease its holder sees, as a
-//! failed read or write; it drops the guard and pulls again.
+//! wakes the reaper, a thread that sweeps all the others and closes those that the caller gets past
+//! meanwhile: after a restart of the server one caller pays for one dead socket, not for all of
+//! them. What dies within a lease its holder sees, as a failed read or write; it drops the guard
+//! and pulls again.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::backoff::{Backoff, Delays};
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::event::Eviction;
 use crate::shared::{Effects, Held, Parker, Shared, State, warn_of_hang_ups};
 use crate::slots::Lease;
 use crate::sync::now;
@@ -30,10 +31,16 @@ pub(crate) fn pull<C: Send + 'static>(
         Patience::OneTry => false,
         Patience::Retries(timeout) => timeout != Some(Duration::ZERO),
     };
+    let mut has_paid = false;
     while let Some((lease, probe)) = shared.take(overtake) {
         match shared.hand_out(lease, probe) {
             Ok(connection) => return Ok(connection),
-            Err(dead) => shared.bury(dead),
+            // One with unread bytes does not call the reaper.
+            Err(dead) if has_paid && dead.why != Eviction::Unread => shared.bury_later(dead),
+            Err(dead) => {
+                shared.bury(dead);
+                has_paid = true;
+            }
         }
     }
     Call::new(shared, patience).run()

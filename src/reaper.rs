@@ -62,6 +62,7 @@ pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     if shared.is_ended() {
         return 0;
     }
+    shared.close_graves();
     let evicted = evict_stale(shared) + evict_dead(shared);
     let now = now();
     shared.with(|state, effects| state.table.top_up(now, effects));

@@ -60,6 +60,8 @@ pub(crate) struct State<C> {
     factory: Arc<dyn Factory>,
     /// Wakes the reaper; its loss ends it.
     reaper: Option<Sender<()>>,
+    /// Dead connections that the reaper is to close; none without one.
+    graves: Vec<Closed<Held<C>, Arc<Socket>>>,
 }
 
 impl<C> Shared<C> {
@@ -79,6 +81,7 @@ impl<C> Shared<C> {
                 backoff,
                 factory,
                 reaper: None,
+                graves: Vec::new(),
             }),
             drained: Condvar::new(),
             allocations: AtomicU64::new(0),
@@ -216,16 +219,37 @@ impl<C> Shared<C> {
         self.found_dead(why);
     }
 
+    /// [`bury`](Self::bury), for a caller that has paid for one: the reaper closes this one.
+    ///
+    /// To close a socket takes far longer than to find it dead, and after a restart of the server
+    /// the caller that comes first finds one after the other.
+    pub(crate) fn bury_later(self: &Arc<Self>, dead: Dead<Held<C>>) {
+        let Dead {
+            place, held, why, ..
+        } = dead;
+        let now = now();
+        let reaper = self.with(|state, effects| {
+            state.table.withdraw(place, Some(held), why, now, effects);
+            if state.reaper.is_some() {
+                state.graves.append(&mut effects.closed);
+            }
+            state.reaper.clone()
+        });
+        wake(reaper.as_ref());
+    }
+
+    /// Closes what callers have left to the reaper.
+    pub(crate) fn close_graves(self: &Arc<Self>) {
+        self.with(|state, effects| effects.closed = std::mem::take(&mut state.graves));
+    }
+
     /// The reaper looks at all the others.
     pub(crate) fn found_dead(&self, why: Eviction) {
         if why == Eviction::Unread {
             return;
         }
         let reaper = self.lock().reaper.clone();
-        if let Some(reaper) = reaper {
-            // Full means that it has been woken already.
-            let _ = reaper.try_send(());
-        }
+        wake(reaper.as_ref());
     }
 
     /// A lease is over.
@@ -322,6 +346,7 @@ impl<C> Shared<C> {
         let now = now();
         let (first, reaper) = self.with(|state, effects| {
             let first = state.table.end(close, now, effects);
+            effects.closed.append(&mut state.graves);
             (first, state.reaper.take())
         });
         drop(reaper);
@@ -423,6 +448,13 @@ impl<C> Shared<C> {
     }
 }
 
+fn wake(reaper: Option<&Sender<()>>) {
+    if let Some(reaper) = reaper {
+        // Full means that it has been woken already.
+        let _ = reaper.try_send(());
+    }
+}
+
 /// Closes a connection that has left the table; what is to be told of it.
 fn close<C>(closed: Closed<Held<C>, Arc<Socket>>) -> Option<Late> {
     let Closed { id, why, age, .. } = closed;
@@ -521,5 +553,45 @@ fn message(payload: &(dyn Any + Send)) -> String {
         text.clone()
     } else {
         "no message".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::Builder;
+    use crossbeam_channel::bounded;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn what_was_left_to_a_reaper_that_does_not_come_is_closed_when_the_pool_ends() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let evicted = Arc::new(AtomicUsize::new(0));
+        let told = Arc::clone(&evicted);
+        let pool = Builder::new(move || TcpStream::connect(address))
+            .reap_interval(None)
+            .on_event(move |event| {
+                told.fetch_add(usize::from(matches!(event, Event::Evicted { .. })), Relaxed);
+            })
+            .build()
+            .unwrap();
+        drop(pool.pull().unwrap());
+        let shared = pool.shared();
+        let (waker, woken) = bounded(1);
+        shared.set_reaper(waker);
+        let (lease, _) = shared.take(true).unwrap();
+        let Lease { place, held, .. } = lease;
+        shared.bury_later(Dead {
+            place,
+            held,
+            why: Eviction::PeerClosed,
+            mute: false,
+        });
+        assert!(woken.try_recv().is_ok());
+        assert_eq!((pool.stats().releases, evicted.load(Relaxed)), (1, 0));
+        pool.end();
+        assert_eq!(evicted.load(Relaxed), 1);
     }
 }

@@ -6,12 +6,14 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jackpot::{Backoff, Builder, Connection, Connector, Error, Eviction, Factory, Pool, Stats};
+use jackpot::{
+    Backoff, Builder, Connection, Connector, Error, Event, Eviction, Factory, Pool, Stats,
+};
 use socket2::SockRef;
 
 use crate::support::{
-    BlackHole, Peer, Server, ask, assert_back, assert_closed, assert_left, background, eventually,
-    impatient, refused, reset, reset_cause,
+    BlackHole, Peer, SOON, Server, ask, assert_back, assert_closed, assert_left, background,
+    eventually, impatient, refused, reset, reset_cause,
 };
 
 /// A pool whose factory keeps a duplicate of each socket, and the duplicates.
@@ -402,6 +404,24 @@ fn after_a_restart_one_allocate_gets_past_all_dead_connections() {
     });
     assert_eq!(allocated.join(), "alive");
     assert_eq!(dead(&pool.stats()), 20);
+}
+
+#[test]
+fn after_a_restart_one_caller_pays_for_one_dead_connection() {
+    let seldom = Duration::from_secs(3600);
+    let (tell, told) = mpsc::channel();
+    let (_server, pool) = after_a_restart(|b| {
+        b.reap_interval(Some(seldom)).on_event(move |event| {
+            if let Event::Evicted { .. } = event {
+                let _ = tell.send(thread::current().id());
+                thread::sleep(Duration::from_millis(10));
+            }
+        })
+    });
+    drop(pool.pull().unwrap());
+    let tellers: Vec<_> = (0..20).map(|_| told.recv_timeout(SOON).unwrap()).collect();
+    let me = thread::current().id();
+    assert_eq!(tellers.iter().filter(|&&teller| teller == me).count(), 1);
 }
 
 /// Leaves one connection idle for each item, the newest last, and kills those that are `true`.
