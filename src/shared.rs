@@ -594,4 +594,33 @@ mod tests {
         pool.end();
         assert_eq!(evicted.load(Relaxed), 1);
     }
+
+    /// What the probe makes of a connection to which the other side does this.
+    fn found(strike: impl FnOnce(&Held<Stream>, TcpStream)) -> (Eviction, bool) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let builder = Builder::new(move || TcpStream::connect(address)).reap_interval(None);
+        let pool = builder.build().unwrap();
+        drop(pool.pull().unwrap());
+        let (lease, _) = pool.shared().take(true).unwrap();
+        strike(&lease.held, server.accept().unwrap().0);
+        assert!(lease.held.stream.socket().tcp().peek(&mut [0]).is_ok());
+        let dead = pool.shared().hand_out(lease, true).unwrap_err();
+        let found = (dead.why, dead.mute);
+        pool.shared().bury(dead);
+        found
+    }
+
+    #[test]
+    fn only_who_never_said_a_word_is_mute() {
+        use std::io::Write;
+        assert_eq!(found(|_, far| drop(far)), (Eviction::PeerClosed, true));
+        let greeting = |_: &Held<Stream>, mut far: TcpStream| far.write_all(b"hello").unwrap();
+        assert_eq!(found(greeting), (Eviction::Unread, false));
+        let was_heard = |held: &Held<Stream>, far: TcpStream| {
+            held.stream.socket().word(true);
+            drop(far);
+        };
+        assert_eq!(found(was_heard), (Eviction::PeerClosed, false));
+    }
 }
