@@ -8,9 +8,10 @@ use crate::backoff::Backoff;
 use crate::connector::Factory;
 use crate::error::Error;
 use crate::event::Event;
+use crate::foreign::{BoxError, Hook};
 use crate::pool::Pool;
 use crate::reaper;
-use crate::shared::{BoxError, Hook, Shared};
+use crate::shared::Shared;
 use crate::stream::Stream;
 use crate::sync::now;
 use crate::table::Rules;
@@ -293,8 +294,9 @@ impl<C: Send + 'static> Builder<C> {
     /// After how long without use a connection is closed; default 10 minutes, `None` never.
     ///
     /// It is a sweep of the reaper that closes it, so up to
-    /// [`reap_interval`](Builder::reap_interval) later. [`min_idle`](Builder::min_idle)
-    /// connections stay.
+    /// [`reap_interval`](Builder::reap_interval) later; with [`probe_after`](Builder::probe_after)
+    /// perhaps that much earlier, if this is ten intervals or more.
+    /// [`min_idle`](Builder::min_idle) connections stay.
     ///
     /// # Examples
     ///
@@ -321,7 +323,8 @@ impl<C: Send + 'static> Builder<C> {
     ///
     /// Each connection's own lifetime is drawn from 0.9 to 1.0 of it, so that connections made
     /// together do not all close together. It ends a connection when it comes back or while it is
-    /// idle, never within a lease. A pool behind a name that moves follows it by this.
+    /// idle, never within a lease; with [`probe_after`](Builder::probe_after) up to one
+    /// [`reap_interval`](Builder::reap_interval) late, if this is ten intervals or more. A pool behind a name that moves follows it by this.
     ///
     /// # Examples
     ///
@@ -652,7 +655,7 @@ impl<C: Send + 'static> Builder<C> {
         self.settings.exact_leases = self.settings.watches_leases
             || self.reap_interval.is_none()
             || !self.rules.probe_after.is_zero();
-        self.settings.looks_on_return = self.rules.probe_after.is_zero() || self.has_short_times();
+        self.settings.looks_on_return &= self.rules.probe_after.is_zero() || self.has_short_times();
         let min_idle = self.rules.min_idle;
         let shared = Shared::new(
             self.limit,
@@ -672,7 +675,14 @@ impl<C: Send + 'static> Builder<C> {
         Ok(pool)
     }
 
-    /// Whether a look at the clock by the reaper is not enough to tell how long one was idle.
+    /// Whether leases that come back to nothing in particular do so without a look at the clock.
+    #[cfg(all(test, jackpot_shuttle))]
+    pub(crate) fn returns_in_haste(mut self, yes: bool) -> Self {
+        self.settings.looks_on_return = !yes;
+        self
+    }
+
+    /// Whether a look at the clock by the reaper is not enough to tell what time is over.
     ///
     /// It comes every `reap_interval`; for ten times as long or more it is near enough.
     fn has_short_times(&self) -> bool {
@@ -681,7 +691,11 @@ impl<C: Send + 'static> Builder<C> {
         };
         let ping = self.settings.ping.as_ref().map(|(every, _)| *every);
         let is_short = |time: Duration| time < every.saturating_mul(10);
-        self.rules.idle_timeout.is_some_and(is_short) || ping.is_some_and(is_short)
+        let rules = &self.rules;
+        [rules.idle_timeout, rules.max_lifetime, ping]
+            .into_iter()
+            .flatten()
+            .any(is_short)
     }
 
     fn check(&self) -> Result<(), Error> {

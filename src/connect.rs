@@ -12,7 +12,8 @@ use std::time::Duration;
 use crate::connector::Factory;
 use crate::error::Error;
 use crate::event::Event;
-use crate::shared::{BoxError, Held, Shared, destroy, guarded};
+use crate::foreign::{BoxError, destroy, guarded, say};
+use crate::shared::{Held, Shared};
 use crate::stats::Brief;
 use crate::stream::Stream;
 use crate::sync::{now, thread};
@@ -134,7 +135,7 @@ impl<C: Send + 'static> Reservation<C> {
 
     fn succeed(mut self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Self> {
         let id = reserved.place.id;
-        log::debug!(target: "jackpot", "connection {id} made in {}", Brief(took));
+        say!(Debug, "connection {id} made in {}", Brief(took));
         // Told before anybody can use it, so that it comes before whatever happens to it.
         self.shared.tell(&Event::Connected { id, took });
         let handle = Arc::clone(held.stream.socket());
@@ -158,7 +159,7 @@ impl<C: Send + 'static> Reservation<C> {
         let next = next.map(|next| Self::new(&self.shared, next));
         // The text is foreign code: an error type of the user's may panic in it.
         let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
-        log::warn!(target: "jackpot", "connect failed after {}: {text}", Brief(took));
+        say!(Warn, "connect failed after {}: {text}", Brief(took));
         self.shared.tell(&Event::ConnectFailed { error, took });
         next
     }

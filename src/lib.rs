@@ -393,6 +393,7 @@ mod connector;
 mod convoy;
 mod error;
 mod event;
+mod foreign;
 mod gate;
 #[cfg(test)]
 mod model;

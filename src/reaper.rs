@@ -7,8 +7,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::error::Error;
 use crate::event::{Event, Eviction};
+use crate::foreign::{guarded_call, say};
 use crate::probe;
-use crate::shared::{Held, Shared, guarded_call};
+use crate::shared::{Held, Shared};
 use crate::slots::{Pinged, Place};
 use crate::stats::Brief;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -135,8 +136,8 @@ fn report<C: Send + 'static>(shared: &Arc<Shared<C>>, overdue: Vec<Overdue>) {
     for Overdue { id, held, holder } in overdue {
         let thread = holder.name().map(str::to_owned);
         let name = thread.as_deref().unwrap_or("without a name");
-        log::warn!(
-            target: "jackpot",
+        say!(
+            Warn,
             "connection {id} has been leased for {} by thread {name}",
             Brief(held)
         );
@@ -181,7 +182,7 @@ fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
             }
         });
     if let Err(error) = started {
-        log::warn!(target: "jackpot", "cannot start the ping thread: {error}");
+        say!(Warn, "cannot start the ping thread: {error}");
     }
 }
 
@@ -215,16 +216,15 @@ impl<C: Send + 'static> Ping<C> {
         };
         let socket = Arc::clone(held.stream.socket());
         socket.set_leased(true);
-        let answered = guarded_call(ping, &mut held.client);
-        socket.set_leased(false);
-        self.verdict = match answered {
+        self.verdict = match guarded_call(ping, &mut held.client) {
             Ok(()) => socket.settle(self.shared.settings.allow_unanswered),
             Err(error) => {
                 let id = self.place.id;
-                log::debug!(target: "jackpot", "connection {id}: ping failed: {error}");
+                say!(Debug, "connection {id}: ping failed: {error}");
                 Some(Eviction::PingFailed)
             }
         };
+        socket.set_leased(self.verdict.is_some());
     }
 }
 

@@ -4,8 +4,6 @@
 //! held across a system call, a log line, a wake-up, a destructor of a client or socket, or any
 //! function that the user gave us.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -18,6 +16,7 @@ use crate::connect;
 use crate::connection::Connection;
 use crate::connector::Factory;
 use crate::event::{Close, Event, Eviction, Freed};
+use crate::foreign::{destroy, guarded, guarded_call, say};
 use crate::gate::Word;
 use crate::probe;
 use crate::slots::{Closed, Lease, Place};
@@ -159,7 +158,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn tell_evicted(&self, id: u64, why: Eviction, age: Duration) {
-        log::debug!(target: "jackpot", "connection {id} left after {}: {why}", Brief(age));
+        say!(Debug, "connection {id} left after {}: {why}", Brief(age));
         self.tell(&Event::Evicted { id, why, age });
     }
 
@@ -168,7 +167,7 @@ impl<C> Shared<C> {
             return;
         };
         if let Err(text) = guarded(|| on_event(event)) {
-            log::error!(target: "jackpot", "the event function panicked: {text}");
+            say!(Error, "the event function panicked: {text}");
         }
     }
 
@@ -195,8 +194,7 @@ impl<C> Shared<C> {
         if probe {
             let verdict = probe::verdict(held.stream.socket(), self.settings.allow_unread);
             if let Some(why) = verdict {
-                let word = held.stream.socket().word(false);
-                let mute = why != Eviction::Unread && word != Word::Heard;
+                let mute = held.stream.socket().word(false) != Word::Heard;
                 return Err(Dead {
                     place,
                     held,
@@ -258,7 +256,7 @@ impl<C> Shared<C> {
         let verdict = self.fitness(place, &mut held, finished);
         let was_of_use = finished || (has_sent && verdict.is_none());
         let word = held.stream.socket().word(was_of_use);
-        held.stream.socket().set_leased(false);
+        held.stream.socket().set_leased(verdict.is_some());
         let looks = self.settings.looks_on_return || verdict.is_some();
         let looked = looks.then(now);
         let mut state = self.lock();
@@ -304,7 +302,7 @@ impl<C> Shared<C> {
             return None; // the table knows why it is to close
         }
         if let Err(error) = guarded_call(recycle, &mut held.client) {
-            log::debug!(target: "jackpot", "connection {}: recycle failed: {error}", place.id);
+            say!(Debug, "connection {}: recycle failed: {error}", place.id);
             return Some(Eviction::RecycleFailed);
         }
         held.stream.socket().settle(true)
@@ -337,7 +335,10 @@ impl<C> Shared<C> {
             closed,
             doomed,
         } = freed;
-        log::debug!(target: "jackpot", "freed: {kept} kept, {closed} closed, {doomed} doomed");
+        say!(
+            Debug,
+            "freed: {kept} kept, {closed} closed, {doomed} doomed"
+        );
         self.tell(&Event::Freed(freed));
         freed
     }
@@ -351,7 +352,7 @@ impl<C> Shared<C> {
         });
         drop(reaper);
         if first {
-            log::debug!(target: "jackpot", "the pool has ended");
+            say!(Debug, "the pool has ended");
             self.tell(&Event::Ended);
         }
     }
@@ -510,50 +511,10 @@ fn wait<'a, T>(
 }
 
 pub(crate) fn warn_of_hang_ups() {
-    log::warn!(
-        target: "jackpot",
+    say!(
+        Warn,
         "the other side hangs up on one connection after the other without a word"
     );
-}
-
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
-pub(crate) type Hook<C> = Box<dyn Fn(&mut C) -> Result<(), BoxError> + Send + Sync>;
-
-/// Runs a hook on a client; the text of its error, or the message of its panic.
-///
-/// The error stays inside: its text and its destructor are the user's as well.
-pub(crate) fn guarded_call<C>(hook: &Hook<C>, client: &mut C) -> Result<(), String> {
-    guarded(|| hook(client).map_err(|error| error.to_string()))
-        .unwrap_or_else(|text| Err(format!("panicked: {text}")))
-}
-
-/// Runs a function of the user's; the message of its panic, if it does.
-pub(crate) fn guarded<R>(f: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
-        let text = message(&*payload);
-        // What was thrown may be anything, and its destructor may throw in its turn.
-        if let Err(thrown) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            std::mem::forget(thrown);
-        }
-        text
-    })
-}
-
-/// Drops what belongs to the user; its destructor's panic ends here.
-pub(crate) fn destroy<T>(value: T) {
-    if let Err(text) = guarded(|| drop(value)) {
-        log::error!(target: "jackpot", "a destructor panicked: {text}");
-    }
-}
-
-fn message(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "no message".to_owned()
-    }
 }
 
 #[cfg(test)]

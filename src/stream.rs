@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::event::Eviction;
+use crate::foreign::say;
 use crate::gate::Word;
 use crate::probe;
 
@@ -23,7 +24,7 @@ const CHANGED: u8 = 8;
 const BYPASSED: u8 = 16;
 /// The socket is in non-blocking mode.
 const NONBLOCKING: u8 = 32;
-/// A byte was read from it, or may have been.
+/// A byte came from the other side, or may have come.
 const HEARD: u8 = 64;
 /// What broke it was the other side.
 const HUNG_UP: u8 = 128;
@@ -443,7 +444,7 @@ impl Stream {
     /// The socket itself: the way round the bookkeeping.
     ///
     /// Bytes that pass through it are not seen, and options set on it stay set for the next
-    /// caller. A caller who reads or writes this way and gives up in the middle must
+    /// caller (but for the blocking mode on Windows, where the probe sets it). A caller who reads or writes this way and gives up in the middle must
     /// [`discard`](crate::Connection::discard) the lease. Asking for the socket makes the pool
     /// check, when the lease comes back, that its sending side was not shut down; `AsFd` and its
     /// like do the same.
@@ -473,7 +474,7 @@ impl Socket {
         &self.tcp
     }
 
-    /// A lease begins, after its probe, or has ended.
+    /// A lease begins, after its probe, or has ended and left the socket as it was.
     pub(crate) fn set_leased(&self, yes: bool) {
         if probe::SWITCHES_MODE {
             *self.leased.lock().unwrap_or_else(PoisonError::into_inner) = yes;
@@ -494,7 +495,7 @@ impl Socket {
     /// Shuts the connection down, so that a thread blocked on it returns.
     pub(crate) fn cut(&self) {
         if let Err(error) = self.tcp.shutdown(Shutdown::Both) {
-            log::debug!(target: "jackpot", "shutdown: {error}");
+            say!(Debug, "shutdown: {error}");
         }
     }
 
@@ -528,10 +529,15 @@ impl Socket {
         self.has(UNANSWERED)
     }
 
+    /// A byte has come from the other side.
+    pub(crate) fn heard(&self) {
+        self.mark(HEARD);
+    }
+
     /// What the connection tells of the other side; that it was of use to a lease counts for it.
     pub(crate) fn word(&self, was_of_use: bool) -> Word {
         if was_of_use {
-            self.mark(HEARD);
+            self.heard();
         }
         if self.has(HEARD) {
             Word::Heard

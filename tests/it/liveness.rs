@@ -291,7 +291,7 @@ fn a_sending_side_shut_down_through_a_duplicate_is_found_by_a_sweep() {
 }
 
 /// Windows has no flag for a read that does not wait, so that a probe switches the mode there.
-#[cfg(unix)]
+#[cfg(all(unix, not(jackpot_switching)))]
 #[test]
 fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
     let timeout = Duration::from_millis(20);

@@ -63,13 +63,13 @@ fn is_nonblocking(_: &Stream) -> bool {
     false
 }
 
-/// Nothing here is the system's default.
+/// Nothing here is the system's default, but where probes switch the blocking mode anyway.
 const STRANGE: Options = Options {
     read_timeout: Some(seconds(7)),
     write_timeout: Some(seconds(8)),
     nodelay: true,
     ttl: 9,
-    nonblocking: cfg!(unix),
+    nonblocking: cfg!(all(unix, not(jackpot_switching))),
 };
 
 /// A pool of one, its socket left by the factory as `left` says, else as the system made it.

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use jackpot::{Backoff, Close, Connection, Error, Event, Eviction, Pool, Stream};
 
-use crate::support::{Gate, Peer, assert_sums, background, eventually, impatient, lease, overhear};
+use crate::support::{
+    Gate, Peer, assert_sums, background, eventually, impatient, lease, overhear, panic_quietly,
+    reset,
+};
 
 const TICK: Duration = Duration::from_millis(1);
 
@@ -522,4 +525,38 @@ fn a_ping_whose_error_or_panic_is_a_trap_closes_the_connection() {
         });
         assert_whole(&pool);
     }
+}
+
+#[test]
+fn a_logger_that_panics_takes_nothing_with_it() {
+    let peer = Peer::new();
+    let address = peer.address();
+    let panicking = || overhear(|_| panic_quietly());
+    let pool = Pool::builder(move || {
+        panicking();
+        TcpStream::connect(address)
+    })
+    .limit(2)
+    .reap_interval(None)
+    .recycle(|stream| match stream.ttl()? {
+        10 => Err(io::Error::other("used up")),
+        _ => Ok(()),
+    })
+    .build()
+    .unwrap();
+    panicking();
+    drop(pool.pull().unwrap());
+    reset(peer.accept());
+    eventually("it is reset", || pool.connections()[0].peer.is_none());
+    // Found dead, with a word to the logger, while the caller is on its way to another one.
+    let lease = pool.pull().unwrap();
+    assert_eq!(pool.stats().connects, 2);
+    lease.set_ttl(10).unwrap();
+    drop(lease);
+    drop(pool.pull().unwrap());
+    pool.free(0);
+    pool.end();
+    let stats = pool.stats();
+    assert_eq!((stats.leased, stats.waiting, stats.open), (0, 0, 0));
+    assert_sums(&stats);
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use jackpot::{Close, Connection, Event, Eviction, Pool};
 
 use crate::support::{
-    Events, Gate, Peer, Server, ask, assert_sums, background, eventually, idle, lease, reset,
-    reset_cause, shutdown_wakes,
+    Background, Events, Gate, Peer, Server, ask, assert_sums, background, eventually, idle, lease,
+    reset, reset_cause, shutdown_wakes,
 };
 
 const NEVER: Duration = Duration::from_secs(3600);
@@ -214,6 +214,48 @@ fn a_lease_longer_than_a_short_idle_timeout_does_not_count_as_idle() {
     let returned = Instant::now();
     let evicted = pool.reap();
     assert!(evicted == 0 || returned.elapsed() >= short);
+}
+
+/// Where a probe switches the blocking mode (`--cfg jackpot_switching`, Windows), it must not meet
+/// a ping that does.
+#[test]
+fn sweeps_beside_pings_that_change_the_blocking_mode_never_block() {
+    let peer = Peer::new();
+    let pool = peer
+        .builder(8)
+        .min_idle(8)
+        .ping(TICK / 1000, |stream| stream.set_nonblocking(true))
+        .build()
+        .unwrap();
+    let _far: Vec<TcpStream> = (0..8).map(|_| peer.accept()).collect();
+    let begun = Instant::now();
+    let sweepers: Vec<_> = (0..3)
+        .map(|_| {
+            let pool = pool.clone();
+            background(move || {
+                while begun.elapsed() < Duration::from_secs(1) {
+                    assert_eq!(pool.reap(), 0);
+                }
+            })
+        })
+        .collect();
+    sweepers.into_iter().for_each(Background::join);
+}
+
+#[test]
+fn with_probe_after_too_a_connection_leaves_when_its_short_life_is_over() {
+    let peer = Peer::new();
+    let address = peer.address();
+    let short = Duration::from_millis(20);
+    let pool = Pool::builder(move || TcpStream::connect(address))
+        .probe_after(NEVER)
+        .max_lifetime(Some(short))
+        .build()
+        .unwrap();
+    let lease = pool.pull().unwrap();
+    thread::sleep(short);
+    drop(lease);
+    assert_eq!(pool.stats().evicted(Eviction::MaxLifetime), 1);
 }
 
 #[test]
