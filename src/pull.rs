@@ -56,9 +56,21 @@ struct Call<'a, C> {
     /// Failed tries so far.
     attempts: u32,
     last: Option<Failure>,
+    /// What follows the last try, until the next one begins. It stands while the call is busy with
+    /// a connection that proves dead: that is no try, and neither ends the delay nor uses up a
+    /// retry.
+    next: Option<Next>,
     /// As it was when the call began.
     backoff: Option<Backoff>,
     delays: Option<Delays>,
+}
+
+/// What follows a failed try.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// Another try at this time; `None` is later than the clock can tell.
+    At(Option<Instant>),
+    Never,
 }
 
 /// What ends a wait well.
@@ -97,6 +109,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             parker: Arc::default(),
             attempts: 0,
             last: None,
+            next: None,
             backoff: None,
             delays: None,
         }
@@ -168,13 +181,11 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         mut alarm: Option<Instant>,
     ) -> Result<Grant<C>, Error> {
         loop {
-            let mut retry_at = None;
-            if let Some(failure) = failure.take() {
-                match self.after(failure) {
-                    Some(delay) => retry_at = now().checked_add(delay),
-                    None => return self.leave(seat, Self::exhausted),
-                }
-            }
+            let retry_at = match failure.take().map(|failure| self.failed(failure)) {
+                None => None,
+                Some(Next::At(time)) => time,
+                Some(Next::Never) => return self.leave(seat, Self::exhausted),
+            };
             let until = match (retry_at, self.deadline) {
                 (Some(retry), Some(deadline)) => Some(retry.min(deadline)),
                 (retry, deadline) => retry.or(deadline),
@@ -199,6 +210,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     if self.deadline.is_some_and(|deadline| deadline <= now) {
                         return self.leave(seat, Self::timed_out);
                     }
+                    self.next = None;
                     failure = self
                         .shared
                         .with(|state, effects| state.table.retry(seat, now, effects));
@@ -208,14 +220,27 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         }
     }
 
-    /// Counts a failed try; how long to sleep before the next one, if there is to be one.
-    fn after(&mut self, failure: Failure) -> Option<Duration> {
-        self.attempts += 1;
+    /// A try failed, or what came between two tries; that counts where it is the end of it all.
+    fn failed(&mut self, failure: Failure) -> Next {
         let hopeless = matches!(&failure, Failure::Connect(error) if error.is_hopeless());
+        let counts = match self.next {
+            None => true,
+            Some(Next::At(_)) => hopeless,
+            Some(Next::Never) => false,
+        };
+        self.attempts = self.attempts.saturating_add(u32::from(counts));
         self.last = Some(failure);
-        if hopeless {
-            return None;
-        }
+        let next = match self.next {
+            _ if hopeless => Next::Never,
+            Some(next) => next,
+            None => self
+                .next_delay()
+                .map_or(Next::Never, |delay| Next::At(now().checked_add(delay))),
+        };
+        *self.next.insert(next)
+    }
+
+    fn next_delay(&mut self) -> Option<Duration> {
         if self.delays.is_none() {
             self.delays = self.backoff.as_ref().map(Backoff::delays);
         }

@@ -1,13 +1,13 @@
 //! Who waits, who is served, and by what.
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jackpot::{Close, Connection, Error, Event, Eviction, Pool, Stream};
+use jackpot::{Backoff, Close, Connection, Error, Event, Eviction, Jitter, Pool, Stream};
 
 use crate::line::{Line, Queue, in_time, patient, restless};
 use crate::support::{Gate, Peer, SOON, Server, background, eventually};
@@ -875,4 +875,34 @@ fn a_changed_backoff_is_for_the_calls_that_come_after() {
     assert!(in_time(&pool, Pool::pull).unwrap_err().is_full());
     drop(lease);
     assert_eq!(queue.next().0, 0);
+}
+
+#[test]
+fn a_connection_that_proves_dead_between_two_tries_costs_no_retry() {
+    let mut server = Server::echo();
+    let address = server.address();
+    let delay = Duration::from_millis(300);
+    let pool = Pool::builder(move || TcpStream::connect(address))
+        .limit(1)
+        .reap_interval(None)
+        .backoff(Backoff::new().retries(1).min(delay).jitter(Jitter::None))
+        .build()
+        .unwrap();
+    let lease = pool.pull().unwrap();
+    let waiter = background({
+        let pool = pool.clone();
+        move || pool.pull().unwrap_err()
+    });
+    eventually("it sleeps", || pool.stats().waiting == 1);
+    server.die(false);
+    assert_eq!(lease.tcp().peek(&mut [0]).unwrap(), 0);
+    drop(lease);
+    let Error::Exhausted {
+        attempts, elapsed, ..
+    } = waiter.join()
+    else {
+        panic!("it has given up");
+    };
+    assert_eq!(attempts, 2);
+    assert!(elapsed >= delay, "given up after {elapsed:?}");
 }
