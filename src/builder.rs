@@ -254,9 +254,9 @@ impl<C: Send + 'static> Builder<C> {
 
     /// How many connects may be under way at once; default 4.
     ///
-    /// It bounds what a burst of callers does to the server. Each is made by a thread of its own, so
-    /// where a connect is quick, more of them make a cold start slower (`docs/BENCHMARKS.md`); where
-    /// it is slow, and many connections are to be there at once, more make it quicker.
+    /// It bounds what a burst of callers does to the server. Each is made by a thread of its own,
+    /// so where a connect is quick, more of them make a cold start slower (`docs/BENCHMARKS.md`);
+    /// where it is slow, and many connections are to be there at once, more make it quicker.
     /// [`build`](Builder::build) refuses 0.
     ///
     /// # Examples
@@ -324,7 +324,8 @@ impl<C: Send + 'static> Builder<C> {
     /// Each connection's own lifetime is drawn from 0.9 to 1.0 of it, so that connections made
     /// together do not all close together. It ends a connection when it comes back or while it is
     /// idle, never within a lease; with [`probe_after`](Builder::probe_after) up to one
-    /// [`reap_interval`](Builder::reap_interval) late, if this is ten intervals or more. A pool behind a name that moves follows it by this.
+    /// [`reap_interval`](Builder::reap_interval) late, if this is ten intervals or more. A pool
+    /// behind a name that moves follows it by this.
     ///
     /// # Examples
     ///
@@ -620,8 +621,9 @@ impl<C: Send + 'static> Builder<C> {
     ///
     /// It runs after the lock is released, on the thread that caused the event, and may call back
     /// into the pool. Keep it short: that thread waits for it. Its panic is logged and goes no
-    /// further. Of several dead connections that one `pull` gets past, the reaper closes all but the
-    /// first, and tells of them, a moment later. A function that owns a handle of its pool keeps the pool alive until `end`.
+    /// further. Of several dead connections that a `pull` finds idle when it comes, the reaper
+    /// closes all but the first, and tells of them, a moment later. A function that owns a handle
+    /// of its pool keeps the pool alive until `end`.
     ///
     /// # Examples
     ///

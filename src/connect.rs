@@ -13,7 +13,7 @@ use crate::connector::Factory;
 use crate::error::Error;
 use crate::event::Event;
 use crate::foreign::{BoxError, destroy, guarded, say};
-use crate::shared::{Held, Shared};
+use crate::shared::{AT_ONCE, Held, Shared};
 use crate::stats::Brief;
 use crate::stream::Stream;
 use crate::sync::{now, thread};
@@ -94,23 +94,28 @@ impl<C: Send + 'static> Reservation<C> {
 
     /// Opens a socket, at the cost of idle ones where the process has run out of descriptors.
     fn open(&self, factory: &dyn Factory, needed: bool) -> io::Result<TcpStream> {
+        self.shared.make_room();
         loop {
             let opened = guarded(|| factory.connect()).unwrap_or_else(|text| {
                 Err(io::Error::other(format!("the factory panicked: {text}")))
             });
             let retry = opened
                 .as_ref()
-                .is_err_and(|error| needed && is_out_of_descriptors(error) && self.evict_oldest());
+                .is_err_and(|error| is_out_of_descriptors(error) && self.give_up_some(needed));
             if !retry {
                 return opened;
             }
         }
     }
 
-    fn evict_oldest(&self) -> bool {
+    /// Gives descriptors up: those of the dead, or an idle one for a connect that is needed.
+    fn give_up_some(&self, needed: bool) -> bool {
         let now = now();
-        self.shared
-            .with(|state, effects| state.table.evict_oldest(now, effects))
+        self.shared.close_some_graves(|_| AT_ONCE)
+            || needed
+                && self
+                    .shared
+                    .with(|state, effects| state.table.evict_oldest(now, effects))
     }
 
     fn shake_hands(&self, tcp: TcpStream) -> Result<Held<C>, Error> {

@@ -146,7 +146,8 @@ impl<C: Send + 'static> Pool<C> {
     /// to wait lets running ones go first for 64 µs, and as much again for each that waits already,
     /// but for 4 ms at most: handing each connection to a thread that must wake up first would
     /// leave it idle meanwhile. What comes back after that time is the waiter's; what came back
-    /// before and was left lying it picks up within twice that time. [`allocate`](Pool::allocate) and a time-out of zero never go first.
+    /// before and was left lying it picks up within twice that time. [`allocate`](Pool::allocate)
+    /// and a time-out of zero never go first.
     ///
     /// # Errors
     ///
@@ -239,6 +240,7 @@ impl<C: Send + 'static> Pool<C> {
     ///
     /// See [`Close`].
     pub fn free_with(&self, keep: usize, close: Close) -> Freed {
+        self.shared().close_graves();
         reaper::evict_dead(self.shared());
         self.shared().free(keep, close)
     }

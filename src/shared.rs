@@ -26,6 +26,9 @@ use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
 use crate::table::{self, Dead, Late, Reserved, Rules};
 
+/// How many dead connections are closed between two locks.
+pub(crate) const AT_ONCE: usize = 8;
+
 /// What a lease consists of: the client, and a handle of its own on the socket under it.
 pub(crate) struct Held<C> {
     pub(crate) client: C,
@@ -59,7 +62,8 @@ pub(crate) struct State<C> {
     factory: Arc<dyn Factory>,
     /// Wakes the reaper; its loss ends it.
     reaper: Option<Sender<()>>,
-    /// Dead connections that the reaper is to close; none without one.
+    /// Dead connections that the reaper is to close; none without one. With those in the table
+    /// they are no more than the limit: see `make_room`.
     graves: Vec<Closed<Held<C>, Arc<Socket>>>,
 }
 
@@ -236,9 +240,31 @@ impl<C> Shared<C> {
         wake(reaper.as_ref());
     }
 
-    /// Closes what callers have left to the reaper.
+    /// Closes what callers have left to the reaper, a few at a time: one whose destructor blocks
+    /// holds up no more.
     pub(crate) fn close_graves(self: &Arc<Self>) {
-        self.with(|state, effects| effects.closed = std::mem::take(&mut state.graves));
+        while self.close_some_graves(|_| AT_ONCE) {}
+    }
+
+    /// Before a connect: closes what would make it one too many. A server may count as strictly as
+    /// the pool does, and nobody should have more descriptors open than the limit says.
+    pub(crate) fn make_room(self: &Arc<Self>) {
+        self.close_some_graves(|state| {
+            let open = state.table.slots().occupied() + state.graves.len();
+            open.saturating_sub(state.table.limit())
+        });
+    }
+
+    /// Closes some of what callers have left to the reaper; false if there was nothing to close.
+    pub(crate) fn close_some_graves(
+        self: &Arc<Self>,
+        count: impl FnOnce(&State<C>) -> usize,
+    ) -> bool {
+        self.with(|state, effects| {
+            let rest = state.graves.len().saturating_sub(count(state));
+            effects.closed = state.graves.split_off(rest);
+            !effects.closed.is_empty()
+        })
     }
 
     /// The reaper looks at all the others.
@@ -521,39 +547,100 @@ pub(crate) fn warn_of_hang_ups() {
 mod tests {
     use super::*;
     use crate::builder::Builder;
-    use crossbeam_channel::bounded;
+    use crate::pool::Pool;
+    use crossbeam_channel::{Receiver, bounded};
+    use std::io;
     use std::net::{TcpListener, TcpStream};
     use std::sync::atomic::AtomicUsize;
 
+    /// A pool whose reaper never comes, with so many dead connections left to it.
+    struct Graveyard {
+        pool: Pool<Stream>,
+        connects: Arc<AtomicUsize>,
+        closed: Arc<AtomicUsize>,
+        _server: TcpListener,
+        woken: Receiver<()>,
+    }
+
+    impl Graveyard {
+        /// The connect with this number, from 0, runs out of descriptors.
+        fn new(limit: usize, dead: usize, fails: usize) -> Self {
+            let server = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = server.local_addr().unwrap();
+            let (connects, closed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+            let (made, told) = (Arc::clone(&connects), Arc::clone(&closed));
+            let factory = move || match made.fetch_add(1, Relaxed) {
+                number if number == fails => Err(io::Error::from_raw_os_error(if cfg!(windows) {
+                    10024
+                } else {
+                    24
+                })),
+                _ => TcpStream::connect(address),
+            };
+            let pool = Builder::new(factory)
+                .limit(limit)
+                .max_connecting(1)
+                .reap_interval(None)
+                .on_event(move |event| {
+                    told.fetch_add(usize::from(matches!(event, Event::Evicted { .. })), Relaxed);
+                })
+                .build()
+                .unwrap();
+            let leases: Vec<_> = (0..dead).map(|_| pool.pull().unwrap()).collect();
+            drop(leases);
+            let (waker, woken) = bounded(1);
+            pool.shared().set_reaper(waker);
+            while let Some((lease, _)) = pool.shared().take(true) {
+                let Lease { place, held, .. } = lease;
+                pool.shared().bury_later(Dead {
+                    place,
+                    held,
+                    why: Eviction::PeerClosed,
+                    mute: false,
+                });
+            }
+            assert_eq!(pool.stats().releases, dead as u64);
+            let yard = Self {
+                pool,
+                connects,
+                closed,
+                _server: server,
+                woken,
+            };
+            assert_eq!(yard.closed(), 0);
+            yard
+        }
+
+        fn closed(&self) -> usize {
+            self.closed.load(Relaxed)
+        }
+    }
+
     #[test]
-    fn what_was_left_to_a_reaper_that_does_not_come_is_closed_when_the_pool_ends() {
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = server.local_addr().unwrap();
-        let evicted = Arc::new(AtomicUsize::new(0));
-        let told = Arc::clone(&evicted);
-        let pool = Builder::new(move || TcpStream::connect(address))
-            .reap_interval(None)
-            .on_event(move |event| {
-                told.fetch_add(usize::from(matches!(event, Event::Evicted { .. })), Relaxed);
-            })
-            .build()
-            .unwrap();
-        drop(pool.pull().unwrap());
-        let shared = pool.shared();
-        let (waker, woken) = bounded(1);
-        shared.set_reaper(waker);
-        let (lease, _) = shared.take(true).unwrap();
-        let Lease { place, held, .. } = lease;
-        shared.bury_later(Dead {
-            place,
-            held,
-            why: Eviction::PeerClosed,
-            mute: false,
-        });
-        assert!(woken.try_recv().is_ok());
-        assert_eq!((pool.stats().releases, evicted.load(Relaxed)), (1, 0));
-        pool.end();
-        assert_eq!(evicted.load(Relaxed), 1);
+    fn what_was_left_to_a_reaper_that_does_not_come_is_closed_by_end_and_free() {
+        let yard = Graveyard::new(20, 20, usize::MAX);
+        assert!(yard.woken.try_recv().is_ok());
+        yard.pool.end();
+        assert_eq!(yard.closed(), 20);
+        let yard = Graveyard::new(20, 20, usize::MAX);
+        let freed = yard.pool.free(0);
+        assert_eq!((freed.closed, yard.closed()), (0, 20));
+    }
+
+    #[test]
+    fn the_dead_and_the_living_together_stay_below_the_limit() {
+        let yard = Graveyard::new(20, 15, usize::MAX);
+        let leases: Vec<_> = (0..12).map(|_| yard.pool.pull().unwrap()).collect();
+        assert_eq!(yard.closed(), 7);
+        drop(leases);
+    }
+
+    #[test]
+    fn the_dead_give_up_their_descriptors_for_a_connect() {
+        let yard = Graveyard::new(20, 10, 10);
+        drop(yard.pool.allocate().unwrap());
+        assert_eq!(yard.connects.load(Relaxed), 12);
+        assert_eq!(yard.closed(), AT_ONCE);
     }
 
     /// What the probe makes of a connection to which the other side does this.

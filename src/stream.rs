@@ -443,11 +443,11 @@ impl Stream {
 
     /// The socket itself: the way round the bookkeeping.
     ///
-    /// Bytes that pass through it are not seen, and options set on it stay set for the next
-    /// caller (but for the blocking mode on Windows, where the probe sets it). A caller who reads or writes this way and gives up in the middle must
-    /// [`discard`](crate::Connection::discard) the lease. Asking for the socket makes the pool
-    /// check, when the lease comes back, that its sending side was not shut down; `AsFd` and its
-    /// like do the same.
+    /// Bytes that pass through it are not seen, and options set on it stay set for the next caller
+    /// (but for the blocking mode on Windows, where the probe sets it). A caller who reads or
+    /// writes this way and gives up in the middle must [`discard`](crate::Connection::discard) the
+    /// lease. Asking for the socket makes the pool check, when the lease comes back, that its
+    /// sending side was not shut down; `AsFd` and its like do the same.
     ///
     /// # Examples
     ///

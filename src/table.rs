@@ -1,9 +1,10 @@
 //! The pool's decisions, as a pure state machine: slots, waiters and the outage gate together.
 //!
 //! Every transition takes the time as an argument, and whatever parks a connection or frees a slot
-//! ends in [`Table::settle`], the one place in which idle connections meet waiters and connects
-//! are started; [`Table::park`] makes sure that there is nothing to do so for. What must happen outside the lock comes out as [`Effects`]. Nothing here locks,
-//! reads a clock, touches a socket or runs foreign code.
+//! ends in [`Table::settle`], the one place in which idle connections meet waiters and connects are
+//! started; [`Table::park`] makes sure that there is nothing to do so for. What must happen outside
+//! the lock comes out as [`Effects`]. Nothing here locks, reads a clock, touches a socket or runs
+//! foreign code.
 //!
 //! This file has what all transitions share, and the pool's own verbs; the rooms below it have the
 //! transitions of callers, of what comes back, and of sweeps.
@@ -317,7 +318,8 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Brings connections and waiters together, and starts the connects that are wanted.
     ///
     /// Every transition ends here, so that no path frees a slot or parks a connection without
-    /// serving a waiter; but for `take` and `park`, which are for when nobody is to be served.
+    /// serving a waiter; but for `take` and `park`, which are for when nobody is to be served, and
+    /// `bury`, whose caller enters next.
     fn settle(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
         self.settled = self.clock;
         if self.waiters.is_empty() && !self.topping_up {
