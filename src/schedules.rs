@@ -33,7 +33,7 @@ use crate::builder::Builder;
 use crate::connection::Connection;
 use crate::connector::Factory;
 use crate::error::Error;
-use crate::event::Close;
+use crate::event::{Close, Event};
 use crate::pool::Pool;
 use crate::stream::Stream;
 use crate::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -632,6 +632,38 @@ fn a_sweep_refills_and_pings_while_callers_pull() {
         join(callers);
         world.balance(&pool);
         world.leave(pool);
+    });
+}
+
+/// The reaper is a thread of the scene's, which comes once and at any time.
+#[test]
+fn the_dead_are_left_to_the_reaper_and_each_is_told_of_once() {
+    play(Time::Stands, || {
+        let world = World::new(3);
+        let told = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let tellers = Arc::clone(&told);
+        let builder = world.builder(false).on_event(move |event| {
+            tellers.fetch_add(u64::from(matches!(event, Event::Evicted { .. })), SeqCst);
+        });
+        let pool = builder.build().unwrap();
+        let all: Vec<_> = (0..3).map(|_| pool.allocate().unwrap()).collect();
+        for connection in all {
+            world.work(connection, Deserted);
+        }
+        let (waker, _woken) = crossbeam_channel::bounded(1);
+        pool.shared().set_reaper(waker);
+        let callers = [world.caller(&pool, &[Fit]), world.caller(&pool, &[Broken])];
+        let reaper = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                pool.reap();
+            })
+        };
+        join(callers);
+        reaper.join().unwrap();
+        world.balance(&pool);
+        world.leave(pool);
+        world.note(|books| assert_eq!(told.load(SeqCst), books.made));
     });
 }
 
