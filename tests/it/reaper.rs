@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jackpot::{Close, Connection, Event, Eviction, Pool};
+use jackpot::{Builder, Close, Connection, Event, Eviction, Pool};
 
 use crate::support::{
     Background, Events, Gate, Peer, Server, ask, assert_sums, background, eventually, idle, lease,
@@ -196,24 +196,35 @@ fn each_lifetime_is_drawn_from_the_last_tenth_of_the_setting() {
     assert!(spread, "connections made together end together");
 }
 
+/// A pool to which a lease of at least this long has just come back.
+///
 /// Where a lease's end is not worth a look at the clock, its beginning may stand for it: but not
-/// beside a time-out that is shorter than the lease.
-#[test]
-fn a_lease_longer_than_a_short_idle_timeout_does_not_count_as_idle() {
+/// beside a time-out that is no longer than the lease.
+fn after_a_lease_of(long: Duration, settings: impl FnOnce(Builder) -> Builder) -> (Peer, Pool) {
     let peer = Peer::new();
     let address = peer.address();
-    let short = Duration::from_millis(200);
-    let pool = Pool::builder(move || TcpStream::connect(address))
-        .probe_after(NEVER)
-        .idle_timeout(Some(short))
-        .build()
-        .unwrap();
+    let builder = Pool::builder(move || TcpStream::connect(address)).probe_after(NEVER);
+    let pool = settings(builder).build().unwrap();
     let lease = pool.pull().unwrap();
-    thread::sleep(short);
+    thread::sleep(long);
     drop(lease);
+    (peer, pool)
+}
+
+#[test]
+fn a_lease_longer_than_a_short_idle_timeout_does_not_count_as_idle() {
+    let short = Duration::from_millis(200);
+    let (_peer, pool) = after_a_lease_of(short, |b| b.idle_timeout(Some(short)));
     let returned = Instant::now();
     let evicted = pool.reap();
     assert!(evicted == 0 || returned.elapsed() >= short);
+}
+
+#[test]
+fn with_probe_after_too_a_connection_leaves_when_its_short_life_is_over() {
+    let short = Duration::from_millis(20);
+    let (_peer, pool) = after_a_lease_of(short, |b| b.max_lifetime(Some(short)));
+    assert_eq!(pool.stats().evicted(Eviction::MaxLifetime), 1);
 }
 
 /// Where a probe switches the blocking mode (`--cfg jackpot_switching`, Windows), it must not meet
@@ -240,22 +251,6 @@ fn sweeps_beside_pings_that_change_the_blocking_mode_never_block() {
         })
         .collect();
     sweepers.into_iter().for_each(Background::join);
-}
-
-#[test]
-fn with_probe_after_too_a_connection_leaves_when_its_short_life_is_over() {
-    let peer = Peer::new();
-    let address = peer.address();
-    let short = Duration::from_millis(20);
-    let pool = Pool::builder(move || TcpStream::connect(address))
-        .probe_after(NEVER)
-        .max_lifetime(Some(short))
-        .build()
-        .unwrap();
-    let lease = pool.pull().unwrap();
-    thread::sleep(short);
-    drop(lease);
-    assert_eq!(pool.stats().evicted(Eviction::MaxLifetime), 1);
 }
 
 #[test]
