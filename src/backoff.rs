@@ -3,7 +3,7 @@
 use std::iter::FusedIterator;
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::report::error::Error;
 use crate::sync::seed;
 
 #[cfg(test)]

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::connector::Factory;
-use crate::error::Error;
-use crate::event::Event;
-use crate::foreign::{BoxError, Hook};
+use crate::net::connector::Factory;
+use crate::net::stream::Stream;
 use crate::pool::Pool;
-use crate::reaper;
-use crate::shared::Shared;
-use crate::stream::Stream;
+use crate::report::error::Error;
+use crate::report::event::Event;
+use crate::runtime::reaper;
+use crate::runtime::shared::Shared;
+use crate::state::table::Rules;
 use crate::sync::now;
-use crate::table::Rules;
+use crate::sync::user_code::{BoxError, Hook};
 
 /// The settings that are looked at outside the lock, and the functions that the user gave us.
 #[expect(

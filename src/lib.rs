@@ -387,40 +387,28 @@
 
 mod backoff;
 mod builder;
-mod connect;
-mod connection;
-mod connector;
-mod convoy;
-mod error;
-mod event;
-mod foreign;
-mod gate;
 #[cfg(test)]
+#[path = "../tests/model/mod.rs"]
 mod model;
-mod order;
+mod net;
 mod pool;
-mod probe;
-mod pull;
-mod reaper;
+mod report;
+mod runtime;
 #[cfg(all(test, jackpot_shuttle))]
+#[path = "../tests/schedules/mod.rs"]
 mod schedules;
-mod shared;
-mod slots;
-mod stats;
-mod stream;
+mod state;
 mod sync;
-mod table;
-mod waiters;
 
 pub use backoff::{Backoff, Delays, Jitter};
 pub use builder::Builder;
-pub use connection::Connection;
-pub use connector::{Connector, Factory};
-pub use error::Error;
-pub use event::{Close, Event, Eviction, Freed};
+pub use net::connector::{Connector, Factory};
+pub use net::stream::Stream;
 pub use pool::Pool;
-pub use stats::{ConnectionInfo, State, Stats};
-pub use stream::Stream;
+pub use report::error::Error;
+pub use report::event::{Close, Event, Eviction, Freed};
+pub use report::stats::{ConnectionInfo, State, Stats};
+pub use runtime::connection::Connection;
 
 // The picture's place in the repository is relative; here it must come along in its link.
 #[cfg(any(doc, doctest))]

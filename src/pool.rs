@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::builder::Builder;
-use crate::connection::Connection;
-use crate::connector::Factory;
-use crate::error::Error;
-use crate::event::{Close, Freed};
-use crate::pull::{Patience, pull};
-use crate::reaper;
-use crate::shared::Shared;
-use crate::stats::{ConnectionInfo, Stats};
-use crate::stream::Stream;
+use crate::net::connector::Factory;
+use crate::net::stream::Stream;
+use crate::report::error::Error;
+use crate::report::event::{Close, Freed};
+use crate::report::stats::{ConnectionInfo, Stats};
+use crate::runtime::checkout::{Patience, pull};
+use crate::runtime::connection::Connection;
+use crate::runtime::reaper;
+use crate::runtime::shared::Shared;
 
 /// A pool of connections; a handle that is cheap to clone and works from every thread.
 ///

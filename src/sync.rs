@@ -1,11 +1,12 @@
 //! What the order of events hangs on: locks, threads, the clock and the seed of random numbers.
 //!
-//! They are std's. Only where `src/schedules.rs` checks every schedule (`docs/RELIABILITY.md`) is
+//! They are std's. Only where `tests/schedules` checks every schedule (`docs/RELIABILITY.md`) is
 //! a checker in charge of them, so that it decides who runs next and what time it is, and can
 //! repeat it.
 
 #[cfg(all(test, jackpot_shuttle))]
 mod checked;
+pub(crate) mod user_code;
 
 #[cfg(all(test, jackpot_shuttle))]
 pub(crate) use checked::{

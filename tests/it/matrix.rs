@@ -77,7 +77,8 @@ fn exists(test: &str) -> bool {
     let Some((room, name)) = test.split_once("::") else {
         return false;
     };
-    let rooms = [format!("tests/it/{room}.rs"), format!("src/{room}.rs")];
+    let folders = ["tests/it", "src", "src/net", "src/runtime", "src/state"];
+    let rooms = folders.map(|folder| format!("{folder}/{room}.rs"));
     rooms.iter().filter_map(|path| read(path)).any(|source| {
         let Some((before, _)) = source.split_once(&format!("fn {name}() {{")) else {
             return false;

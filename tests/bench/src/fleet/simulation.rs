@@ -19,7 +19,7 @@ const AGAIN: [u32; 2] = [1_000, 3_000];
 const CONNECT_TIMEOUT: u32 = 5_000;
 /// `Builder::max_connecting`'s default.
 const MAX_CONNECTING: u32 = 4;
-/// `src/gate.rs`.
+/// `src/state/breaker.rs`.
 const SPACING: u32 = 100;
 const PATIENCE: u32 = 1_000;
 

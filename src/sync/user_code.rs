@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 macro_rules! say {
     ($level:ident, $($text:tt)+) => {{
         let say = || log::log!(target: "jackpot", log::Level::$level, $($text)+);
-        let _ = $crate::foreign::guarded(say);
+        let _ = $crate::sync::user_code::guarded(say);
     }};
 }
 pub(crate) use say;

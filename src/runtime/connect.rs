@@ -9,15 +9,15 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::connector::Factory;
-use crate::error::Error;
-use crate::event::Event;
-use crate::foreign::{BoxError, destroy, guarded, say};
-use crate::shared::{AT_ONCE, Held, Shared};
-use crate::stats::Brief;
-use crate::stream::Stream;
+use crate::net::connector::Factory;
+use crate::net::stream::Stream;
+use crate::report::error::Error;
+use crate::report::event::Event;
+use crate::report::stats::Brief;
+use crate::runtime::shared::{AT_ONCE, Held, Shared};
+use crate::state::table::Reserved;
+use crate::sync::user_code::{BoxError, destroy, guarded, say};
 use crate::sync::{now, thread};
-use crate::table::Reserved;
 
 /// A slot under construction; dropped unused, it gives the slot back and serves a waiter.
 struct Reservation<C: Send + 'static> {
@@ -216,8 +216,8 @@ impl std::fmt::Display for Chain<'_> {
 mod tests {
     use super::*;
     use crate::builder::Builder;
-    use crate::shared::Parker;
-    use crate::table::Entry;
+    use crate::runtime::shared::Parker;
+    use crate::state::table::Entry;
 
     #[test]
     fn a_connect_without_a_thread_starts_the_one_that_is_due_after_it() {

@@ -18,13 +18,13 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Random;
-use crate::convoy::Convoy;
-use crate::error::Error;
-use crate::event::{Close, Eviction, Freed};
-use crate::gate::Gate;
-use crate::slots::{Closed, Lease, Place, Slots};
-use crate::stats::Stats;
-use crate::waiters::{Answer, Failure, Ticket, Waiters};
+use crate::report::error::Error;
+use crate::report::event::{Close, Eviction, Freed};
+use crate::report::stats::Stats;
+use crate::state::barging::Convoy;
+use crate::state::breaker::Gate;
+use crate::state::queue::{Answer, Failure, Ticket, Waiters};
+use crate::state::slots::{Closed, Lease, Place, Slots};
 
 /// What has been decided and remains to be done once the lock is free.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use super::{Dead, Effects, Entry, Table};
-use crate::gate::Word;
-use crate::slots::{Lease, Open};
-use crate::waiters::{Answer, Failure, Ticket};
+use crate::state::breaker::Word;
+use crate::state::queue::{Answer, Failure, Ticket};
+use crate::state::slots::{Lease, Open};
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// The most recently used idle connection and whether to probe it; `now` where it matters.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Random;
-use crate::error::Error;
+use crate::report::error::Error;
 
 /// The least time between the starts of two connects during an outage: ten in a second.
 const SPACING: Duration = Duration::from_millis(100);

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::stats::{Brief, Stats};
+use crate::report::stats::{Brief, Stats};
 
 /// Why a pool could not be built or gave no connection.
 ///
@@ -423,7 +423,7 @@ mod tests {
             refused(builder().recycle(fine).handshake(Ok::<_, io::Error>)),
             refused(builder().backoff(crate::Backoff::new().factor(0.5))),
         ];
-        let guide = include_str!("../docs/GUIDE.md");
+        let guide = include_str!("../../docs/GUIDE.md");
         for error in errors {
             let message = error.to_string();
             let start = message.split(" (limit").next().unwrap();

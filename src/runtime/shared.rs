@@ -12,19 +12,19 @@ use crossbeam_channel::Sender;
 
 use crate::backoff::Backoff;
 use crate::builder::Settings;
-use crate::connect;
-use crate::connection::Connection;
-use crate::connector::Factory;
-use crate::event::{Close, Event, Eviction, Freed};
-use crate::foreign::{destroy, guarded, guarded_call, say};
-use crate::gate::Word;
-use crate::probe;
-use crate::slots::{Closed, Lease, Place};
-use crate::stats::{Brief, ConnectionInfo, Stats};
-use crate::stream::{Socket, Stream};
+use crate::net::connector::Factory;
+use crate::net::probe;
+use crate::net::stream::{Socket, Stream};
+use crate::report::event::{Close, Event, Eviction, Freed};
+use crate::report::stats::{Brief, ConnectionInfo, Stats};
+use crate::runtime::connect;
+use crate::runtime::connection::Connection;
+use crate::state::breaker::Word;
+use crate::state::slots::{Closed, Lease, Place};
+use crate::state::table::{self, Dead, Late, Reserved, Rules};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::user_code::{destroy, guarded, guarded_call, say};
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
-use crate::table::{self, Dead, Late, Reserved, Rules};
 
 /// How many dead connections are closed between two locks.
 pub(crate) const AT_ONCE: usize = 8;

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::error::Error;
-use crate::event::{Event, Eviction};
-use crate::foreign::{guarded_call, say};
-use crate::probe;
-use crate::shared::{Held, Shared};
-use crate::slots::{Pinged, Place};
-use crate::stats::Brief;
+use crate::net::probe;
+use crate::report::error::Error;
+use crate::report::event::{Event, Eviction};
+use crate::report::stats::Brief;
+use crate::runtime::shared::{Held, Shared};
+use crate::state::slots::{Pinged, Place};
+use crate::state::table::{Overdue, Resting};
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::user_code::{guarded_call, say};
 use crate::sync::{now, thread};
-use crate::table::{Overdue, Resting};
 
 /// How many slots a sweep looks at between two locks: few, because their handles are cold in the
 /// cache, and whoever pulls meanwhile waits while they are cloned.

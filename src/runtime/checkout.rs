@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Delays};
-use crate::connection::Connection;
-use crate::error::Error;
-use crate::event::Eviction;
-use crate::shared::{Effects, Held, Parker, Shared, State, warn_of_hang_ups};
-use crate::slots::Lease;
+use crate::report::error::Error;
+use crate::report::event::Eviction;
+use crate::runtime::connection::Connection;
+use crate::runtime::shared::{Effects, Held, Parker, Shared, State, warn_of_hang_ups};
+use crate::state::queue::{Answer, Failure, Ticket};
+use crate::state::slots::Lease;
+use crate::state::table::{Dead, Entry};
 use crate::sync::now;
-use crate::table::{Dead, Entry};
-use crate::waiters::{Answer, Failure, Ticket};
 
 /// How long a caller is prepared to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,14 +22,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::convoy::Convoy;
-use crate::error::Error;
-use crate::event::{Close, Eviction, Freed};
-use crate::gate::Word;
-use crate::slots::{Lease, Pinged, Place};
-use crate::stats::{State, Stats};
-use crate::table::{self, Dead, Entry, Resting, Rules};
-use crate::waiters::{Answer, Failure, Ticket};
+use crate::report::error::Error;
+use crate::report::event::{Close, Eviction, Freed};
+use crate::report::stats::{State, Stats};
+use crate::state::barging::Convoy;
+use crate::state::breaker::Word;
+use crate::state::queue::{Answer, Failure, Ticket};
+use crate::state::slots::{Lease, Pinged, Place};
+use crate::state::table::{self, Dead, Entry, Resting, Rules};
 
 type Table = table::Table<Value, u64, u64>;
 type Effects = table::Effects<Value, u64, u64>;

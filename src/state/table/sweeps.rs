@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Effects, Late, Overdue, Resting, Table};
-use crate::event::Eviction;
-use crate::slots::{Lease, Pinged, Place};
+use crate::report::event::Eviction;
+use crate::state::slots::{Lease, Pinged, Place};
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Closes the least recently used idle connection, to give its descriptor away.

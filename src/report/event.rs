@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::report::error::Error;
 
 /// Why a connection left the pool.
 ///
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_guide_explains_every_eviction_by_its_text() {
-        let guide = include_str!("../docs/GUIDE.md");
+        let guide = include_str!("../../docs/GUIDE.md");
         for why in Eviction::all() {
             assert!(guide.contains(&format!("`{why}`")), "{why}");
         }

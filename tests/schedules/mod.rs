@@ -30,12 +30,12 @@ use shuttle::{Config, MaxSteps, Runner};
 
 use crate::backoff::{Backoff, Jitter};
 use crate::builder::Builder;
-use crate::connection::Connection;
-use crate::connector::Factory;
-use crate::error::Error;
-use crate::event::{Close, Event};
+use crate::net::connector::Factory;
+use crate::net::stream::Stream;
 use crate::pool::Pool;
-use crate::stream::Stream;
+use crate::report::error::Error;
+use crate::report::event::{Close, Event};
+use crate::runtime::connection::Connection;
 use crate::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use crate::sync::{self, Condvar, Mutex, thread};
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::event::Eviction;
-use crate::foreign::say;
-use crate::gate::Word;
-use crate::probe;
+use crate::net::probe;
+use crate::report::event::Eviction;
+use crate::state::breaker::Word;
+use crate::sync::user_code::say;
 
 /// End of file, an error, or `shutdown` was seen.
 const BROKEN: u8 = 1;

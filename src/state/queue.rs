@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::error::Error;
-use crate::order::Order;
-use crate::slots::Lease;
+use crate::report::error::Error;
+use crate::state::list::Order;
+use crate::state::slots::Lease;
 
 /// What ends a wait, or a try.
 #[derive(Debug)]

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Effects, Table};
-use crate::error::Error;
-use crate::event::Eviction;
-use crate::gate::Word;
-use crate::slots::{Pinged, Place};
-use crate::waiters::Failure;
+use crate::report::error::Error;
+use crate::report::event::Eviction;
+use crate::state::breaker::Word;
+use crate::state::queue::Failure;
+use crate::state::slots::{Pinged, Place};
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// A lease that is about to end tells of the other side; true if that shuts the gate.

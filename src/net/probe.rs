@@ -7,9 +7,9 @@
 
 use std::io::{self, ErrorKind, Write};
 
-use crate::event::Eviction;
-use crate::foreign::say;
-use crate::stream::Socket;
+use crate::net::stream::Socket;
+use crate::report::event::Eviction;
+use crate::sync::user_code::say;
 
 /// What a peek at the receiving side of a socket shows.
 #[derive(Debug)]

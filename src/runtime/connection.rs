@@ -6,10 +6,10 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-use crate::event::Eviction;
-use crate::shared::{Held, Shared};
-use crate::slots::Place;
-use crate::stream::Stream;
+use crate::net::stream::Stream;
+use crate::report::event::Eviction;
+use crate::runtime::shared::{Held, Shared};
+use crate::state::slots::Place;
 
 /// A lease of one connection; dropped, it goes back if it is fit for the next caller.
 ///

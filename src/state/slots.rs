@@ -8,9 +8,9 @@
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crate::event::Eviction;
-use crate::order::Order;
-use crate::stats::State;
+use crate::report::event::Eviction;
+use crate::report::stats::State;
+use crate::state::list::Order;
 
 /// A slot together with the connection in it, so that a later tenant is not mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,5 @@
+//! What a user is told: errors, events, numbers.
+
+pub(crate) mod error;
+pub(crate) mod event;
+pub(crate) mod stats;
