@@ -13,7 +13,6 @@ use crate::report::event::Event;
 use crate::runtime::reaper;
 use crate::runtime::shared::Shared;
 use crate::state::table::Rules;
-use crate::sync::now;
 use crate::sync::user_code::{BoxError, Hook};
 
 /// The settings that are looked at outside the lock, and the functions that the user gave us.
@@ -671,8 +670,7 @@ impl<C: Send + 'static> Builder<C> {
             reaper::start(&shared, every)?;
         }
         if min_idle > 0 {
-            let now = now();
-            shared.with(|state, effects| state.table.top_up(now, effects));
+            shared.with(|state| state.table.top_up());
         }
         Ok(pool)
     }

@@ -7,7 +7,7 @@ use crate::backoff::{Backoff, Delays};
 use crate::report::error::Error;
 use crate::report::event::Eviction;
 use crate::runtime::connection::Connection;
-use crate::runtime::shared::{Effects, Held, Parker, Shared, State, warn_of_hang_ups};
+use crate::runtime::shared::{Held, Parker, Shared, State, warn_of_hang_ups};
 use crate::state::queue::{Answer, Failure, Ticket};
 use crate::state::slots::Lease;
 use crate::state::table::{Dead, Entry};
@@ -148,15 +148,14 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         let stay = self.patience != Patience::OneTry;
         let why = dead.as_ref().map(|dead| dead.why);
         let holder = self.shared.holder();
-        let now = now();
-        let (shuts, entered) = self.shared.with(|state, effects| {
+        let (shuts, entered) = self.shared.with(|state| {
             self.backoff.get_or_insert_with(|| state.backoff.clone());
             let (table, parker) = (&mut state.table, &self.parker);
             // In one breath, so that nobody who came later is served in between.
-            let shuts = dead.is_some_and(|dead| table.bury(dead, now, effects));
-            let entry = table.enter(ticket, parker, stay, holder, now, effects);
+            let shuts = dead.is_some_and(|dead| table.bury(dead));
+            let entry = table.enter(ticket, parker, stay, holder);
             if why.is_some() {
-                table.tick(now, effects);
+                table.tick();
             }
             let alarm = match entry {
                 Entry::Trying(seat) | Entry::Failed(seat, _) => table.alarm(seat),
@@ -211,12 +210,10 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                         return self.leave(seat, Self::timed_out);
                     }
                     self.next = None;
-                    failure = self
-                        .shared
-                        .with(|state, effects| state.table.retry(seat, now, effects));
+                    failure = self.shared.with(|state| state.table.retry(seat));
                 }
             }
-            alarm = self.shared.with(|state, _| state.table.alarm(seat));
+            alarm = self.shared.with(|state| state.table.alarm(seat));
         }
     }
 
@@ -257,12 +254,12 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             self.parker.park_until(next);
             let now = next.map(|_| now());
             let is_past = |at: Option<Instant>| at.zip(now).is_some_and(|(at, now)| at <= now);
-            let answered = self.shared.with(|state, effects| {
+            let answered = self.shared.with(|state| {
                 if let Some(answered) = self.take_answer(state, seat) {
                     return Some(answered);
                 }
-                if let Some(now) = now.filter(|_| is_past(alarm)) {
-                    state.table.tick(now, effects);
+                if is_past(alarm) {
+                    state.table.tick();
                 }
                 alarm = state.table.alarm(seat);
                 None
@@ -286,8 +283,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         seat: u32,
         error: impl FnOnce(&Self, Option<Failure>) -> Error,
     ) -> Result<Grant<C>, Error> {
-        let now = now();
-        let outcome = self.shared.with(|state, effects: &mut Effects<C>| {
+        let outcome = self.shared.with(|state| {
             match self.take_answer(state, seat) {
                 Some((Answer::Granted { lease, probe }, ticket)) => Ok(Grant {
                     lease,
@@ -297,7 +293,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 Some((Answer::Ended, _)) => Err(None),
                 untold => {
                     let cause = state.table.cause();
-                    state.table.leave(seat, now, effects);
+                    state.table.leave(seat);
                     // The failure comes out too: its error must not be dropped under the lock.
                     Err(Some((cause, untold)))
                 }
@@ -313,7 +309,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
     fn give_up(&self) -> Error {
         let (ended, cause) = self
             .shared
-            .with(|state, _| (state.table.has_ended(), state.table.cause()));
+            .with(|state| (state.table.has_ended(), state.table.cause()));
         if ended {
             return Error::Ended;
         }

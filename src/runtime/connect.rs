@@ -73,9 +73,9 @@ impl<C: Send + 'static> Reservation<C> {
         let started = now();
         let Some(factory) = self.shared.factory() else {
             self.reserved = None;
-            self.shared.with(|state, effects| {
+            self.shared.with(|state| {
                 let place = reserved.place;
-                state.table.connect_dropped(place, started, effects);
+                state.table.connect_dropped(place);
             });
             return None;
         };
@@ -110,12 +110,8 @@ impl<C: Send + 'static> Reservation<C> {
 
     /// Gives descriptors up: those of the dead, or an idle one for a connect that is needed.
     fn give_up_some(&self, needed: bool) -> bool {
-        let now = now();
         self.shared.close_some_graves(|_| AT_ONCE)
-            || needed
-                && self
-                    .shared
-                    .with(|state, effects| state.table.evict_oldest(now, effects))
+            || needed && self.shared.with(|state| state.table.evict_oldest())
     }
 
     fn shake_hands(&self, tcp: TcpStream) -> Result<Held<C>, Error> {
@@ -144,11 +140,10 @@ impl<C: Send + 'static> Reservation<C> {
         // Told before anybody can use it, so that it comes before whatever happens to it.
         self.shared.tell(&Event::Connected { id, took });
         let handle = Arc::clone(held.stream.socket());
-        let now = now();
         self.reserved = None;
-        let ((), next) = self.shared.with_connect(|state, effects| {
+        let ((), next) = self.shared.with_connect(|state| {
             let place = reserved.place;
-            state.table.connected(place, held, handle, now, effects);
+            state.table.connected(place, held, handle);
         });
         next.map(|next| Self::new(&self.shared, next))
     }
@@ -156,10 +151,9 @@ impl<C: Send + 'static> Reservation<C> {
     fn fail(&mut self, error: Error, took: Duration) -> Option<Self> {
         let place = self.reserved.take()?.place;
         let error = Arc::new(error);
-        let now = now();
-        let ((), next) = self.shared.with_connect(|state, effects| {
+        let ((), next) = self.shared.with_connect(|state| {
             let error = Arc::clone(&error);
-            state.table.connect_failed(place, error, now, effects);
+            state.table.connect_failed(place, error);
         });
         let next = next.map(|next| Self::new(&self.shared, next));
         // The text is foreign code: an error type of the user's may panic in it.
@@ -230,11 +224,11 @@ mod tests {
         let pool = builder.build().unwrap();
         let shared = Arc::clone(pool.shared());
         let waker = Arc::new(Parker::default());
-        let reserved = shared.with(|state, effects| {
+        let reserved = shared.with(|state| {
             let table = &mut state.table;
-            let entry = table.enter(None, &waker, true, None, now(), effects);
+            let entry = table.enter(None, &waker, true, None);
             assert!(matches!(entry, Entry::Trying(_)));
-            effects.connects.pop()
+            table.effects.connects.pop()
         });
         // So long that the pool is to try again when this connect has failed.
         thread::sleep(Duration::from_millis(150));

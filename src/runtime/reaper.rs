@@ -65,8 +65,7 @@ pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     }
     shared.close_graves();
     let evicted = evict_stale(shared) + evict_dead(shared);
-    let now = now();
-    shared.with(|state, effects| state.table.top_up(now, effects));
+    shared.with(|state| state.table.top_up());
     start_pinging(shared);
     evicted
 }
@@ -74,9 +73,7 @@ pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
 fn evict_stale<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     let mut evicted = 0;
     loop {
-        let now = now();
-        let count =
-            shared.with(|state, effects| state.table.evict_stale(BATCH as usize, now, effects));
+        let count = shared.with(|state| state.table.evict_stale(BATCH as usize));
         evicted += count;
         if count < BATCH as usize {
             return evicted;
@@ -89,7 +86,7 @@ fn evict_stale<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
 /// The sockets are looked at through handles of their own, without the lock and without taking
 /// them out of the pool, so a sweep never makes the pool look full.
 pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
-    let slots = shared.with(|state, _| state.table.slots().len());
+    let slots = shared.with(|state| state.table.slots().len());
     let turns = u64::from(slots.div_ceil(SENDING_CHECKS)).max(1);
     let turn = shared.sweeps.fetch_add(1, Relaxed) % turns;
     let allow_unread = shared.settings.allow_unread;
@@ -98,10 +95,9 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     let mut overdue = Vec::new();
     for first in (0..slots).step_by(BATCH as usize) {
         let batch = first..first.saturating_add(BATCH);
-        let now = now();
-        evicted += shared.with(|state, effects| {
+        evicted += shared.with(|state| {
             let table = &mut state.table;
-            table.inspect(batch, now, &mut idle, &mut overdue, effects)
+            table.inspect(batch, &mut idle, &mut overdue)
         });
         let look_at_sending = u64::from(first / SENDING_CHECKS) == turn;
         let mut dead: Vec<(Resting, Eviction)> = Vec::new();
@@ -116,10 +112,10 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
             dead.extend(verdict.map(|why| (resting, why)));
         }
         if !dead.is_empty() {
-            evicted += shared.with(|state, effects| {
+            evicted += shared.with(|state| {
                 let table = &mut state.table;
                 dead.iter()
-                    .filter(|&&(resting, why)| table.evict_idle(resting, why, now, effects))
+                    .filter(|&&(resting, why)| table.evict_idle(resting, why))
                     .count()
             });
         }
@@ -143,7 +139,7 @@ fn report<C: Send + 'static>(shared: &Arc<Shared<C>>, overdue: Vec<Overdue>) {
         );
         shared.tell(&Event::Overdue { id, held, thread });
     }
-    for late in shared.with(|state, _| state.table.reported(&ids)) {
+    for late in shared.with(|state| state.table.reported(&ids)) {
         shared.tell_evicted(late.id, late.why, late.age);
     }
 }
@@ -163,7 +159,7 @@ struct Pinging<C: Send + 'static>(Arc<Shared<C>>);
 /// Pings what asks for it, one at a time, on a thread of its own: a server that hangs must not
 /// hang the sweep.
 fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    if shared.settings.ping.is_none() || !shared.with(|state, _| state.table.begin_pinging()) {
+    if shared.settings.ping.is_none() || !shared.with(|state| state.table.begin_pinging()) {
         return;
     }
     let pinging = Pinging(Arc::clone(shared));
@@ -189,10 +185,7 @@ fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 impl<C: Send + 'static> Pinging<C> {
     fn next(&self, from: &mut u32) -> Option<Ping<C>> {
         let (every, _) = self.0.settings.ping.as_ref()?;
-        let now = now();
-        let (lease, pinged) = self
-            .0
-            .with(|state, _| state.table.next_ping(from, *every, now))?;
+        let (lease, pinged) = self.0.with(|state| state.table.next_ping(from, *every))?;
         Some(Ping {
             shared: Arc::clone(&self.0),
             place: lease.place,
@@ -205,7 +198,7 @@ impl<C: Send + 'static> Pinging<C> {
 
 impl<C: Send + 'static> Drop for Pinging<C> {
     fn drop(&mut self) {
-        self.0.with(|state, _| state.table.end_pinging());
+        self.0.with(|state| state.table.end_pinging());
     }
 }
 
@@ -233,11 +226,10 @@ impl<C: Send + 'static> Drop for Ping<C> {
         let Some(held) = self.held.take() else {
             return;
         };
-        let now = now();
-        self.shared.with(|state, effects| {
+        self.shared.with(|state| {
             let table = &mut state.table;
             let (place, verdict) = (self.place, self.verdict);
-            table.give_back_pinged(place, held, &self.pinged, verdict, now, effects);
+            table.give_back_pinged(place, held, &self.pinged, verdict);
         });
     }
 }

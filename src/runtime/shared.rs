@@ -94,24 +94,21 @@ impl<C> Shared<C> {
         })
     }
 
-    /// Locks, decides, unlocks, acts.
-    pub(crate) fn with<R>(
-        self: &Arc<Self>,
-        decide: impl FnOnce(&mut State<C>, &mut Effects<C>) -> R,
-    ) -> R {
-        self.with_locked(self.lock(), decide)
+    /// Moves the core's clock, decides, unlocks, acts.
+    pub(crate) fn with<R>(self: &Arc<Self>, decide: impl FnOnce(&mut State<C>) -> R) -> R {
+        self.decide(self.lock_at(now()), decide)
     }
 
     /// [`with`](Self::with), where the lock has been taken already.
-    fn with_locked<R>(
+    fn decide<R>(
         self: &Arc<Self>,
         mut state: MutexGuard<'_, State<C>>,
-        decide: impl FnOnce(&mut State<C>, &mut Effects<C>) -> R,
+        decide: impl FnOnce(&mut State<C>) -> R,
     ) -> R {
-        let mut effects = Effects::default();
-        let decided = decide(&mut state, &mut effects);
+        let decided = decide(&mut state);
+        let effects = state.table.take_effects();
         drop(state);
-        if !effects.is_empty() {
+        if let Some(effects) = effects {
             self.act(effects);
         }
         decided
@@ -120,13 +117,22 @@ impl<C> Shared<C> {
     /// [`with`](Self::with), for a connect thread, which starts the next connect itself.
     pub(crate) fn with_connect<R>(
         self: &Arc<Self>,
-        decide: impl FnOnce(&mut State<C>, &mut Effects<C>) -> R,
+        decide: impl FnOnce(&mut State<C>) -> R,
     ) -> (R, Option<Reserved>) {
-        let mut effects = Effects::default();
-        let decided = decide(&mut self.lock(), &mut effects);
+        let mut state = self.lock_at(now());
+        let decided = decide(&mut state);
+        let effects = state.table.take_effects();
+        drop(state);
+        let mut effects = effects.unwrap_or_default();
         let next = effects.connects.pop();
         self.act(effects);
         (decided, next)
+    }
+
+    fn lock_at(&self, now: Instant) -> MutexGuard<'_, State<C>> {
+        let mut state = self.lock();
+        state.table.advance(now);
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
@@ -180,7 +186,11 @@ impl<C> Shared<C> {
         let settings = &self.settings;
         let now = settings.exact_leases.then(now);
         let holder = self.holder();
-        self.lock().table.take(overtake, now, holder)
+        let mut state = self.lock();
+        if let Some(now) = now {
+            state.table.advance(now);
+        }
+        state.table.take(overtake, holder)
     }
 
     /// The calling thread, if leases are watched.
@@ -229,11 +239,11 @@ impl<C> Shared<C> {
         let Dead {
             place, held, why, ..
         } = dead;
-        let now = now();
-        let reaper = self.with(|state, effects| {
-            state.table.withdraw(place, Some(held), why, now, effects);
+        let reaper = self.with(|state| {
+            state.table.withdraw(place, Some(held), why);
             if state.reaper.is_some() {
-                state.graves.append(&mut effects.closed);
+                let closed = &mut state.table.effects.closed;
+                state.graves.append(closed);
             }
             state.reaper.clone()
         });
@@ -260,10 +270,12 @@ impl<C> Shared<C> {
         self: &Arc<Self>,
         count: impl FnOnce(&State<C>) -> usize,
     ) -> bool {
-        self.with(|state, effects| {
+        self.with(|state| {
             let rest = state.graves.len().saturating_sub(count(state));
-            effects.closed = state.graves.split_off(rest);
-            !effects.closed.is_empty()
+            let closed = state.graves.split_off(rest);
+            let some = !closed.is_empty();
+            state.table.effects.closed.extend(closed);
+            some
         })
     }
 
@@ -285,24 +297,23 @@ impl<C> Shared<C> {
         held.stream.socket().set_leased(verdict.is_some());
         let looks = self.settings.looks_on_return || verdict.is_some();
         let looked = looks.then(now);
-        let mut state = self.lock();
+        let mut state = match looked {
+            Some(now) => self.lock_at(now),
+            None => self.lock(),
+        };
         if verdict.is_none() {
-            match state.table.park(place, held, word, looked) {
+            match state.table.park(place, held, word) {
                 Ok(()) => return,
                 Err(back) => held = back,
             }
         }
-        let now = if let Some(now) = looked {
-            now
-        } else {
+        if looked.is_none() {
             drop(state);
-            let now = now();
-            state = self.lock();
-            now
-        };
-        let shuts = self.with_locked(state, |state, effects| {
-            let shuts = state.table.take_word(place, word, now, effects);
-            state.table.give_back(place, held, verdict, now, effects);
+            state = self.lock_at(now());
+        }
+        let shuts = self.decide(state, |state| {
+            let shuts = state.table.take_word(place, word);
+            state.table.give_back(place, held, verdict);
             shuts
         });
         if shuts {
@@ -342,10 +353,9 @@ impl<C> Shared<C> {
         held: Option<Held<C>>,
         why: Eviction,
     ) {
-        let now = now();
-        let shuts = self.with(|state, effects| {
-            let shuts = state.table.take_word(place, word, now, effects);
-            state.table.withdraw(place, held, why, now, effects);
+        let shuts = self.with(|state| {
+            let shuts = state.table.take_word(place, word);
+            state.table.withdraw(place, held, why);
             shuts
         });
         if shuts {
@@ -354,8 +364,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn free(self: &Arc<Self>, keep: usize, close: Close) -> Freed {
-        let now = now();
-        let freed = self.with(|state, effects| state.table.free(keep, close, now, effects));
+        let freed = self.with(|state| state.table.free(keep, close));
         let Freed {
             kept,
             closed,
@@ -370,10 +379,9 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn end(self: &Arc<Self>, close: Close) {
-        let now = now();
-        let (first, reaper) = self.with(|state, effects| {
-            let first = state.table.end(close, now, effects);
-            effects.closed.append(&mut state.graves);
+        let (first, reaper) = self.with(|state| {
+            let first = state.table.end(close);
+            state.table.effects.closed.append(&mut state.graves);
             (first, state.reaper.take())
         });
         drop(reaper);
@@ -442,8 +450,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn set_limit(self: &Arc<Self>, limit: usize) {
-        let now = now();
-        self.with(|state, effects| state.table.set_limit(limit, now, effects));
+        self.with(|state| state.table.set_limit(limit));
     }
 
     pub(crate) fn backoff(&self) -> Backoff {
@@ -461,10 +468,9 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn set_factory(self: &Arc<Self>, factory: Arc<dyn Factory>) {
-        let now = now();
-        let old = self.with(|state, effects| {
+        let old = self.with(|state| {
             let old = std::mem::replace(&mut state.factory, factory);
-            state.table.factory_changed(now, effects);
+            state.table.factory_changed();
             old
         });
         destroy(old);

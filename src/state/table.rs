@@ -1,6 +1,6 @@
 //! The pool's decisions, as a pure state machine: slots, waiters and the outage gate together.
 //!
-//! Every transition takes the time as an argument, and whatever parks a connection or frees a slot
+//! Time enters through [`Table::advance`], before a transition, and whatever parks a connection or frees a slot
 //! ends in [`Table::settle`], the one place in which idle connections meet waiters and connects are
 //! started; [`Table::park`] makes sure that there is nothing to do so for. What must happen outside
 //! the lock comes out as [`Effects`]. Nothing here locks, reads a clock, touches a socket or runs
@@ -160,12 +160,14 @@ pub(crate) struct Table<L, H, W> {
     /// Connections being reported overdue, and evictions that wait for that.
     reporting: Vec<u64>,
     late: Vec<Late>,
-    /// The last time that anybody looked at the clock.
-    clock: Instant,
+    /// What the clock showed when anybody last looked; it never goes back.
+    now: Instant,
     /// What the clock showed when idle connections and waiters were last brought together.
     settled: Instant,
     counts: Stats,
     random: Random,
+    /// What this transition and those before it have left to be done.
+    pub(crate) effects: Effects<L, H, W>,
 }
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
@@ -185,11 +187,23 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             pinging: false,
             reporting: Vec::new(),
             late: Vec::new(),
-            clock: now,
+            now,
             settled: now,
             counts: Stats::default(),
             random: Random::new(),
+            effects: Effects::default(),
         }
+    }
+
+    /// Moves the clock forward, never back: a thread may be held up between its look at the clock
+    /// and the lock.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    /// What remains to be done once the lock is free, if anything does.
+    pub(crate) fn take_effects(&mut self) -> Option<Effects<L, H, W>> {
+        (!self.effects.is_empty()).then(|| std::mem::take(&mut self.effects))
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -201,14 +215,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// See [`Pool::free_with`](crate::Pool::free_with); the dead have been evicted before.
-    pub(crate) fn free(
-        &mut self,
-        keep: usize,
-        close: Close,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) -> Freed {
-        self.look(now);
+    pub(crate) fn free(&mut self, keep: usize, close: Close) -> Freed {
         let mut freed = Freed::NONE;
         for index in 0..self.slots.len() {
             let Some((place, open)) = self.slots.open_in(index) else {
@@ -220,7 +227,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             if open.doom.is_none() && freed.kept < keep {
                 freed.kept += 1;
             } else if close == Close::Hard {
-                self.sever(place, Eviction::Freed, now, fx);
+                self.sever(place, Eviction::Freed);
                 freed.closed += 1;
             } else {
                 self.doom(place, Eviction::Freed);
@@ -228,49 +235,46 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             }
         }
         let spared = self.slots.idle().min(keep - freed.kept);
-        freed.closed += self.shed(self.slots.idle() - spared, Eviction::Freed, now, fx);
+        freed.closed += self.shed(self.slots.idle() - spared, Eviction::Freed);
         freed.kept += spared;
-        self.settle(now, fx);
+        self.settle();
         freed
     }
 
     /// Ends the pool; true the first time.
-    pub(crate) fn end(&mut self, close: Close, now: Instant, fx: &mut Effects<L, H, W>) -> bool {
-        self.look(now);
+    pub(crate) fn end(&mut self, close: Close) -> bool {
         let first = !std::mem::replace(&mut self.ended, true);
-        self.shed(self.slots.idle(), Eviction::Ended, now, fx);
+        self.shed(self.slots.idle(), Eviction::Ended);
         for index in 0..self.slots.len() {
             let Some((place, _)) = self.slots.open_in(index) else {
                 continue;
             };
             match close {
                 Close::Soft => self.doom(place, Eviction::Ended),
-                Close::Hard => self.sever(place, Eviction::Ended, now, fx),
+                Close::Hard => self.sever(place, Eviction::Ended),
             }
         }
         while let Some(seat) = self.waiters.first() {
-            self.count_wait(self.waiters.ticket(seat), now);
-            self.serve(seat, Answer::Ended, fx);
+            self.count_wait(self.waiters.ticket(seat));
+            self.serve(seat, Answer::Ended);
         }
-        self.settle(now, fx);
+        self.settle();
         first
     }
 
-    pub(crate) fn set_limit(&mut self, limit: usize, now: Instant, fx: &mut Effects<L, H, W>) {
-        self.look(now);
+    pub(crate) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
         let surplus = self.slots.occupied().saturating_sub(limit);
-        self.shed(surplus.min(self.slots.idle()), Eviction::OverLimit, now, fx);
-        self.settle(now, fx);
+        self.shed(surplus.min(self.slots.idle()), Eviction::OverLimit);
+        self.settle();
     }
 
     /// The factory is another one: forgets the outage, and counts on no connect under way.
-    pub(crate) fn factory_changed(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
-        self.look(now);
-        fx.spent.extend(self.gate.lift(now));
+    pub(crate) fn factory_changed(&mut self) {
+        self.effects.spent.extend(self.gate.lift(self.now));
         self.slots.outdate_connects();
         self.waiters.unassign_all();
-        self.settle(now, fx);
+        self.settle();
     }
 
     /// Joins those who wait until nothing is outstanding; false if that is so already.
@@ -320,73 +324,64 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Every transition ends here, so that no path frees a slot or parks a connection without
     /// serving a waiter; but for `take` and `park`, which are for when nobody is to be served, and
     /// `bury`, whose caller enters next.
-    fn settle(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
-        self.settled = self.clock;
+    fn settle(&mut self) {
+        self.settled = self.now;
         if self.waiters.is_empty() && !self.topping_up {
             self.alarm = None;
-            return self.note_drained(fx);
+            return self.note_drained();
         }
         self.topping_up &= self.slots.idle() < self.min_idle();
         while let (Some(newest), Some(first)) = (self.slots.newest(), self.waiters.first()) {
             let patient_until = self.waiters.patient_until(first);
-            // Not by `now`: a thread that was held up before the lock comes with a time that is
-            // over, and a waiter whose alarm has gone off meanwhile would not look again.
-            if self.is_at_limit() && patient_until.is_some_and(|until| self.clock < until) {
+            if self.is_at_limit() && patient_until.is_some_and(|until| self.now < until) {
                 break;
             }
-            self.convoy.handed_off(now);
-            self.grant(newest, first, true, now, fx);
+            self.convoy.handed_off(self.now);
+            self.grant(newest, first, true);
         }
-        while self.is_connect_due(now) {
-            self.start(self.waiters.unassigned(), now, fx);
+        while self.is_connect_due() {
+            self.start(self.waiters.unassigned());
         }
-        self.fail_hopeless_tries(now, fx);
-        self.set_alarm(fx);
-        self.note_drained(fx);
+        self.fail_hopeless_tries();
+        self.set_alarm();
+        self.note_drained();
     }
 
     /// Gives an idle connection to a waiter.
-    fn grant(
-        &mut self,
-        index: u32,
-        seat: u32,
-        doubtful: bool,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) {
-        let lease = self.slots.lease(index, now);
-        let probe = doubtful && self.wants_probe(&lease, now);
-        self.count_wait(self.waiters.ticket(seat), now);
-        self.serve(seat, Answer::Granted { lease, probe }, fx);
+    fn grant(&mut self, index: u32, seat: u32, doubtful: bool) {
+        let lease = self.slots.lease(index, self.now);
+        let probe = doubtful && self.wants_probe(&lease);
+        self.count_wait(self.waiters.ticket(seat));
+        self.serve(seat, Answer::Granted { lease, probe });
     }
 
     /// Ends the wait of this waiter, whatever it was to be told before.
-    fn serve(&mut self, seat: u32, answer: Answer<L>, fx: &mut Effects<L, H, W>) {
+    fn serve(&mut self, seat: u32, answer: Answer<L>) {
         let (waker, old) = self.waiters.serve(seat, answer);
-        fx.wake.push(waker);
-        Self::spend(old, fx);
+        self.effects.wake.push(waker);
+        self.spend(old);
     }
 
     /// An answer that nobody has taken may own an error, which is the user's to drop.
-    fn spend(old: Option<Answer<L>>, fx: &mut Effects<L, H, W>) {
+    fn spend(&mut self, old: Option<Answer<L>>) {
         if let Some(Answer::Failed(Failure::Connect(error))) = old {
-            fx.spent.push(error);
+            self.effects.spent.push(error);
         }
     }
 
-    fn wants_probe(&self, lease: &Lease<L>, since: Instant) -> bool {
+    fn wants_probe(&self, lease: &Lease<L>) -> bool {
         let after = self.rules.probe_after;
-        after.is_zero() || since.saturating_duration_since(lease.idle_since) >= after
+        after.is_zero() || self.now.saturating_duration_since(lease.idle_since) >= after
     }
 
     /// Whether another connect is wanted, and may start.
-    fn is_connect_due(&self, now: Instant) -> bool {
+    fn is_connect_due(&self) -> bool {
         if self.ended || self.slots.connecting_anew() >= self.wanted() {
             return false;
         }
         match self.gate.retry_at() {
             None => self.may_connect(),
-            Some(retry_at) => self.may_try_anew() && now >= retry_at,
+            Some(retry_at) => self.may_try_anew() && self.now >= retry_at,
         }
     }
 
@@ -413,18 +408,18 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         self.rules.min_idle.min(self.limit)
     }
 
-    fn start(&mut self, owner: Option<u32>, now: Instant, fx: &mut Effects<L, H, W>) {
-        let place = self.slots.reserve(now);
-        self.gate.started(now);
+    fn start(&mut self, owner: Option<u32>) {
+        let place = self.slots.reserve(self.now);
+        self.gate.started(self.now);
         if let Some(seat) = owner {
             self.waiters.assign(seat, place.id);
         }
         let needed = owner.is_some();
-        fx.connects.push(Reserved { place, needed });
+        self.effects.connects.push(Reserved { place, needed });
     }
 
     /// Ends the tries for which no connect is under way or can be started.
-    fn fail_hopeless_tries(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
+    fn fail_hopeless_tries(&mut self) {
         let anew = self.slots.connecting_anew();
         let (hopeful, failure) = match self.gate.shut() {
             Some(error) => (anew, Failure::Connect(Arc::clone(error))),
@@ -432,24 +427,24 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         };
         let hopeless = self.waiters.trying().saturating_sub(hopeful);
         for seat in self.waiters.last_trying(hopeless) {
-            self.fail(seat, failure.clone(), now, fx);
+            self.fail(seat, failure.clone());
         }
     }
 
     /// Ends the current try of this waiter, and its wait with it if it has only one.
-    fn fail(&mut self, seat: u32, failure: Failure, now: Instant, fx: &mut Effects<L, H, W>) {
+    fn fail(&mut self, seat: u32, failure: Failure) {
         if self.waiters.stays(seat) {
             let (waker, old) = self.waiters.fail(seat, failure);
-            fx.wake.push(waker);
-            Self::spend(old, fx);
+            self.effects.wake.push(waker);
+            self.spend(old);
         } else {
-            self.count_wait(self.waiters.ticket(seat), now);
-            self.serve(seat, Answer::Failed(failure), fx);
+            self.count_wait(self.waiters.ticket(seat));
+            self.serve(seat, Answer::Failed(failure));
         }
     }
 
     /// During an outage the first waiter keeps the pool trying; tells it when.
-    fn set_alarm(&mut self, fx: &mut Effects<L, H, W>) {
+    fn set_alarm(&mut self) {
         let retry_at = self.gate.retry_at().filter(|_| self.may_try_anew());
         let alarm = self.waiters.first().zip(retry_at);
         if self.alarm == alarm {
@@ -457,12 +452,12 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         }
         self.alarm = alarm;
         if let Some((first, _)) = alarm {
-            fx.wake.push(self.waiters.waker(first));
+            self.effects.wake.push(self.waiters.waker(first));
         }
     }
 
-    fn note_drained(&self, fx: &mut Effects<L, H, W>) {
-        fx.drained |= self.drainers > 0 && self.is_drained();
+    fn note_drained(&mut self) {
+        self.effects.drained |= self.drainers > 0 && self.is_drained();
     }
 
     fn is_at_limit(&self) -> bool {
@@ -474,16 +469,10 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// Closes the `count` least recently used idle connections.
-    fn shed(
-        &mut self,
-        count: usize,
-        why: Eviction,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) -> usize {
+    fn shed(&mut self, count: usize, why: Eviction) -> usize {
         for _ in 0..count {
             let oldest = self.slots.oldest().expect("bug: fewer idle than counted");
-            self.close(self.slots.place(oldest), why, now, None, fx);
+            self.close(self.slots.place(oldest), why, None);
         }
         count
     }
@@ -495,23 +484,16 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// Closes a connection whose lease is out; its guard comes home to nothing.
-    fn sever(&mut self, place: Place, why: Eviction, now: Instant, fx: &mut Effects<L, H, W>) {
-        self.close(place, why, now, None, fx);
-        if let Some(closed) = fx.closed.last_mut() {
+    fn sever(&mut self, place: Place, why: Eviction) {
+        self.close(place, why, None);
+        if let Some(closed) = self.effects.closed.last_mut() {
             closed.cut = true;
         }
         self.severed += 1;
     }
 
-    fn close(
-        &mut self,
-        place: Place,
-        why: Eviction,
-        now: Instant,
-        returned: Option<L>,
-        fx: &mut Effects<L, H, W>,
-    ) {
-        let mut closed = self.slots.close(place, why, now, returned);
+    fn close(&mut self, place: Place, why: Eviction, returned: Option<L>) {
+        let mut closed = self.slots.close(place, why, self.now, returned);
         self.counts.releases += 1;
         self.counts.evictions.count(why);
         if self.reporting.contains(&closed.id) {
@@ -519,7 +501,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             let (id, age) = (closed.id, closed.age);
             self.late.push(Late { id, why, age });
         }
-        fx.closed.push(closed);
+        self.effects.closed.push(closed);
     }
 
     fn held_by(&mut self, place: Place, holder: Option<Thread>) {
@@ -528,56 +510,10 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         }
     }
 
-    fn count_wait(&mut self, ticket: Ticket, now: Instant) {
-        let waited = now.saturating_duration_since(ticket.since());
+    fn count_wait(&mut self, ticket: Ticket) {
+        let waited = self.now.saturating_duration_since(ticket.since());
         self.counts.waits += u64::from(!ticket.is_counted());
         self.counts.wait_total += waited;
         self.counts.wait_max = self.counts.wait_max.max(waited);
-    }
-
-    fn look(&mut self, now: Instant) {
-        self.clock = self.clock.max(now);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The thread that gives back looked at the clock and was held up before it got the lock.
-    #[test]
-    fn a_waiter_whose_patience_has_ended_is_served_by_a_return_that_was_begun_before() {
-        let rules = Rules {
-            min_idle: 0,
-            max_connecting: 1,
-            idle_timeout: None,
-            max_lifetime: None,
-            probe_after: Duration::ZERO,
-            leak_after: None,
-        };
-        let begin = Instant::now();
-        let fx = &mut Effects::default();
-        let mut table = Table::<(), (), &str>::new(1, rules, begin);
-        for _ in 0..100 {
-            table.convoy().handed_off(begin);
-        }
-        let Entry::Trying(holder) = table.enter(None, &"holder", true, None, begin, fx) else {
-            panic!("nothing is in its way");
-        };
-        let place = fx.connects[0].place;
-        table.connected(place, (), (), begin, fx);
-        assert!(table.answer(holder, None).is_some());
-        let Entry::Failed(waiter, _) = table.enter(None, &"waiter", true, None, begin, fx) else {
-            panic!("the holder has the only place");
-        };
-        let end = table.alarm(waiter).expect("it is patient");
-        table.tick(end, fx);
-        assert_eq!(
-            table.alarm(waiter),
-            None,
-            "nothing will wake it but a return"
-        );
-        table.give_back(place, (), None, begin, fx);
-        assert_eq!(fx.wake, ["holder", "waiter"]);
     }
 }

@@ -4,34 +4,30 @@ use super::*;
 
 impl Walk {
     pub(super) fn take_and_keep(&mut self) {
-        let is_exact = self.random.chance(50);
-        let (now, holder) = (self.at(), self.random.chance(50));
+        if self.random.chance(50) {
+            self.look_at_the_clock();
+        }
+        let holder = self.random.chance(50);
         let overtake = self.random.chance(50);
-        let taken = self.table.take(
-            overtake,
-            is_exact.then_some(now),
-            holder.then(thread::current),
-        );
-        let since = if is_exact { now } else { self.clock };
-        let expected = self.take_newest(overtake, since);
+        let taken = self.table.take(overtake, holder.then(thread::current));
+        let expected = self.take_newest(overtake);
         let Some((lease, probe)) = taken else {
             assert!(expected.is_none());
             return;
         };
-        self.clock = self.clock.max(since);
         assert_eq!(expected, Some((lease.place.id, probe)));
         if let Some(conn) = find(&mut self.leased, lease.place.id) {
             conn.is_held = holder;
         }
         self.keep(lease);
-        self.check(&Expected::default(), Effects::default());
+        self.check(&Expected::default());
     }
 
     pub(super) fn enter(&mut self) {
         if self.queue.len() >= self.crowd {
             return self.give_back();
         }
-        let now = self.looked_at_the_clock();
+        let now = self.look_at_the_clock();
         let stays = self.random.chance(70);
         let comeback = if self.random.chance(50) {
             self.comebacks.pop()
@@ -40,18 +36,17 @@ impl Walk {
         };
         let who = self.next_who;
         self.next_who += 1;
-        let mut fx = Effects::default();
         let ticket = comeback.map(|comeback| comeback.ticket);
         let holder = self.random.chance(50);
         let thread = holder.then(thread::current);
-        let entry = self.table.enter(ticket, &who, stays, thread, now, &mut fx);
+        let entry = self.table.enter(ticket, &who, stays, thread);
 
         let mut expected = Expected::default();
         if self.has_ended {
             assert!(matches!(entry, Entry::Ended));
-            return self.check(&expected, fx);
+            return self.check(&expected);
         }
-        if let Some((id, probe)) = self.take_newest(stays, now) {
+        if let Some((id, probe)) = self.take_newest(stays) {
             let Entry::Granted { lease, probe: got } = entry else {
                 panic!("there was an idle one, but {entry:?}");
             };
@@ -60,19 +55,19 @@ impl Walk {
                 conn.is_held = holder;
             }
             self.keep(lease);
-            return self.check(&expected, fx);
+            return self.check(&expected);
         }
         let claims = match comeback {
             Some(back) => self.ahead_of(back.number),
             None => self.queue.len().max(self.connecting.len()),
         };
-        let refusal = self.refusal(claims, now);
+        let refusal = self.refusal(claims);
         if let (Some(cause), false) = (&refusal, stays) {
             let Entry::Refused(failure) = entry else {
                 panic!("not refused: {entry:?}");
             };
             assert!(*cause == failure);
-            return self.check(&expected, fx);
+            return self.check(&expected);
         }
         let seat = match (&entry, &refusal) {
             (Entry::Trying(seat), None) => *seat,
@@ -98,15 +93,15 @@ impl Walk {
             is_counted: comeback.is_some_and(|back| back.is_counted),
             stays,
             is_trying: refusal.is_none(),
-            patient_until: self.patience(now),
+            patient_until: self.patience(),
             pending: None,
         };
         self.queue.insert(place, caller);
         if refusal.is_none() && self.outage.is_some() {
-            self.start(Some(who), now, &fx, &mut expected);
+            self.start(Some(who), &mut expected);
         }
-        self.settle(now, &fx, &mut expected);
-        self.check(&expected, fx);
+        self.settle(&mut expected);
+        self.check(&expected);
     }
 
     pub(super) fn retry(&mut self) {
@@ -121,27 +116,26 @@ impl Walk {
         }
         let index = self.random.below(sleepers.len());
         let sleeper = &sleepers[index];
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
-        let failure = self.table.retry(sleeper.seat, now, &mut fx);
+        self.look_at_the_clock();
+        let failure = self.table.retry(sleeper.seat);
         let mut expected = Expected::default();
         if sleeper.pending.is_some() {
             assert!(failure.is_none()); // the answer is there
-            return self.check(&expected, fx);
+            return self.check(&expected);
         }
-        let refusal = self.refusal(self.ahead_of(sleeper.number), now);
+        let refusal = self.refusal(self.ahead_of(sleeper.number));
         match (&refusal, &failure) {
             (None, None) => {
                 self.caller(sleeper.who).is_trying = true;
                 if self.outage.is_some() {
-                    self.start(Some(sleeper.who), now, &fx, &mut expected);
+                    self.start(Some(sleeper.who), &mut expected);
                 }
             }
             (Some(cause), Some(failure)) => assert!(*cause == *failure),
             _ => panic!("{failure:?}, but {refusal:?}"),
         }
-        self.settle(now, &fx, &mut expected);
-        self.check(&expected, fx);
+        self.settle(&mut expected);
+        self.check(&expected);
     }
 
     /// A caller asks for its answer, whether there is one or not.
@@ -156,7 +150,7 @@ impl Walk {
         let holder = self.random.chance(50);
         let answer = self.table.answer(seat, holder.then(thread::current));
         self.got(who, answer, holder);
-        self.check(&Expected::default(), Effects::default());
+        self.check(&Expected::default());
     }
 
     /// A caller was told this; true if its wait is over.
@@ -216,9 +210,8 @@ impl Walk {
         let Caller { who, seat, .. } = *caller;
         let answer = self.table.answer(seat, None);
         let mut expected = Expected::default();
-        let mut fx = Effects::default();
         if !self.got(who, answer, false) {
-            let now = self.looked_at_the_clock();
+            self.look_at_the_clock();
             let cause = self.table.cause();
             let error = self.outage.as_ref().map(|outage| Arc::clone(&outage.error));
             let wanted = if self.open() >= self.limit {
@@ -230,13 +223,13 @@ impl Walk {
                 (Some(wanted), Some(cause)) => assert!(wanted == cause),
                 _ => assert!(wanted.is_none() && cause.is_none()),
             }
-            self.table.leave(seat, now, &mut fx);
+            self.table.leave(seat);
             let place = self.place_of(who);
             let caller = self.queue.remove(place);
             self.disown(who);
-            self.count_wait(&caller, now);
-            self.settle(now, &fx, &mut expected);
+            self.count_wait(&caller);
+            self.settle(&mut expected);
         }
-        self.check(&expected, fx);
+        self.check(&expected);
     }
 }

@@ -4,7 +4,8 @@ use super::*;
 
 impl Walk {
     /// Compares what the table did and is with what it should have done and be.
-    pub(super) fn check(&mut self, expected: &Expected, fx: Effects) {
+    pub(super) fn check(&mut self, expected: &Expected) {
+        let fx = self.table.take_effects().unwrap_or_default();
         assert_eq!(fx.connects.len(), expected.connects, "connects");
         self.check_alarm(expected, &fx);
         let mut gone: Vec<Gone> = fx
@@ -136,7 +137,7 @@ impl Walk {
         assert!(!self.has_ended || stats.waiting + stats.idle == 0);
         assert_eq!(self.table.is_drained(), self.is_drained());
         assert!(self.queue.is_sorted_by_key(|caller| caller.number));
-        assert!(self.is_late || self.idle.is_sorted_by_key(|conn| conn.since));
+        assert!(self.idle.is_sorted_by_key(|conn| conn.since));
         // Each client is idle, out, or on its way to a caller: none is lost.
         let granted = |caller: &&Caller| matches!(caller.pending, Some(Told::Granted(..)));
         let on_the_way = self.served.iter().filter(granted).count();

@@ -401,10 +401,12 @@ impl Walk {
         self.now.checked_sub(ago).unwrap()
     }
 
-    fn looked_at_the_clock(&mut self) -> Instant {
+    /// A thread has looked at the clock, perhaps some time before it got the lock.
+    fn look_at_the_clock(&mut self) -> Instant {
         let now = self.at();
+        self.table.advance(now);
         self.clock = self.clock.max(now);
-        now
+        self.clock
     }
 
     fn keep(&mut self, lease: Lease<Value>) {
@@ -438,7 +440,8 @@ impl Walk {
         &mut self.queue[place]
     }
 
-    fn refusal(&self, claims: usize, now: Instant) -> Option<Cause> {
+    fn refusal(&self, claims: usize) -> Option<Cause> {
+        let now = self.clock;
         let Some(outage) = &self.outage else {
             return (self.open() + claims >= self.limit).then_some(Cause::Full);
         };
@@ -453,15 +456,16 @@ impl Walk {
     }
 
     /// What a caller that does not wait yet may have.
-    fn take_newest(&mut self, overtake: bool, since: Instant) -> Option<(u64, bool)> {
+    fn take_newest(&mut self, overtake: bool) -> Option<(u64, bool)> {
         if !overtake && !self.queue.is_empty() {
             return None;
         }
-        self.lease_newest(since)
+        self.lease_newest()
     }
 
     /// Until when one who joins the queue now may be overtaken.
-    fn patience(&self, now: Instant) -> Option<Instant> {
+    fn patience(&self) -> Option<Instant> {
+        let now = self.clock;
         let patience = self.convoy.patience(self.queue.len(), now)?;
         (self.occupied() >= self.limit).then(|| now + patience)
     }
@@ -484,10 +488,10 @@ impl Walk {
         self.may_connect() && self.connecting_anew() == 0
     }
 
-    fn lease_newest(&mut self, since: Instant) -> Option<(u64, bool)> {
+    fn lease_newest(&mut self) -> Option<(u64, bool)> {
         let mut conn = self.idle.pop()?;
-        let probe = since.saturating_duration_since(conn.since) >= self.rules.probe_after;
-        conn.since = since;
+        let probe = self.clock.saturating_duration_since(conn.since) >= self.rules.probe_after;
+        conn.since = self.clock;
         conn.leases += 1;
         let id = conn.place.id;
         self.leased.push(conn);
@@ -495,19 +499,19 @@ impl Walk {
     }
 
     /// The newest idle connection goes to the one who came first.
-    fn grant(&mut self, used: bool, now: Instant, expected: &mut Expected) {
-        let (id, probe) = self.lease_newest(now).unwrap();
-        self.serve(Told::Granted(id, used && probe), now, expected);
+    fn grant(&mut self, used: bool, expected: &mut Expected) {
+        let (id, probe) = self.lease_newest().unwrap();
+        self.serve(Told::Granted(id, used && probe), expected);
     }
 
-    fn serve(&mut self, told: Told, now: Instant, expected: &mut Expected) {
-        self.serve_at(0, told, now, expected);
+    fn serve(&mut self, told: Told, expected: &mut Expected) {
+        self.serve_at(0, told, expected);
     }
 
-    fn serve_at(&mut self, place: usize, told: Told, now: Instant, expected: &mut Expected) {
+    fn serve_at(&mut self, place: usize, told: Told, expected: &mut Expected) {
         let mut caller = self.queue.remove(place);
         self.disown(caller.who);
-        self.count_wait(&caller, now);
+        self.count_wait(&caller);
         caller.pending = Some(told);
         caller.is_trying = false;
         expected.answered.push(caller.who);
@@ -521,7 +525,8 @@ impl Walk {
         }
     }
 
-    fn count_wait(&mut self, caller: &Caller, now: Instant) {
+    fn count_wait(&mut self, caller: &Caller) {
+        let now = self.clock;
         let waited = now.saturating_duration_since(caller.since);
         self.counts.waits += u64::from(!caller.is_counted);
         self.counts.wait_total += waited;
@@ -559,8 +564,9 @@ impl Walk {
         });
     }
 
-    fn start(&mut self, owner: Option<u64>, now: Instant, fx: &Effects, expected: &mut Expected) {
-        let reserved = fx.connects.get(expected.connects);
+    fn start(&mut self, owner: Option<u64>, expected: &mut Expected) {
+        let now = self.clock;
+        let reserved = self.table.effects.connects.get(expected.connects).copied();
         let reserved = reserved.expect("a connect is wanted and was not started");
         expected.connects += 1;
         let place = reserved.place;
@@ -588,7 +594,8 @@ impl Walk {
         });
     }
 
-    fn settle(&mut self, now: Instant, fx: &Effects, expected: &mut Expected) {
+    fn settle(&mut self, expected: &mut Expected) {
+        let now = self.clock;
         // Patience ends by the latest time that anybody has seen, however late this thread comes.
         self.settled = self.clock;
         let min_idle = self.rules.min_idle.min(self.limit);
@@ -596,7 +603,7 @@ impl Walk {
         while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(self.clock)
         {
             self.convoy.handed_off(now);
-            self.grant(true, now, expected);
+            self.grant(true, expected);
         }
         loop {
             let spare = min_idle.saturating_sub(self.idle.len());
@@ -611,14 +618,16 @@ impl Walk {
                 Some(_) if !self.may_try_anew() => false,
                 // In between, the table alone knows when.
                 Some(outage) if now < outage.earliest => false,
-                Some(outage) => now >= outage.latest || fx.connects.len() > expected.connects,
+                Some(outage) => {
+                    now >= outage.latest || self.table.effects.connects.len() > expected.connects
+                }
             };
             if !may {
                 break;
             }
             let is_owner = |who| self.connecting.iter().any(|c| c.owner == Some(who));
             let owner = self.queue.iter().map(|c| c.who).find(|&who| !is_owner(who));
-            self.start(owner, now, fx, expected);
+            self.start(owner, expected);
         }
         let (hopeful, cause) = match &self.outage {
             Some(outage) => (
@@ -630,19 +639,19 @@ impl Walk {
         let is_trying = |caller: &Caller| caller.is_trying;
         while self.queue.iter().filter(|c| is_trying(c)).count() > hopeful {
             let last = self.queue.iter().rposition(is_trying).unwrap();
-            self.fail(last, cause.clone(), now, expected);
+            self.fail(last, cause.clone(), expected);
         }
     }
 
     /// A caller's try fails; one that has only one leaves the queue with that.
-    fn fail(&mut self, place: usize, cause: Cause, now: Instant, expected: &mut Expected) {
+    fn fail(&mut self, place: usize, cause: Cause, expected: &mut Expected) {
         if self.queue[place].stays {
             let caller = &mut self.queue[place];
             caller.is_trying = false;
             caller.pending = Some(Told::Failed(cause));
             expected.answered.push(caller.who);
         } else {
-            self.serve_at(place, Told::Failed(cause), now, expected);
+            self.serve_at(place, Told::Failed(cause), expected);
         }
     }
 }

@@ -13,21 +13,19 @@ impl Walk {
             owner,
             outdated,
         } = self.connecting.remove(index);
-        let mut fx = Effects::default();
         let mut expected = Expected::default();
         if self.has_ended && self.random.chance(50) {
-            let now = self.at();
-            self.table.connect_dropped(place, now, &mut fx);
-            self.settle(now, &fx, &mut expected);
+            self.look_at_the_clock();
+            self.table.connect_dropped(place);
+            self.settle(&mut expected);
         } else if self.random.chance(self.failing) {
-            let now = self.looked_at_the_clock();
+            self.look_at_the_clock();
             let error = Arc::new(Error::Connect(io::Error::other("no")));
-            self.table
-                .connect_failed(place, Arc::clone(&error), now, &mut fx);
+            self.table.connect_failed(place, Arc::clone(&error));
             self.counts.connect_failures += 1;
             if outdated {
-                self.settle(now, &fx, &mut expected);
-                return self.check(&expected, fx);
+                self.settle(&mut expected);
+                return self.check(&expected);
             }
             self.is_topping_up = false;
             let failed = self
@@ -36,38 +34,33 @@ impl Walk {
                 .position(|caller| Some(caller.who) == owner && caller.is_trying);
             if let Some(place) = failed {
                 let cause = Cause::Connect(Arc::clone(&error));
-                self.fail(place, cause, now, &mut expected);
+                self.fail(place, cause, &mut expected);
             }
-            self.shut(error, false, now);
-            self.settle(now, &fx, &mut expected);
+            self.shut(error, false);
+            self.settle(&mut expected);
         } else {
             let connect = Connect {
                 place,
                 owner,
                 outdated,
             };
-            self.connected(connect, &mut fx, &mut expected);
+            self.connected(connect, &mut expected);
         }
-        self.check(&expected, fx);
+        self.check(&expected);
     }
 
-    pub(super) fn connected(
-        &mut self,
-        connect: Connect,
-        fx: &mut Effects,
-        expected: &mut Expected,
-    ) {
+    pub(super) fn connected(&mut self, connect: Connect, expected: &mut Expected) {
         let Connect {
             place,
             owner,
             outdated,
         } = connect;
-        let now = self.looked_at_the_clock();
+        let now = self.look_at_the_clock();
         let value = Value::new(place.id, &self.alive);
-        self.table.connected(place, value, place.id, now, fx);
+        self.table.connected(place, value, place.id);
         self.counts.connects += 1;
         if !outdated {
-            self.open_the_gate(now);
+            self.open_the_gate();
         }
         let open = self.table.slots().get(place);
         let expires = open.and_then(|open| open.expires);
@@ -96,13 +89,14 @@ impl Walk {
             self.idle.push(conn);
             if let Some(first) = self.queue.first() {
                 let is_its_own = first.is_trying && owner == Some(first.who);
-                self.grant(!is_its_own, now, expected);
+                self.grant(!is_its_own, expected);
             }
         }
-        self.settle(now, fx, expected);
+        self.settle(expected);
     }
 
-    pub(super) fn shut(&mut self, error: Arc<Error>, hangs_up: bool, now: Instant) {
+    pub(super) fn shut(&mut self, error: Arc<Error>, hangs_up: bool) {
+        let now = self.clock;
         let start = self.last_start.unwrap();
         self.news_since = Some(now);
         self.outage = Some(Outage {
@@ -115,7 +109,8 @@ impl Walk {
     }
 
     /// A connect succeeded; that is not enough where the other side has been hanging up.
-    pub(super) fn open_the_gate(&mut self, now: Instant) {
+    pub(super) fn open_the_gate(&mut self) {
+        let now = self.clock;
         if let Some(outage) = self.outage.as_mut().filter(|outage| outage.hangs_up) {
             let since = *outage.quiet_since.get_or_insert(now);
             if now < since + PATIENCE {
@@ -128,7 +123,7 @@ impl Walk {
     }
 
     /// A lease that is about to end tells of the other side.
-    pub(super) fn tell_word(&mut self, place: Place, now: Instant, fx: &mut Effects) {
+    pub(super) fn tell_word(&mut self, place: Place) {
         let silence = self.random.chance(20);
         let word = if silence {
             Word::Silence
@@ -137,12 +132,13 @@ impl Walk {
         } else {
             Word::Heard
         };
-        let shuts = self.table.take_word(place, word, now, fx);
-        self.heard_word(place, word, shuts, now);
+        let shuts = self.table.take_word(place, word);
+        self.heard_word(place, word, shuts);
     }
 
     /// Checks what a word of the other side came to.
-    pub(super) fn heard_word(&mut self, place: Place, word: Word, shuts: bool, now: Instant) {
+    pub(super) fn heard_word(&mut self, place: Place, word: Word, shuts: bool) {
+        let now = self.clock;
         let born = find(&mut self.leased, place.id).map(|conn| conn.born);
         let is_news = born.is_some_and(|born| self.news_since.is_none_or(|at| born >= at));
         let hangs_up = self.outage.as_ref().is_some_and(|outage| outage.hangs_up);
@@ -165,7 +161,7 @@ impl Walk {
         assert_eq!(counted, self.hang_ups.min(TOLERATED));
         if shuts {
             let error = Arc::clone(self.table.gate().shut().unwrap());
-            self.shut(error, true, now);
+            self.shut(error, true);
             self.is_topping_up = false;
         }
     }
@@ -179,27 +175,30 @@ impl Walk {
         let verdict = self.verdict();
         let held = match verdict {
             None if self.random.chance(50) => match self.park(place, held) {
-                Ok(()) => return self.check(&Expected::default(), Effects::default()),
+                Ok(()) => return self.check(&Expected::default()),
                 Err(held) => held,
             },
             _ => held,
         };
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
-        self.tell_word(place, now, &mut fx);
-        self.table.give_back(place, held, verdict, now, &mut fx);
+        self.look_at_the_clock();
+        self.tell_word(place);
+        self.table.give_back(place, held, verdict);
         let mut expected = Expected::default();
-        self.came_back(place, verdict, now, &mut expected);
+        self.came_back(place, verdict, &mut expected);
         if expected.leftover.is_none() {
-            self.settle(now, &fx, &mut expected);
+            self.settle(&mut expected);
         }
-        self.check(&expected, fx);
+        self.check(&expected);
     }
 
     /// A lease comes back fit, and is idle at once if there is nothing else to decide.
     pub(super) fn park(&mut self, place: Place, held: Value) -> Result<(), Value> {
         let is_exact = self.random.chance(50);
-        let now = if is_exact { self.at() } else { self.clock };
+        let now = if is_exact {
+            self.look_at_the_clock()
+        } else {
+            self.clock
+        };
         let word = self
             .random
             .pick(&[Word::Silence, Word::Silence, Word::Heard, Word::HungUp]);
@@ -216,11 +215,10 @@ impl Walk {
             && !self.is_topping_up
             && self.drainers == 0
             && self.occupied() <= self.limit;
-        let parked = self.table.park(place, held, word, is_exact.then_some(now));
+        let parked = self.table.park(place, held, word);
         assert_eq!(parked.is_ok(), is_welcome);
         if is_welcome {
-            self.clock = self.clock.max(now);
-            self.came_back(place, None, now, &mut Expected::default());
+            self.came_back(place, None, &mut Expected::default());
         }
         parked
     }
@@ -231,12 +229,10 @@ impl Walk {
         };
         let Lease { place, held, .. } = lease;
         let verdict = self.verdict();
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
-        self.table
-            .give_back_pinged(place, held, &pinged, verdict, now, &mut fx);
+        self.look_at_the_clock();
+        self.table.give_back_pinged(place, held, &pinged, verdict);
         let mut expected = Expected::default();
-        if let Some(mut conn) = self.came_back(place, verdict, now, &mut expected) {
+        if let Some(mut conn) = self.came_back(place, verdict, &mut expected) {
             // As idle as before: behind those that were idle longer.
             conn.since = since;
             self.idle.pop();
@@ -251,9 +247,9 @@ impl Walk {
             self.idle.insert(place, conn);
         }
         if expected.leftover.is_none() {
-            self.settle(now, &fx, &mut expected);
+            self.settle(&mut expected);
         }
-        self.check(&expected, fx);
+        self.check(&expected);
     }
 
     /// A lease came back and is idle, last in the order, unless something speaks against it.
@@ -261,9 +257,9 @@ impl Walk {
         &mut self,
         place: Place,
         verdict: Option<Eviction>,
-        now: Instant,
         expected: &mut Expected,
     ) -> Option<Conn> {
+        let now = self.clock;
         let is_over = self.occupied() > self.limit;
         let Some(mut conn) = remove(&mut self.leased, place.id) else {
             self.severed -= 1;
@@ -300,13 +296,12 @@ impl Walk {
         ]);
         let held = (why != Eviction::Detached).then_some(held);
         let (returns, id) = (held.is_some(), place.id);
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
+        self.look_at_the_clock();
         match held {
-            Some(held) if why == Eviction::PeerClosed => self.bury(place, held, now, &mut fx),
+            Some(held) if why == Eviction::PeerClosed => self.bury(place, held),
             held => {
-                self.tell_word(place, now, &mut fx);
-                self.table.withdraw(place, held, why, now, &mut fx);
+                self.tell_word(place);
+                self.table.withdraw(place, held, why);
             }
         }
         let mut expected = Expected::default();
@@ -316,12 +311,12 @@ impl Walk {
             self.severed -= 1;
             expected.leftover = returns.then_some(id);
         }
-        self.settle(now, &fx, &mut expected);
-        self.check(&expected, fx);
+        self.settle(&mut expected);
+        self.check(&expected);
     }
 
     /// A lease proved dead on its way to its caller.
-    pub(super) fn bury(&mut self, place: Place, held: Value, now: Instant, fx: &mut Effects) {
+    pub(super) fn bury(&mut self, place: Place, held: Value) {
         let mute = self.random.chance(self.hanging_up);
         let new = find(&mut self.leased, place.id)
             .is_some_and(|conn| conn.leases == 1 && conn.since == conn.born);
@@ -331,13 +326,13 @@ impl Walk {
             why: Eviction::PeerClosed,
             mute,
         };
-        let shuts = self.table.bury(dead, now, fx);
+        let shuts = self.table.bury(dead);
         let word = if mute && new {
             Word::HungUp
         } else {
             Word::Silence
         };
-        self.heard_word(place, word, shuts, now);
-        self.table.tick(now, fx);
+        self.heard_word(place, word, shuts);
+        self.table.tick();
     }
 }

@@ -18,22 +18,20 @@ impl Walk {
     }
 
     pub(super) fn tick(&mut self) {
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
-        self.table.tick(now, &mut fx);
+        self.look_at_the_clock();
+        self.table.tick();
         let mut expected = Expected::default();
-        self.settle(now, &fx, &mut expected);
-        self.check(&expected, fx);
+        self.settle(&mut expected);
+        self.check(&expected);
     }
 
     /// One batch of a sweep; what it found dead is evicted some steps later.
     pub(super) fn sweep(&mut self) {
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
+        let now = self.look_at_the_clock();
         let mut expected = Expected::default();
         if self.random.chance(40) {
             let most = 1 + self.random.below(3);
-            let count = self.table.evict_stale(most, now, &mut fx);
+            let count = self.table.evict_stale(most);
             let min_idle = self.rules.min_idle.min(self.limit);
             let spare = self.idle.len().saturating_sub(min_idle).min(most);
             let timeout = self.rules.idle_timeout.unwrap_or(Duration::MAX);
@@ -42,17 +40,15 @@ impl Walk {
             assert_eq!(count, stale);
             self.shed(stale, Eviction::IdleTimeout, &mut expected);
             if self.rules.idle_timeout.is_some() {
-                self.settle(now, &fx, &mut expected);
+                self.settle(&mut expected);
             }
-            return self.check(&expected, fx);
+            return self.check(&expected);
         }
         let slots = self.table.slots().len();
         let first = u32::try_from(self.random.below(slots as usize + 1)).unwrap();
         let (mut idle, mut overdue) = (Vec::new(), Vec::new());
         let batch = first..slots + 3;
-        let closed = self
-            .table
-            .inspect(batch, now, &mut idle, &mut overdue, &mut fx);
+        let closed = self.table.inspect(batch, &mut idle, &mut overdue);
         let is_inside = |conn: &Conn| conn.place.index >= first;
         let (old, kept) = self
             .idle
@@ -90,27 +86,26 @@ impl Walk {
             let conn = self.idle.iter().find(|conn| conn.place.id == id);
             self.looked_at.push((resting, conn.unwrap().leases));
         }
-        self.settle(now, &fx, &mut expected);
-        self.check(&expected, fx);
+        self.settle(&mut expected);
+        self.check(&expected);
     }
 
     pub(super) fn evict_one(&mut self) {
-        let mut fx = Effects::default();
         let mut expected = Expected::default();
         if self.random.chance(20) {
-            let now = self.looked_at_the_clock();
-            let found = self.table.evict_oldest(now, &mut fx);
+            self.look_at_the_clock();
+            let found = self.table.evict_oldest();
             assert_eq!(found, !self.idle.is_empty());
             self.shed(usize::from(found), Eviction::OverLimit, &mut expected);
             if found {
-                self.settle(now, &fx, &mut expected);
+                self.settle(&mut expected);
             }
         } else if !self.looked_at.is_empty() {
             let index = self.random.below(self.looked_at.len());
             let (resting, leases) = self.looked_at.swap_remove(index);
-            let now = self.looked_at_the_clock();
+            self.look_at_the_clock();
             let why = Eviction::Unread;
-            let evicted = self.table.evict_idle(resting, why, now, &mut fx);
+            let evicted = self.table.evict_idle(resting, why);
             let rests = |conn: &&Conn| conn.place == resting.place && conn.leases == leases;
             let is_there = self.idle.iter().any(|conn| rests(&conn));
             assert_eq!(
@@ -120,18 +115,18 @@ impl Walk {
             if is_there {
                 let conn = remove(&mut self.idle, resting.place.id).unwrap();
                 self.gone(&conn, why, true, false, &mut expected);
-                self.settle(now, &fx, &mut expected);
+                self.settle(&mut expected);
             }
         }
-        self.check(&expected, fx);
+        self.check(&expected);
     }
 
     pub(super) fn ping(&mut self) {
-        let now = self.looked_at_the_clock();
+        let now = self.look_at_the_clock();
         let every = self.random.millis(500);
         let mut from = u32::try_from(self.random.below(3)).unwrap();
         let first = from;
-        let found = self.table.next_ping(&mut from, every, now);
+        let found = self.table.next_ping(&mut from, every);
         let is_due = |conn: &&Conn| {
             conn.place.index >= first && now.saturating_duration_since(conn.tended) >= every
         };
@@ -149,30 +144,28 @@ impl Walk {
             self.leased.push(conn);
             self.pings.push((lease, pinged, before, since));
         }
-        self.check(&Expected::default(), Effects::default());
+        self.check(&Expected::default());
     }
 
     pub(super) fn set_limit(&mut self) {
         let limit = self.random.below(7);
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
-        self.table.set_limit(limit, now, &mut fx);
+        self.look_at_the_clock();
+        self.table.set_limit(limit);
         self.limit = limit;
         assert_eq!(self.table.limit(), limit);
         let surplus = self.occupied().saturating_sub(limit);
         let mut expected = Expected::default();
         let count = surplus.min(self.idle.len());
         self.shed(count, Eviction::OverLimit, &mut expected);
-        self.settle(now, &fx, &mut expected);
-        self.check(&expected, fx);
+        self.settle(&mut expected);
+        self.check(&expected);
     }
 
     pub(super) fn free(&mut self) {
         let keep = self.random.pick(&[0, 1, 2, 5, usize::MAX]);
         let close = self.random.pick(&[Close::Soft, Close::Hard]);
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
-        let freed = self.table.free(keep, close, now, &mut fx);
+        self.look_at_the_clock();
+        let freed = self.table.free(keep, close);
         let open = self.open();
         let mut expected = Expected::default();
         let mut wanted = Freed::NONE;
@@ -199,14 +192,13 @@ impl Walk {
         assert_eq!(freed, wanted);
         assert_eq!(freed.kept + freed.closed + freed.doomed, open);
         self.shed(surplus, Eviction::Freed, &mut expected);
-        self.settle(now, &fx, &mut expected);
-        self.check(&expected, fx);
+        self.settle(&mut expected);
+        self.check(&expected);
     }
 
     pub(super) fn end(&mut self, close: Close) {
-        let now = self.looked_at_the_clock();
-        let mut fx = Effects::default();
-        let first = self.table.end(close, now, &mut fx);
+        self.look_at_the_clock();
+        let first = self.table.end(close);
         assert_eq!(first, !self.has_ended);
         self.has_ended = true;
         let mut expected = Expected::default();
@@ -221,10 +213,10 @@ impl Walk {
             conn.doom = conn.doom.or(Some(Eviction::Ended));
         }
         while !self.queue.is_empty() {
-            self.serve(Told::Ended, now, &mut expected);
+            self.serve(Told::Ended, &mut expected);
         }
-        self.settle(now, &fx, &mut expected);
-        self.check(&expected, fx);
+        self.settle(&mut expected);
+        self.check(&expected);
     }
 
     pub(super) fn drain_or_report(&mut self) {
@@ -248,9 +240,8 @@ impl Walk {
         self.failing = self.random.pick(&[0, 10, 50, 95]);
         self.hanging_up = self.random.pick(&[0, 0, 50, 100, 100]);
         if self.random.chance(40) {
-            let now = self.looked_at_the_clock();
-            let mut fx = Effects::default();
-            self.table.factory_changed(now, &mut fx);
+            let now = self.look_at_the_clock();
+            self.table.factory_changed();
             self.outage = None;
             self.hang_ups = 0;
             self.news_since = Some(now);
@@ -259,8 +250,8 @@ impl Walk {
                 connect.owner = None;
             }
             let mut expected = Expected::default();
-            self.settle(now, &fx, &mut expected);
-            self.check(&expected, fx);
+            self.settle(&mut expected);
+            self.check(&expected);
         }
     }
 
@@ -278,13 +269,12 @@ impl Walk {
 
     pub(super) fn rarely(&mut self) {
         if self.random.chance(95) {
-            let now = self.looked_at_the_clock();
-            let mut fx = Effects::default();
-            self.table.top_up(now, &mut fx);
+            self.look_at_the_clock();
+            self.table.top_up();
             self.is_topping_up = true;
             let mut expected = Expected::default();
-            self.settle(now, &fx, &mut expected);
-            self.check(&expected, fx);
+            self.settle(&mut expected);
+            self.check(&expected);
         } else {
             let close = self.random.pick(&[Close::Soft, Close::Hard]);
             self.end(close);

@@ -756,7 +756,7 @@ fn an_outage_comes_and_goes_while_callers_time_out() {
 
 /// Makes the pool believe that hand-offs have followed close upon each other.
 fn form_convoy(pool: &Pool) {
-    pool.shared().with(|state, _| {
+    pool.shared().with(|state| {
         for _ in 0..100 {
             state.table.convoy().handed_off(sync::now());
         }

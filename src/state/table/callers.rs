@@ -4,35 +4,30 @@ use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Instant;
 
-use super::{Dead, Effects, Entry, Table};
+use super::{Dead, Entry, Table};
 use crate::state::breaker::Word;
 use crate::state::queue::{Answer, Failure, Ticket};
 use crate::state::slots::{Lease, Open};
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
-    /// The most recently used idle connection and whether to probe it; `now` where it matters.
+    /// The most recently used idle connection and whether to probe it.
     ///
     /// Where there are waiters too, their patience has not ended yet, and only a caller that may
     /// `overtake` gets one.
     pub(crate) fn take(
         &mut self,
         overtake: bool,
-        now: Option<Instant>,
         holder: Option<Thread>,
     ) -> Option<(Lease<L>, bool)> {
         if !overtake && !self.waiters.is_empty() {
             return None;
         }
         let newest = self.slots.newest()?;
-        if let Some(now) = now {
-            self.look(now);
-        }
-        let since = now.unwrap_or(self.clock);
-        let lease = self.slots.lease(newest, since);
+        let lease = self.slots.lease(newest, self.now);
         if holder.is_some() {
             self.held_by(lease.place, holder);
         }
-        let probe = self.wants_probe(&lease, since);
+        let probe = self.wants_probe(&lease);
         Some((lease, probe))
     }
 
@@ -46,37 +41,34 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         waker: &W,
         stay: bool,
         holder: Option<Thread>,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
     ) -> Entry<L> {
-        self.look(now);
         if self.ended {
             return Entry::Ended;
         }
-        if let Some((lease, probe)) = self.take(stay, Some(now), holder) {
+        if let Some((lease, probe)) = self.take(stay, holder) {
             return Entry::Granted { lease, probe };
         }
         let claims = match ticket {
             Some(ticket) => self.waiters.ahead_of(ticket),
             None => self.slots.connecting().max(self.waiters.len()),
         };
-        let refusal = self.refusal(claims, now);
+        let refusal = self.refusal(claims);
         if let Some(failure) = refusal.clone().filter(|_| !stay) {
             return Entry::Refused(failure);
         }
         let ticket = match ticket {
-            Some(ticket) => ticket.resumed(now),
-            None => self.waiters.new_ticket(now),
+            Some(ticket) => ticket.resumed(self.now),
+            None => self.waiters.new_ticket(self.now),
         };
         let seat = self
             .waiters
             .join(ticket, waker.clone(), refusal.is_none(), stay);
         if self.is_at_limit() {
-            let patience = self.convoy.patience(self.waiters.len() - 1, now);
-            let until = patience.and_then(|patience| now.checked_add(patience));
+            let patience = self.convoy.patience(self.waiters.len() - 1, self.now);
+            let until = patience.and_then(|patience| self.now.checked_add(patience));
             self.waiters.set_patient_until(seat, until);
         }
-        self.begin(seat, refusal.is_none(), now, fx);
+        self.begin(seat, refusal.is_none());
         match refusal {
             None => Entry::Trying(seat),
             Some(failure) => Entry::Failed(seat, failure),
@@ -88,8 +80,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// What falls free is for that caller first, so this settles nothing: `tick` does, afterwards.
     /// Returns whether it shuts the gate: of a connection that died on its way from the connect to
     /// the caller, the other side hung up. One that lay idle may have died with all the others.
-    pub(crate) fn bury(&mut self, dead: Dead<L>, now: Instant, fx: &mut Effects<L, H, W>) -> bool {
-        self.look(now);
+    pub(crate) fn bury(&mut self, dead: Dead<L>) -> bool {
         let Dead {
             place,
             held,
@@ -97,35 +88,29 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             mute,
         } = dead;
         let hung_up = mute && self.slots.get(place).is_some_and(Open::never_rested);
-        let shuts = hung_up && self.take_word(place, Word::HungUp, now, fx);
-        self.remove(place, Some(held), why, now, fx);
+        let shuts = hung_up && self.take_word(place, Word::HungUp);
+        self.remove(place, Some(held), why);
         shuts
     }
 
     /// The next try of a waiter; why it fails at once, if it does.
-    pub(crate) fn retry(
-        &mut self,
-        seat: u32,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) -> Option<Failure> {
-        self.look(now);
+    pub(crate) fn retry(&mut self, seat: u32) -> Option<Failure> {
         if !self.waiters.is_waiting(seat) {
             return None; // the answer is there
         }
         let claims = self.waiters.ahead_of(self.waiters.ticket(seat));
-        let refusal = self.refusal(claims, now);
+        let refusal = self.refusal(claims);
         if refusal.is_none() {
             self.waiters.try_again(seat);
         }
-        self.begin(seat, refusal.is_none(), now, fx);
+        self.begin(seat, refusal.is_none());
         refusal
     }
 
     /// Why a try that comes behind `claims` others would fail at once.
     ///
     /// During an outage those who wait claim nothing: what stops the try is the failed connect.
-    fn refusal(&self, claims: usize, now: Instant) -> Option<Failure> {
+    fn refusal(&self, claims: usize) -> Option<Failure> {
         let open = self.slots.open();
         let Some(error) = self.gate.shut() else {
             return (open + claims >= self.limit).then_some(Failure::Full);
@@ -133,18 +118,18 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         if open >= self.limit {
             return Some(Failure::Full);
         }
-        if self.may_try_anew() && self.gate.may_start(now) {
+        if self.may_try_anew() && self.gate.may_start(self.now) {
             return None;
         }
         Some(Failure::Connect(Arc::clone(error)))
     }
 
     /// A try through a shut gate starts its connect itself; all else is settled as usual.
-    fn begin(&mut self, seat: u32, tries: bool, now: Instant, fx: &mut Effects<L, H, W>) {
+    fn begin(&mut self, seat: u32, tries: bool) {
         if tries && self.gate.shut().is_some() {
-            self.start(Some(seat), now, fx);
+            self.start(Some(seat));
         }
-        self.settle(now, fx);
+        self.settle();
     }
 
     /// What a waiter has been told; an answer that ends the wait ends its seat.
@@ -178,17 +163,15 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// A waiter's alarm went off, or what was buried left a slot.
-    pub(crate) fn tick(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
-        self.look(now);
-        self.settle(now, fx);
+    pub(crate) fn tick(&mut self) {
+        self.settle();
     }
 
     /// A waiter gives up.
-    pub(crate) fn leave(&mut self, seat: u32, now: Instant, fx: &mut Effects<L, H, W>) {
-        self.look(now);
-        self.count_wait(self.waiters.ticket(seat), now);
+    pub(crate) fn leave(&mut self, seat: u32) {
+        self.count_wait(self.waiters.ticket(seat));
         self.waiters.leave(seat);
-        self.settle(now, fx);
+        self.settle();
     }
 
     /// Why there is no connection at this moment, if there is more to say than "not yet".

@@ -1,9 +1,8 @@
 //! How a connection comes to the table, from a connect or from a lease, and leaves it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::{Effects, Table};
+use super::Table;
 use crate::report::error::Error;
 use crate::report::event::Eviction;
 use crate::state::breaker::Word;
@@ -12,13 +11,7 @@ use crate::state::slots::{Pinged, Place};
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// A lease that is about to end tells of the other side; true if that shuts the gate.
-    pub(crate) fn take_word(
-        &mut self,
-        place: Place,
-        word: Word,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) -> bool {
+    pub(crate) fn take_word(&mut self, place: Place, word: Word) -> bool {
         // What was cut, was cut by us.
         let Some(born) = self.slots.get(place).map(|open| open.born) else {
             return false;
@@ -26,12 +19,12 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         match word {
             Word::Silence => false,
             Word::Heard => {
-                fx.spent.extend(self.gate.heard(born));
+                self.effects.spent.extend(self.gate.heard(born));
                 false
             }
             Word::HungUp => {
-                let (shuts, old) = self.gate.hung_up(born, now);
-                fx.spent.extend(old);
+                let (shuts, old) = self.gate.hung_up(born, self.now);
+                self.effects.spent.extend(old);
                 self.topping_up &= !shuts;
                 shuts
             }
@@ -42,14 +35,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     ///
     /// That is what happens nearly always, and it needs no look at the clock. Where there is more
     /// to it, the lease comes out again, for `take_word` and `give_back`.
-    pub(crate) fn park(
-        &mut self,
-        place: Place,
-        held: L,
-        word: Word,
-        now: Option<Instant>,
-    ) -> Result<(), L> {
-        let now = now.unwrap_or(self.clock);
+    pub(crate) fn park(&mut self, place: Place, held: L, word: Word) -> Result<(), L> {
         let is_welcome = self.waiters.is_empty()
             && !self.topping_up
             && self.drainers == 0
@@ -62,38 +48,29 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             && self
                 .slots
                 .get(place)
-                .is_some_and(|open| open.doom.is_none() && !open.has_expired(now));
+                .is_some_and(|open| open.doom.is_none() && !open.has_expired(self.now));
         if !is_welcome {
             return Err(held);
         }
-        self.look(now);
-        self.slots.park(place, held, now);
+        self.slots.park(place, held, self.now);
         Ok(())
     }
 
     /// A lease came back, fit to be used again unless the verdict says otherwise.
-    pub(crate) fn give_back(
-        &mut self,
-        place: Place,
-        held: L,
-        verdict: Option<Eviction>,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) {
-        self.look(now);
+    pub(crate) fn give_back(&mut self, place: Place, held: L, verdict: Option<Eviction>) {
         let Some(open) = self.slots.get(place) else {
-            return self.come_home_severed(held, fx);
+            return self.come_home_severed(held);
         };
         let why = open
             .doom
             .or(verdict)
             .or_else(|| self.is_over_limit().then_some(Eviction::OverLimit))
-            .or_else(|| open.has_expired(now).then_some(Eviction::MaxLifetime));
+            .or_else(|| open.has_expired(self.now).then_some(Eviction::MaxLifetime));
         match why {
-            Some(why) => self.close(place, why, now, Some(held), fx),
-            None => self.slots.park(place, held, now),
+            Some(why) => self.close(place, why, Some(held)),
+            None => self.slots.park(place, held, self.now),
         }
-        self.settle(now, fx);
+        self.settle();
     }
 
     /// A lease came back from a ping.
@@ -103,103 +80,70 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         held: L,
         pinged: &Pinged,
         verdict: Option<Eviction>,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
     ) {
         let stays = verdict.is_none()
             && !self.is_over_limit()
             && self
                 .slots
                 .get(place)
-                .is_some_and(|open| open.doom.is_none() && !open.has_expired(now));
+                .is_some_and(|open| open.doom.is_none() && !open.has_expired(self.now));
         if stays {
-            self.look(now);
-            self.slots.park_after_ping(place, held, pinged, now);
-            self.settle(now, fx);
+            self.slots.park_after_ping(place, held, pinged, self.now);
+            self.settle();
         } else {
-            self.give_back(place, held, verdict, now, fx);
+            self.give_back(place, held, verdict);
         }
     }
 
     /// A leased connection leaves the pool for good: it was dead, or its holder keeps it.
-    pub(crate) fn withdraw(
-        &mut self,
-        place: Place,
-        held: Option<L>,
-        why: Eviction,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) {
-        self.look(now);
-        self.remove(place, held, why, now, fx);
-        self.settle(now, fx);
+    pub(crate) fn withdraw(&mut self, place: Place, held: Option<L>, why: Eviction) {
+        self.remove(place, held, why);
+        self.settle();
     }
 
-    pub(super) fn remove(
-        &mut self,
-        place: Place,
-        held: Option<L>,
-        why: Eviction,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) {
+    pub(super) fn remove(&mut self, place: Place, held: Option<L>, why: Eviction) {
         if self.slots.get(place).is_none() {
             self.severed -= 1;
-            fx.leftover = held;
+            self.effects.leftover = held;
         } else {
-            self.close(place, why, now, held, fx);
+            self.close(place, why, held);
         }
     }
 
-    fn come_home_severed(&mut self, held: L, fx: &mut Effects<L, H, W>) {
+    fn come_home_severed(&mut self, held: L) {
         self.severed -= 1;
-        fx.leftover = Some(held);
-        self.note_drained(fx);
+        self.effects.leftover = Some(held);
+        self.note_drained();
     }
 
     /// A connect succeeded.
-    pub(crate) fn connected(
-        &mut self,
-        place: Place,
-        held: L,
-        handle: H,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) {
-        self.look(now);
+    pub(crate) fn connected(&mut self, place: Place, held: L, handle: H) {
         self.counts.connects += 1;
         if !self.slots.is_outdated(place) {
-            fx.spent.extend(self.gate.connected(now));
+            self.effects.spent.extend(self.gate.connected(self.now));
         }
         let owner = self.waiters.unassign(place.id);
         let expires = self.rules.max_lifetime.and_then(|lifetime| {
             let least = lifetime / 10 * 9;
-            now.checked_add(self.random.between(least, lifetime))
+            self.now.checked_add(self.random.between(least, lifetime))
         });
-        self.slots.fill(place, handle, now, expires);
+        self.slots.fill(place, handle, self.now, expires);
         if self.ended {
-            self.close(place, Eviction::Ended, now, Some(held), fx);
+            self.close(place, Eviction::Ended, Some(held));
         } else if self.is_over_limit() {
-            self.close(place, Eviction::OverLimit, now, Some(held), fx);
+            self.close(place, Eviction::OverLimit, Some(held));
         } else {
-            self.slots.park(place, held, now);
+            self.slots.park(place, held, self.now);
             if let Some(first) = self.waiters.first() {
                 // The others were not there when it was made, and it may have died meanwhile.
-                self.grant(place.index, first, owner != Some(first), now, fx);
+                self.grant(place.index, first, owner != Some(first));
             }
         }
-        self.settle(now, fx);
+        self.settle();
     }
 
     /// A connect failed.
-    pub(crate) fn connect_failed(
-        &mut self,
-        place: Place,
-        error: Arc<Error>,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) {
-        self.look(now);
+    pub(crate) fn connect_failed(&mut self, place: Place, error: Arc<Error>) {
         self.counts.connect_failures += 1;
         let outdated = self.slots.is_outdated(place);
         self.slots.abandon(place);
@@ -209,27 +153,22 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             if error.is_hopeless() {
                 // Those who sleep hear of it too: what they wait for does not come.
                 for seat in self.waiters.sleeping() {
-                    self.fail(seat, failure.clone(), now, fx);
+                    self.fail(seat, failure.clone());
                 }
             }
             if let Some(seat) = self.waiters.unassign(place.id) {
-                self.fail(seat, failure, now, fx);
+                self.fail(seat, failure);
             }
-            fx.spent.extend(self.gate.failed(error, now));
+            self.effects.spent.extend(self.gate.failed(error, self.now));
         }
-        self.settle(now, fx);
+        self.settle();
     }
 
     /// A connect will not be made, because the pool has ended.
-    pub(crate) fn connect_dropped(
-        &mut self,
-        place: Place,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) {
+    pub(crate) fn connect_dropped(&mut self, place: Place) {
         self.waiters.unassign(place.id);
         self.slots.abandon(place);
-        self.settle(now, fx);
+        self.settle();
     }
 
     /// Whether this lease is to close when it comes back, or was cut.

@@ -1,52 +1,38 @@
 //! How idle connections leave: what sweeps ask of the table, and a connect without a descriptor.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Effects, Late, Overdue, Resting, Table};
+use super::{Late, Overdue, Resting, Table};
 use crate::report::event::Eviction;
 use crate::state::slots::{Lease, Pinged, Place};
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// Closes the least recently used idle connection, to give its descriptor away.
-    pub(crate) fn evict_oldest(&mut self, now: Instant, fx: &mut Effects<L, H, W>) -> bool {
-        self.look(now);
+    pub(crate) fn evict_oldest(&mut self) -> bool {
         let Some(oldest) = self.slots.oldest() else {
             return false;
         };
-        self.close(self.slots.place(oldest), Eviction::OverLimit, now, None, fx);
-        self.settle(now, fx);
+        self.close(self.slots.place(oldest), Eviction::OverLimit, None);
+        self.settle();
         true
     }
 
     /// Closes an idle connection that was found dead, unless it has been leased meanwhile.
-    pub(crate) fn evict_idle(
-        &mut self,
-        resting: Resting,
-        why: Eviction,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) -> bool {
-        self.look(now);
+    pub(crate) fn evict_idle(&mut self, resting: Resting, why: Eviction) -> bool {
         let Resting { place, leases } = resting;
         let rests = self
             .slots
             .get(place)
             .is_some_and(|open| open.is_idle() && open.leases == leases);
         if rests {
-            self.close(place, why, now, None, fx);
-            self.settle(now, fx);
+            self.close(place, why, None);
+            self.settle();
         }
         rests
     }
 
     /// Closes up to `most` connections that were idle too long, but leaves `min_idle`.
-    pub(crate) fn evict_stale(
-        &mut self,
-        most: usize,
-        now: Instant,
-        fx: &mut Effects<L, H, W>,
-    ) -> usize {
-        self.look(now);
+    pub(crate) fn evict_stale(&mut self, most: usize) -> usize {
         let Some(timeout) = self.rules.idle_timeout else {
             return 0;
         };
@@ -57,14 +43,14 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             .map(|index| self.slots.place(index))
             .take_while(|&place| {
                 let open = self.slots.get(place).expect("bug: idle but not open");
-                now.saturating_duration_since(open.since) >= timeout
+                self.now.saturating_duration_since(open.since) >= timeout
             })
             .take(spare.min(most))
             .collect();
         for &place in &stale {
-            self.close(place, Eviction::IdleTimeout, now, None, fx);
+            self.close(place, Eviction::IdleTimeout, None);
         }
-        self.settle(now, fx);
+        self.settle();
         stale.len()
     }
 
@@ -74,35 +60,32 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     pub(crate) fn inspect(
         &mut self,
         slots: std::ops::Range<u32>,
-        now: Instant,
         idle: &mut Vec<(Resting, H)>,
         overdue: &mut Vec<Overdue>,
-        fx: &mut Effects<L, H, W>,
     ) -> usize {
-        self.look(now);
         let mut closed = 0;
         for index in slots.start..slots.end.min(self.slots.len()) {
             let Some((place, open)) = self.slots.open_in(index) else {
                 continue;
             };
             if !open.is_idle() {
-                overdue.extend(self.overdue(place, now));
-            } else if open.has_expired(now) {
-                self.close(place, Eviction::MaxLifetime, now, None, fx);
+                overdue.extend(self.overdue(place));
+            } else if open.has_expired(self.now) {
+                self.close(place, Eviction::MaxLifetime, None);
                 closed += 1;
             } else {
                 let leases = open.leases;
                 idle.push((Resting { place, leases }, open.handle.clone()));
             }
         }
-        self.settle(now, fx);
+        self.settle();
         closed
     }
 
-    fn overdue(&mut self, place: Place, now: Instant) -> Option<Overdue> {
+    fn overdue(&mut self, place: Place) -> Option<Overdue> {
         let leak_after = self.rules.leak_after?;
         let open = self.slots.get_mut(place)?;
-        let held = now.saturating_duration_since(open.since);
+        let held = self.now.saturating_duration_since(open.since);
         let holder = open.holder.take_if(|_| held >= leak_after)?;
         self.reporting.push(place.id);
         Some(Overdue {
@@ -135,9 +118,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         &mut self,
         from: &mut u32,
         every: Duration,
-        now: Instant,
     ) -> Option<(Lease<L>, Pinged)> {
-        self.look(now);
         if self.ended || !self.waiters.is_empty() {
             return None;
         }
@@ -147,7 +128,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             let Some((_, open)) = self.slots.open_in(index) else {
                 continue;
             };
-            if open.is_idle() && now.saturating_duration_since(open.tended) >= every {
+            if open.is_idle() && self.now.saturating_duration_since(open.tended) >= every {
                 return Some(self.slots.lease_for_ping(index));
             }
         }
@@ -164,9 +145,8 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// Begins to make connections until `min_idle` are idle.
-    pub(crate) fn top_up(&mut self, now: Instant, fx: &mut Effects<L, H, W>) {
-        self.look(now);
+    pub(crate) fn top_up(&mut self) {
         self.topping_up = true;
-        self.settle(now, fx);
+        self.settle();
     }
 }
