@@ -406,7 +406,8 @@ pub use net::connector::{Connector, Factory};
 pub use net::stream::Stream;
 pub use pool::Pool;
 pub use report::error::Error;
-pub use report::event::{Close, Event, Eviction, Freed};
+pub use report::event::{Close, Event, Freed};
+pub use report::outcome::Eviction;
 pub use report::stats::{ConnectionInfo, State, Stats};
 pub use runtime::connection::Connection;
 

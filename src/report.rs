@@ -2,4 +2,5 @@
 
 pub(crate) mod error;
 pub(crate) mod event;
+pub(crate) mod outcome;
 pub(crate) mod stats;

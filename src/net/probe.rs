@@ -8,7 +8,7 @@
 use std::io::{self, ErrorKind, Write};
 
 use crate::net::stream::Socket;
-use crate::report::event::Eviction;
+use crate::report::outcome::Eviction;
 use crate::sync::user_code::say;
 
 /// What a peek at the receiving side of a socket shows.

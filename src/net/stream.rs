@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::net::probe;
-use crate::report::event::Eviction;
-use crate::state::breaker::Word;
+use crate::report::outcome::{Eviction, PeerSignal};
 use crate::sync::user_code::say;
 
 /// End of file, an error, or `shutdown` was seen.
@@ -535,16 +534,16 @@ impl Socket {
     }
 
     /// What the connection tells of the other side; that it was of use to a lease counts for it.
-    pub(crate) fn word(&self, was_of_use: bool) -> Word {
+    pub(crate) fn word(&self, was_of_use: bool) -> PeerSignal {
         if was_of_use {
             self.heard();
         }
         if self.has(HEARD) {
-            Word::Heard
+            PeerSignal::Heard
         } else if self.has(HUNG_UP) {
-            Word::HungUp
+            PeerSignal::HungUp
         } else {
-            Word::Silence
+            PeerSignal::Silence
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::report::event::Eviction;
+use crate::report::outcome::Eviction;
 
 /// The pool's numbers at one instant, from [`Pool::stats`](crate::Pool::stats).
 ///

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Delays};
 use crate::report::error::Error;
-use crate::report::event::Eviction;
+use crate::report::outcome::Eviction;
 use crate::runtime::connection::Connection;
 use crate::runtime::shared::{Held, Parker, Shared, State, warn_of_hang_ups};
 use crate::state::queue::{Answer, Failure, Ticket};

@@ -7,7 +7,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use crate::net::stream::Stream;
-use crate::report::event::Eviction;
+use crate::report::outcome::Eviction;
 use crate::runtime::shared::{Held, Shared};
 use crate::state::slots::Place;
 

@@ -7,7 +7,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::net::probe;
 use crate::report::error::Error;
-use crate::report::event::{Event, Eviction};
+use crate::report::event::Event;
+use crate::report::outcome::Eviction;
 use crate::report::stats::Brief;
 use crate::runtime::shared::{Held, Shared};
 use crate::state::slots::{Pinged, Place};

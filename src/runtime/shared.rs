@@ -15,11 +15,11 @@ use crate::builder::Settings;
 use crate::net::connector::Factory;
 use crate::net::probe;
 use crate::net::stream::{Socket, Stream};
-use crate::report::event::{Close, Event, Eviction, Freed};
+use crate::report::event::{Close, Event, Freed};
+use crate::report::outcome::{Eviction, PeerSignal};
 use crate::report::stats::{Brief, ConnectionInfo, Stats};
 use crate::runtime::connect;
 use crate::runtime::connection::Connection;
-use crate::state::breaker::Word;
 use crate::state::slots::{Closed, Lease, Place};
 use crate::state::table::{self, Dead, Late, Reserved, Rules};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -208,7 +208,7 @@ impl<C> Shared<C> {
         if probe {
             let verdict = probe::verdict(held.stream.socket(), self.settings.allow_unread);
             if let Some(why) = verdict {
-                let mute = held.stream.socket().word(false) != Word::Heard;
+                let mute = held.stream.socket().word(false) != PeerSignal::Heard;
                 return Err(Dead {
                     place,
                     held,
@@ -227,7 +227,7 @@ impl<C> Shared<C> {
         let Dead {
             place, held, why, ..
         } = dead;
-        self.withdraw(place, Word::Silence, Some(held), why);
+        self.withdraw(place, PeerSignal::Silence, Some(held), why);
         self.found_dead(why);
     }
 
@@ -349,7 +349,7 @@ impl<C> Shared<C> {
     pub(crate) fn withdraw(
         self: &Arc<Self>,
         place: Place,
-        word: Word,
+        word: PeerSignal,
         held: Option<Held<C>>,
         why: Eviction,
     ) {

@@ -16,17 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// for an outage.
 const TOLERATED: u32 = 10;
 
-/// What a lease that is over tells of the other side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
-    /// Nothing, or nothing new.
-    Silence,
-    /// A byte was once read from the connection, or it was written to and came back fit.
-    Heard,
-    /// The other side ended the connection, from which no byte was ever read.
-    HungUp,
-}
-
 /// Shut while the last connect failed, or while the other side hangs up on whoever connects.
 ///
 /// While it is shut there is at most one connect under way, no two start within [`SPACING`], and

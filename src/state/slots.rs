@@ -8,7 +8,7 @@
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crate::report::event::Eviction;
+use crate::report::outcome::Eviction;
 use crate::report::stats::State;
 use crate::state::list::Order;
 

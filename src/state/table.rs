@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Random;
 use crate::report::error::Error;
-use crate::report::event::{Close, Eviction, Freed};
+use crate::report::event::{Close, Freed};
+use crate::report::outcome::Eviction;
 use crate::report::stats::Stats;
 use crate::state::barging::Convoy;
 use crate::state::breaker::Gate;

@@ -23,10 +23,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::report::error::Error;
-use crate::report::event::{Close, Eviction, Freed};
+use crate::report::event::{Close, Freed};
+use crate::report::outcome::{Eviction, PeerSignal};
 use crate::report::stats::{State, Stats};
 use crate::state::barging::Convoy;
-use crate::state::breaker::Word;
 use crate::state::queue::{Answer, Failure, Ticket};
 use crate::state::slots::{Lease, Pinged, Place};
 use crate::state::table::{self, Dead, Entry, Resting, Rules};

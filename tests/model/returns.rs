@@ -126,31 +126,31 @@ impl Walk {
     pub(super) fn tell_word(&mut self, place: Place) {
         let silence = self.random.chance(20);
         let word = if silence {
-            Word::Silence
+            PeerSignal::Silence
         } else if self.random.chance(self.hanging_up) {
-            Word::HungUp
+            PeerSignal::HungUp
         } else {
-            Word::Heard
+            PeerSignal::Heard
         };
         let shuts = self.table.take_word(place, word);
         self.heard_word(place, word, shuts);
     }
 
     /// Checks what a word of the other side came to.
-    pub(super) fn heard_word(&mut self, place: Place, word: Word, shuts: bool) {
+    pub(super) fn heard_word(&mut self, place: Place, word: PeerSignal, shuts: bool) {
         let now = self.clock;
         let born = find(&mut self.leased, place.id).map(|conn| conn.born);
         let is_news = born.is_some_and(|born| self.news_since.is_none_or(|at| born >= at));
         let hangs_up = self.outage.as_ref().is_some_and(|outage| outage.hangs_up);
         let mut expected = false;
         match (word, born) {
-            (Word::Heard, Some(_)) => {
+            (PeerSignal::Heard, Some(_)) => {
                 self.hang_ups = 0;
                 if hangs_up && is_news {
                     self.outage = None;
                 }
             }
-            (Word::HungUp, Some(born)) if is_news && now < born + PATIENCE => {
+            (PeerSignal::HungUp, Some(born)) if is_news && now < born + PATIENCE => {
                 self.hang_ups += 1;
                 expected = self.hang_ups > TOLERATED;
             }
@@ -199,13 +199,16 @@ impl Walk {
         } else {
             self.clock
         };
-        let word = self
-            .random
-            .pick(&[Word::Silence, Word::Silence, Word::Heard, Word::HungUp]);
+        let word = self.random.pick(&[
+            PeerSignal::Silence,
+            PeerSignal::Silence,
+            PeerSignal::Heard,
+            PeerSignal::HungUp,
+        ]);
         let says_nothing_new = match word {
-            Word::Silence => true,
-            Word::Heard => self.hang_ups == 0 && self.outage.is_none(),
-            Word::HungUp => false,
+            PeerSignal::Silence => true,
+            PeerSignal::Heard => self.hang_ups == 0 && self.outage.is_none(),
+            PeerSignal::HungUp => false,
         };
         let is_fit = find(&mut self.leased, place.id)
             .is_some_and(|conn| conn.doom.is_none() && conn.expires.is_none_or(|at| at > now));
@@ -328,9 +331,9 @@ impl Walk {
         };
         let shuts = self.table.bury(dead);
         let word = if mute && new {
-            Word::HungUp
+            PeerSignal::HungUp
         } else {
-            Word::Silence
+            PeerSignal::Silence
         };
         self.heard_word(place, word, shuts);
         self.table.tick();

@@ -5,7 +5,7 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use super::{Dead, Entry, Table};
-use crate::state::breaker::Word;
+use crate::report::outcome::PeerSignal;
 use crate::state::queue::{Answer, Failure, Ticket};
 use crate::state::slots::{Lease, Open};
 
@@ -88,7 +88,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             mute,
         } = dead;
         let hung_up = mute && self.slots.get(place).is_some_and(Open::never_rested);
-        let shuts = hung_up && self.take_word(place, Word::HungUp);
+        let shuts = hung_up && self.take_word(place, PeerSignal::HungUp);
         self.remove(place, Some(held), why);
         shuts
     }

@@ -4,25 +4,25 @@ use std::sync::Arc;
 
 use super::Table;
 use crate::report::error::Error;
-use crate::report::event::Eviction;
-use crate::state::breaker::Word;
+use crate::report::outcome::Eviction;
+use crate::report::outcome::PeerSignal;
 use crate::state::queue::Failure;
 use crate::state::slots::{Pinged, Place};
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
     /// A lease that is about to end tells of the other side; true if that shuts the gate.
-    pub(crate) fn take_word(&mut self, place: Place, word: Word) -> bool {
+    pub(crate) fn take_word(&mut self, place: Place, word: PeerSignal) -> bool {
         // What was cut, was cut by us.
         let Some(born) = self.slots.get(place).map(|open| open.born) else {
             return false;
         };
         match word {
-            Word::Silence => false,
-            Word::Heard => {
+            PeerSignal::Silence => false,
+            PeerSignal::Heard => {
                 self.effects.spent.extend(self.gate.heard(born));
                 false
             }
-            Word::HungUp => {
+            PeerSignal::HungUp => {
                 let (shuts, old) = self.gate.hung_up(born, self.now);
                 self.effects.spent.extend(old);
                 self.topping_up &= !shuts;
@@ -35,15 +35,15 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     ///
     /// That is what happens nearly always, and it needs no look at the clock. Where there is more
     /// to it, the lease comes out again, for `take_word` and `give_back`.
-    pub(crate) fn park(&mut self, place: Place, held: L, word: Word) -> Result<(), L> {
+    pub(crate) fn park(&mut self, place: Place, held: L, word: PeerSignal) -> Result<(), L> {
         let is_welcome = self.waiters.is_empty()
             && !self.topping_up
             && self.drainers == 0
             && !self.is_over_limit()
             && match word {
-                Word::Silence => true,
-                Word::Heard => self.gate.is_calm(),
-                Word::HungUp => false,
+                PeerSignal::Silence => true,
+                PeerSignal::Heard => self.gate.is_calm(),
+                PeerSignal::HungUp => false,
             }
             && self
                 .slots

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Late, Overdue, Resting, Table};
-use crate::report::event::Eviction;
+use crate::report::outcome::Eviction;
 use crate::state::slots::{Lease, Pinged, Place};
 
 impl<L, H: Clone, W: Clone> Table<L, H, W> {
