@@ -1,5 +1,6 @@
 //! The settings of a pool, their checks, and its start.
 
+use std::any::TypeId;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,36 +11,11 @@ use crate::net::stream::Stream;
 use crate::pool::Pool;
 use crate::report::error::Error;
 use crate::report::event::Event;
-use crate::runtime::reaper;
-use crate::runtime::shared::Shared;
-use crate::state::table::Rules;
-use crate::sync::user_code::{BoxError, Hook};
-
-/// The settings that are looked at outside the lock, and the functions that the user gave us.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "settings are independent switches, not states"
-)]
-pub(crate) struct Settings<C> {
-    pub(crate) allow_unread: bool,
-    pub(crate) allow_unanswered: bool,
-    pub(crate) only_finished: bool,
-    pub(crate) read_timeout: Option<Option<Duration>>,
-    pub(crate) write_timeout: Option<Option<Duration>>,
-    /// Whether a lease's start must be exact, which costs `pull` a look at the clock.
-    pub(crate) exact_leases: bool,
-    /// Whether a lease's end must be exact, which costs the drop a look at the clock.
-    pub(crate) looks_on_return: bool,
-    /// Whether to remember which thread took a lease.
-    pub(crate) watches_leases: bool,
-    pub(crate) handshake: Handshake<C>,
-    pub(crate) ping: Option<(Duration, Hook<C>)>,
-    pub(crate) recycle: Option<Hook<C>>,
-    pub(crate) on_event: Option<Listener>,
-}
-
-type Listener = Box<dyn Fn(&Event) + Send + Sync>;
-type Handshake<C> = Box<dyn Fn(Stream) -> Result<C, BoxError> + Send + Sync>;
+use crate::runtime::settings::Settings;
+use crate::runtime::shared::{Core, Shared};
+use crate::runtime::{connect, reaper};
+use crate::state::core::Rules;
+use crate::sync::user_code::Hook;
 
 /// The settings of a pool that is to be, from [`Pool::builder`].
 ///
@@ -111,6 +87,7 @@ impl Builder<Stream> {
                 exact_leases: false,
                 looks_on_return: true,
                 watches_leases: false,
+                plain_client: true,
                 handshake: Box::new(Ok),
                 ping: None,
                 recycle: None,
@@ -193,6 +170,7 @@ impl Builder<Stream> {
                 exact_leases: settings.exact_leases,
                 looks_on_return: settings.looks_on_return,
                 watches_leases: settings.watches_leases,
+                plain_client: TypeId::of::<C>() == TypeId::of::<Stream>(),
                 handshake: Box::new(move |stream| f(stream).map_err(Into::into)),
                 ping: None,
                 recycle: None,
@@ -664,13 +642,14 @@ impl<C: Send + 'static> Builder<C> {
             self.backoff,
             self.factory,
             self.settings,
+            connect::spawn,
         );
         let pool = Pool::from_shared(Arc::clone(&shared));
         if let Some(every) = self.reap_interval {
             reaper::start(&shared, every)?;
         }
         if min_idle > 0 {
-            shared.with(|state| state.table.top_up());
+            shared.with(Core::refill);
         }
         Ok(pool)
     }

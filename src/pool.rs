@@ -12,7 +12,7 @@ use crate::net::stream::Stream;
 use crate::report::error::Error;
 use crate::report::event::{Close, Freed};
 use crate::report::stats::{ConnectionInfo, Stats};
-use crate::runtime::checkout::{Patience, pull};
+use crate::runtime::checkout::{Effort, pull};
 use crate::runtime::connection::Connection;
 use crate::runtime::reaper;
 use crate::runtime::shared::Shared;
@@ -134,7 +134,7 @@ impl<C: Send + 'static> Pool<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn allocate(&self) -> Result<Connection<C>, Error> {
-        pull(self.shared(), Patience::OneTry)
+        pull(self.shared(), Effort::OneTry)
     }
 
     /// A connection, however many tries of the [`Backoff`] it takes.
@@ -176,7 +176,7 @@ impl<C: Send + 'static> Pool<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pull(&self) -> Result<Connection<C>, Error> {
-        pull(self.shared(), Patience::Retries(None))
+        pull(self.shared(), Effort::Retries(None))
     }
 
     /// [`pull`](Pool::pull) with a hard upper bound on the whole call.
@@ -207,7 +207,7 @@ impl<C: Send + 'static> Pool<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pull_timeout(&self, timeout: Duration) -> Result<Connection<C>, Error> {
-        pull(self.shared(), Patience::Retries(Some(timeout)))
+        pull(self.shared(), Effort::Retries(Some(timeout)))
     }
 
     /// Closes all but `keep` connections; leased ones close when they come back.
@@ -240,7 +240,6 @@ impl<C: Send + 'static> Pool<C> {
     ///
     /// See [`Close`].
     pub fn free_with(&self, keep: usize, close: Close) -> Freed {
-        self.shared().close_graves();
         reaper::evict_dead(self.shared());
         self.shared().free(keep, close)
     }
@@ -404,7 +403,7 @@ impl<C: Send + 'static> Pool<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_limit(&self, limit: usize) {
-        self.shared().set_limit(limit);
+        self.shared().with(|core| core.set_limit(limit));
     }
 
     /// The backoff that the next `pull` uses.

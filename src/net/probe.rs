@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write};
 
 use crate::net::stream::Socket;
 use crate::report::outcome::Eviction;
-use crate::sync::user_code::say;
+use crate::sync::user_code::log;
 
 /// What a peek at the receiving side of a socket shows.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ fn pulse(socket: &Socket) -> Pulse {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Pulse::Quiet,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => {
-                say!(Debug, "probe found: {error}");
+                log!(Debug, "probe found: {error}");
                 Pulse::Dead(Eviction::SocketError)
             }
         };

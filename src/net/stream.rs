@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::net::probe;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::sync::user_code::say;
+use crate::sync::user_code::log;
 
 /// End of file, an error, or `shutdown` was seen.
 const BROKEN: u8 = 1;
@@ -81,6 +81,8 @@ pub(crate) struct Socket {
     /// Whether a lease is out; kept only where a probe switches the blocking mode, and held by
     /// whoever does.
     leased: Mutex<bool>,
+    /// Whether its lease is to end soon.
+    recalled: AtomicBool,
 }
 
 /// The values of the options that a lease has changed, from before it did.
@@ -106,6 +108,7 @@ impl Stream {
                 flags: AtomicU8::new(flags),
                 before: Mutex::new(None),
                 leased: Mutex::new(false),
+                recalled: AtomicBool::new(false),
             }),
         }
     }
@@ -491,10 +494,19 @@ impl Socket {
         self.has(NONBLOCKING)
     }
 
+    /// The pool wants the lease of this connection back.
+    pub(crate) fn recall(&self) {
+        self.recalled.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_recalled(&self) -> bool {
+        self.recalled.load(Relaxed)
+    }
+
     /// Shuts the connection down, so that a thread blocked on it returns.
     pub(crate) fn cut(&self) {
         if let Err(error) = self.tcp.shutdown(Shutdown::Both) {
-            say!(Debug, "shutdown: {error}");
+            log!(Debug, "shutdown: {error}");
         }
     }
 

@@ -182,7 +182,7 @@ impl Error {
     }
 
     /// Whether trying again later is pointless.
-    pub(crate) fn is_hopeless(&self) -> bool {
+    pub(crate) fn is_permanent(&self) -> bool {
         use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
         match self {
             Self::Connect(error) => {

@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Delays};
+use crate::net::probe;
 use crate::report::error::Error;
-use crate::report::outcome::Eviction;
+use crate::report::outcome::PeerSignal;
 use crate::runtime::connection::Connection;
-use crate::runtime::shared::{Held, Parker, Shared, State, warn_of_hang_ups};
-use crate::state::queue::{Answer, Failure, Ticket};
-use crate::state::slots::Lease;
-use crate::state::table::{Dead, Entry};
+use crate::runtime::parker::Parker;
+use crate::runtime::shared::{Dead, Lease, Shared, Turn};
+use crate::state::core::{Caller, WhoCloses};
+use crate::state::queue::Failure;
 use crate::sync::now;
 
 /// How long a caller is prepared to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum Effort {
     /// One try, however long it takes.
     OneTry,
     /// The backoff's retries, and no longer than this.
@@ -25,41 +26,57 @@ pub(crate) enum Patience {
 /// Gets a connection for the calling thread.
 pub(crate) fn pull<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
-    patience: Patience,
+    effort: Effort,
 ) -> Result<Connection<C>, Error> {
-    let overtake = match patience {
-        Patience::OneTry => false,
-        Patience::Retries(timeout) => timeout != Some(Duration::ZERO),
+    let barge = match effort {
+        Effort::OneTry => false,
+        Effort::Retries(timeout) => timeout != Some(Duration::ZERO),
     };
-    let mut has_paid = false;
-    while let Some((lease, probe)) = shared.take(overtake) {
-        match shared.hand_out(lease, probe) {
+    let mut who_closes = WhoCloses::Finder;
+    while let Some(lease) = shared.take(barge) {
+        match hand_out(shared, lease) {
             Ok(connection) => return Ok(connection),
-            // One with unread bytes does not call the reaper.
-            Err(dead) if has_paid && dead.why != Eviction::Unread => shared.bury_later(dead),
-            Err(dead) => {
-                shared.bury(dead);
-                has_paid = true;
-            }
+            Err(dead) => shared.with(|core| core.found_dead(dead, who_closes)),
+        }
+        // One dead connection is enough for one caller.
+        who_closes = WhoCloses::Others;
+    }
+    Call::new(shared, effort).run()
+}
+
+/// Hands a connection to its caller if it lives; else it must leave the pool.
+fn hand_out<C: Send + 'static>(
+    shared: &Arc<Shared<C>>,
+    lease: Lease<C>,
+) -> Result<Connection<C>, Dead<C>> {
+    let socket = lease.client.stream.socket();
+    if lease.probe {
+        if let Some(why) = probe::verdict(socket, shared.settings.allow_unread) {
+            let silent = socket.word(false) != PeerSignal::Heard;
+            return Err(Dead { lease, why, silent });
         }
     }
-    Call::new(shared, patience).run()
+    socket.set_leased(true);
+    shared.count_allocation();
+    Ok(Connection::new(Arc::clone(shared), lease.key, lease.client))
 }
 
 /// One call that found nothing idle.
 struct Call<'a, C> {
     shared: &'a Arc<Shared<C>>,
     started: Instant,
-    patience: Patience,
+    effort: Effort,
     deadline: Option<Instant>,
-    parker: Arc<Parker>,
+    caller: Caller<Arc<Parker>>,
     /// Failed tries so far.
     attempts: u32,
     last: Option<Failure>,
-    /// What follows the last try, until the next one begins. It stands while the call is busy with
-    /// a connection that proves dead: that is no try, and neither ends the delay nor uses up a
-    /// retry.
+    /// What follows the last failed try, until the next one begins. It stands while the call is
+    /// busy with a connection that proves dead: that is no try, and neither ends the delay nor uses
+    /// up a retry.
     next: Option<Next>,
+    /// Whether it waits for that, as opposed to a connection that is being made.
+    is_asleep: bool,
     /// As it was when the call began.
     backoff: Option<Backoff>,
     delays: Option<Delays>,
@@ -73,168 +90,78 @@ enum Next {
     Never,
 }
 
-/// What ends a wait well.
-struct Grant<C> {
-    lease: Lease<Held<C>>,
-    probe: bool,
-    ticket: Ticket,
-}
-
-impl<C> Grant<C> {
-    /// The connection, once the place in the queue has been noted.
-    fn keep(self, ticket: &mut Option<Ticket>) -> (Lease<Held<C>>, bool) {
-        *ticket = Some(self.ticket);
-        (self.lease, self.probe)
-    }
-}
-
-/// Why a waiting thread goes on.
-enum Awake<C> {
-    Answered(Answer<Held<C>>, Ticket),
-    TimeIsUp,
-}
-
 impl<'a, C: Send + 'static> Call<'a, C> {
-    fn new(shared: &'a Arc<Shared<C>>, patience: Patience) -> Self {
+    fn new(shared: &'a Arc<Shared<C>>, effort: Effort) -> Self {
         let started = now();
-        let deadline = match patience {
-            Patience::Retries(Some(timeout)) => started.checked_add(timeout),
+        let deadline = match effort {
+            Effort::Retries(Some(timeout)) => started.checked_add(timeout),
             _ => None,
         };
+        let stays = effort != Effort::OneTry;
         Self {
             shared,
             started,
-            patience,
+            effort,
             deadline,
-            parker: Arc::default(),
+            caller: Caller::new(Arc::default(), stays, shared.holder()),
             attempts: 0,
             last: None,
             next: None,
+            is_asleep: false,
             backoff: None,
             delays: None,
         }
     }
 
     fn run(mut self) -> Result<Connection<C>, Error> {
-        if self.patience == Patience::Retries(Some(Duration::ZERO)) {
-            return Err(self.give_up());
+        if self.effort == Effort::Retries(Some(Duration::ZERO)) {
+            return Err(self.give_up_at_once());
         }
-        let mut ticket = None;
-        let mut dead = None;
-        loop {
-            let (entry, alarm) = self.enter(dead.take(), ticket);
-            let (lease, probe) = match entry {
-                Entry::Granted { lease, probe } => (lease, probe),
-                Entry::Trying(seat) => self.wait(seat, None, alarm)?.keep(&mut ticket),
-                Entry::Failed(seat, failure) => {
-                    self.wait(seat, Some(failure), alarm)?.keep(&mut ticket)
-                }
-                Entry::Refused(failure) => return Err(self.error(&failure)),
-                Entry::Ended => return Err(Error::Ended),
-            };
-            match self.shared.hand_out(lease, probe) {
-                Ok(connection) => return Ok(connection),
-                Err(found) => dead = Some(found),
-            }
-        }
-    }
-
-    /// Joins the queue, or comes back to it from a connection that proved dead.
-    fn enter(
-        &mut self,
-        dead: Option<Dead<Held<C>>>,
-        ticket: Option<Ticket>,
-    ) -> (Entry<Held<C>>, Option<Instant>) {
-        let stay = self.patience != Patience::OneTry;
-        let why = dead.as_ref().map(|dead| dead.why);
-        let holder = self.shared.holder();
-        let (shuts, entered) = self.shared.with(|state| {
-            self.backoff.get_or_insert_with(|| state.backoff.clone());
-            let (table, parker) = (&mut state.table, &self.parker);
-            // In one breath, so that nobody who came later is served in between.
-            let shuts = dead.is_some_and(|dead| table.bury(dead));
-            let entry = table.enter(ticket, parker, stay, holder);
-            if why.is_some() {
-                table.tick();
-            }
-            let alarm = match entry {
-                Entry::Trying(seat) | Entry::Failed(seat, _) => table.alarm(seat),
-                _ => None,
-            };
-            (shuts, (entry, alarm))
+        let mut turn = self.shared.with(|core| {
+            self.backoff = Some(core.backoff().clone());
+            core.enter(&mut self.caller)
         });
-        if shuts {
-            warn_of_hang_ups();
-        }
-        if let Some(why) = why {
-            self.shared.found_dead(why);
-        }
-        entered
-    }
-
-    /// Waits until a connection comes or the caller's patience ends.
-    fn wait(
-        &mut self,
-        seat: u32,
-        mut failure: Option<Failure>,
-        mut alarm: Option<Instant>,
-    ) -> Result<Grant<C>, Error> {
         loop {
-            let retry_at = match failure.take().map(|failure| self.failed(failure)) {
-                None => None,
-                Some(Next::At(time)) => time,
-                Some(Next::Never) => return self.leave(seat, Self::exhausted),
-            };
-            let until = match (retry_at, self.deadline) {
-                (Some(retry), Some(deadline)) => Some(retry.min(deadline)),
-                (retry, deadline) => retry.or(deadline),
-            };
-            match self.sleep(seat, until, alarm) {
-                Awake::Answered(Answer::Granted { lease, probe }, ticket) => {
-                    return Ok(Grant {
-                        lease,
-                        probe,
-                        ticket,
-                    });
-                }
-                Awake::Answered(Answer::Failed(cause), _) => {
-                    if self.patience == Patience::OneTry {
-                        return Err(self.error(&cause));
+            turn = match turn {
+                Turn::Granted(lease) => match hand_out(self.shared, lease) {
+                    Ok(connection) => return Ok(connection),
+                    Err(dead) => {
+                        self.is_asleep = false;
+                        self.shared
+                            .with(|core| core.come_back(&mut self.caller, dead))
                     }
-                    failure = Some(cause);
+                },
+                Turn::Failed(failure, _) if !self.caller.stays() => {
+                    return Err(self.error(&failure));
                 }
-                Awake::Answered(Answer::Ended, _) => return Err(Error::Ended),
-                Awake::TimeIsUp => {
-                    let now = now();
-                    if self.deadline.is_some_and(|deadline| deadline <= now) {
-                        return self.leave(seat, Self::timed_out);
-                    }
-                    self.next = None;
-                    failure = self.shared.with(|state| state.table.retry(seat));
+                Turn::Failed(failure, look_at) => {
+                    self.failed(failure);
+                    Turn::Pending(look_at)
                 }
+                Turn::Pending(look_at) => self.wait(look_at)?,
+                Turn::Ended => return Err(Error::Ended),
             }
-            alarm = self.shared.with(|state| state.table.alarm(seat));
         }
     }
 
     /// A try failed, or what came between two tries; that counts where it is the end of it all.
-    fn failed(&mut self, failure: Failure) -> Next {
-        let hopeless = matches!(&failure, Failure::Connect(error) if error.is_hopeless());
+    fn failed(&mut self, failure: Failure) {
+        let permanent = matches!(&failure, Failure::Connect(error) if error.is_permanent());
         let counts = match self.next {
             None => true,
-            Some(Next::At(_)) => hopeless,
+            Some(Next::At(_)) => permanent,
             Some(Next::Never) => false,
         };
         self.attempts = self.attempts.saturating_add(u32::from(counts));
         self.last = Some(failure);
-        let next = match self.next {
-            _ if hopeless => Next::Never,
+        self.is_asleep = true;
+        self.next = Some(match self.next {
+            _ if permanent => Next::Never,
             Some(next) => next,
             None => self
                 .next_delay()
                 .map_or(Next::Never, |delay| Next::At(now().checked_add(delay))),
-        };
-        *self.next.insert(next)
+        });
     }
 
     fn next_delay(&mut self) -> Option<Duration> {
@@ -244,72 +171,49 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         self.delays.as_mut()?.next()
     }
 
-    /// Sleeps until there is an answer, or until this time; keeps the pool trying meanwhile.
-    fn sleep(&self, seat: u32, until: Option<Instant>, mut alarm: Option<Instant>) -> Awake<C> {
-        loop {
-            let next = match (until, alarm) {
-                (Some(until), Some(alarm)) => Some(until.min(alarm)),
-                (until, alarm) => until.or(alarm),
-            };
-            self.parker.park_until(next);
-            let now = next.map(|_| now());
-            let is_past = |at: Option<Instant>| at.zip(now).is_some_and(|(at, now)| at <= now);
-            let answered = self.shared.with(|state| {
-                if let Some(answered) = self.take_answer(state, seat) {
-                    return Some(answered);
-                }
-                if is_past(alarm) {
-                    state.table.tick();
-                }
-                alarm = state.table.alarm(seat);
-                None
-            });
-            if let Some((answer, ticket)) = answered {
-                return Awake::Answered(answer, ticket);
-            }
-            if is_past(until) {
-                return Awake::TimeIsUp;
-            }
+    /// Sleeps until there may be news, and looks. Gives up where there is none in time, unless the
+    /// answer has come at the last moment.
+    fn wait(&mut self, look_at: Option<Instant>) -> Result<Turn<C>, Error> {
+        let next = self.next.filter(|_| self.is_asleep);
+        let is_last_look = matches!(next, Some(Next::Never));
+        let retry_at = match next {
+            Some(Next::At(at)) => at,
+            _ => None,
+        };
+        if !is_last_look {
+            let times = [look_at, retry_at, self.deadline];
+            let until = times.into_iter().flatten().min();
+            self.caller.waker().park_until(until);
         }
-    }
-
-    fn take_answer(&self, state: &mut State<C>, seat: u32) -> Option<(Answer<Held<C>>, Ticket)> {
-        state.table.answer(seat, self.shared.holder())
-    }
-
-    /// Leaves the queue, unless an answer that ends the wait has come at the last moment.
-    fn leave(
-        &self,
-        seat: u32,
-        error: impl FnOnce(&Self, Option<Failure>) -> Error,
-    ) -> Result<Grant<C>, Error> {
-        let outcome = self.shared.with(|state| {
-            match self.take_answer(state, seat) {
-                Some((Answer::Granted { lease, probe }, ticket)) => Ok(Grant {
-                    lease,
-                    probe,
-                    ticket,
-                }),
-                Some((Answer::Ended, _)) => Err(None),
-                untold => {
-                    let cause = state.table.cause();
-                    state.table.leave(seat);
-                    // The failure comes out too: its error must not be dropped under the lock.
-                    Err(Some((cause, untold)))
+        let looked = self.shared.with(|core| {
+            let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= core.now());
+            let (is_too_late, is_retry_due) = (is_past(self.deadline), is_past(retry_at));
+            match core.poll(&mut self.caller) {
+                // What else was found comes out too: its error must not be dropped under the lock.
+                turn @ (Turn::Pending(_) | Turn::Failed(..)) if is_last_look || is_too_late => {
+                    let cause = core.cause();
+                    core.leave(&mut self.caller);
+                    Err((cause, turn))
                 }
+                Turn::Pending(_) if is_retry_due => {
+                    (self.next, self.is_asleep) = (None, false);
+                    Ok(core.retry(&mut self.caller))
+                }
+                turn => Ok(turn),
             }
         });
-        outcome.map_err(|left| match left {
-            Some((cause, _)) => error(self, cause),
-            None => Error::Ended,
+        looked.map_err(|(cause, _)| {
+            if is_last_look {
+                self.exhausted(cause)
+            } else {
+                self.timed_out(cause)
+            }
         })
     }
 
     /// The error of a call that was not prepared to wait at all.
-    fn give_up(&self) -> Error {
-        let (ended, cause) = self
-            .shared
-            .with(|state| (state.table.has_ended(), state.table.cause()));
+    fn give_up_at_once(&self) -> Error {
+        let (ended, cause) = self.shared.with(|core| (core.has_ended(), core.cause()));
         if ended {
             return Error::Ended;
         }
@@ -342,5 +246,143 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             },
             Failure::Connect(error) => error.another(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::Builder;
+    use crate::net::stream::Stream;
+    use crate::pool::Pool;
+    use crate::report::event::Event;
+    use crate::report::outcome::Eviction;
+    use crate::runtime::reaper::CLOSE_BATCH;
+    use crate::runtime::shared::Held;
+    use crate::sync::atomic::Ordering::Relaxed;
+    use crossbeam_channel::{Receiver, bounded};
+    use std::io;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::AtomicUsize;
+
+    /// A pool whose reaper never comes, with so many dead connections left to it.
+    struct LeftBehind {
+        pool: Pool<Stream>,
+        connects: Arc<AtomicUsize>,
+        closed: Arc<AtomicUsize>,
+        _server: TcpListener,
+        woken: Receiver<()>,
+    }
+
+    impl LeftBehind {
+        /// The connect with this number, from 0, runs out of descriptors.
+        fn new(limit: usize, dead: usize, fails: usize) -> Self {
+            let server = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = server.local_addr().unwrap();
+            let (connects, closed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+            let (made, told) = (Arc::clone(&connects), Arc::clone(&closed));
+            let factory = move || match made.fetch_add(1, Relaxed) {
+                number if number == fails => Err(io::Error::from_raw_os_error(if cfg!(windows) {
+                    10024
+                } else {
+                    24
+                })),
+                _ => TcpStream::connect(address),
+            };
+            let pool = Builder::new(factory)
+                .limit(limit)
+                .max_connecting(1)
+                .reap_interval(None)
+                .on_event(move |event| {
+                    told.fetch_add(usize::from(matches!(event, Event::Evicted { .. })), Relaxed);
+                })
+                .build()
+                .unwrap();
+            let leases: Vec<_> = (0..dead).map(|_| pool.pull().unwrap()).collect();
+            drop(leases);
+            let (waker, woken) = bounded(1);
+            pool.shared().set_reaper(waker);
+            while let Some(lease) = pool.shared().take(true) {
+                let dead = Dead {
+                    lease,
+                    why: Eviction::PeerClosed,
+                    silent: false,
+                };
+                pool.shared()
+                    .with(|core| core.found_dead(dead, WhoCloses::Others));
+            }
+            assert_eq!(pool.stats().releases, dead as u64);
+            let left = Self {
+                pool,
+                connects,
+                closed,
+                _server: server,
+                woken,
+            };
+            assert_eq!(left.closed(), 0);
+            left
+        }
+
+        fn closed(&self) -> usize {
+            self.closed.load(Relaxed)
+        }
+    }
+
+    #[test]
+    fn what_was_left_to_a_reaper_that_does_not_come_is_closed_by_end_and_free() {
+        let left = LeftBehind::new(20, 20, usize::MAX);
+        assert!(left.woken.try_recv().is_ok());
+        left.pool.end();
+        assert_eq!(left.closed(), 20);
+        let left = LeftBehind::new(20, 20, usize::MAX);
+        let freed = left.pool.free(0);
+        assert_eq!((freed.closed, left.closed()), (0, 20));
+    }
+
+    #[test]
+    fn the_dead_and_the_living_together_stay_below_the_limit() {
+        let left = LeftBehind::new(20, 15, usize::MAX);
+        let leases: Vec<_> = (0..12).map(|_| left.pool.pull().unwrap()).collect();
+        assert_eq!(left.closed(), 7);
+        drop(leases);
+    }
+
+    #[test]
+    fn the_dead_give_up_their_descriptors_for_a_connect() {
+        let left = LeftBehind::new(20, 10, 10);
+        drop(left.pool.allocate().unwrap());
+        assert_eq!(left.connects.load(Relaxed), 12);
+        assert_eq!(left.closed(), CLOSE_BATCH);
+    }
+
+    /// What the probe makes of a connection to which the other side does this.
+    fn found(strike: impl FnOnce(&Held<Stream>, TcpStream)) -> (Eviction, bool) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let builder = Builder::new(move || TcpStream::connect(address)).reap_interval(None);
+        let pool = builder.build().unwrap();
+        drop(pool.pull().unwrap());
+        let mut lease = pool.shared().take(true).unwrap();
+        lease.probe = true;
+        strike(&lease.client, server.accept().unwrap().0);
+        assert!(lease.client.stream.socket().tcp().peek(&mut [0]).is_ok());
+        let dead = hand_out(pool.shared(), lease).unwrap_err();
+        let found = (dead.why, dead.silent);
+        pool.shared()
+            .with(|core| core.found_dead(dead, WhoCloses::Finder));
+        found
+    }
+
+    #[test]
+    fn only_who_never_sent_a_byte_is_silent() {
+        use std::io::Write;
+        assert_eq!(found(|_, far| drop(far)), (Eviction::PeerClosed, true));
+        let greeting = |_: &Held<Stream>, mut far: TcpStream| far.write_all(b"hello").unwrap();
+        assert_eq!(found(greeting), (Eviction::Unread, false));
+        let was_heard = |held: &Held<Stream>, far: TcpStream| {
+            held.stream.socket().word(true);
+            drop(far);
+        };
+        assert_eq!(found(was_heard), (Eviction::PeerClosed, false));
     }
 }

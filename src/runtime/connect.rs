@@ -14,10 +14,14 @@ use crate::net::stream::Stream;
 use crate::report::error::Error;
 use crate::report::event::Event;
 use crate::report::stats::Brief;
-use crate::runtime::shared::{AT_ONCE, Held, Shared};
-use crate::state::table::Reserved;
-use crate::sync::user_code::{BoxError, destroy, guarded, say};
+use crate::runtime::reaper::CLOSE_BATCH;
+use crate::runtime::shared::{Held, Shared};
+use crate::state::core::Reserved;
+use crate::sync::user_code::{BoxError, destroy, guarded, log};
 use crate::sync::{now, thread};
+
+/// How long a connect that needs a descriptor waits for clients to be dropped.
+const DROP_WAIT: Duration = Duration::from_secs(1);
 
 /// A slot under construction; dropped unused, it gives the slot back and serves a waiter.
 struct Reservation<C: Send + 'static> {
@@ -73,10 +77,7 @@ impl<C: Send + 'static> Reservation<C> {
         let started = now();
         let Some(factory) = self.shared.factory() else {
             self.reserved = None;
-            self.shared.with(|state| {
-                let place = reserved.place;
-                state.table.connect_dropped(place);
-            });
+            self.shared.with(|core| core.connect_dropped(reserved.key));
             return None;
         };
         let made = self
@@ -94,7 +95,6 @@ impl<C: Send + 'static> Reservation<C> {
 
     /// Opens a socket, at the cost of idle ones where the process has run out of descriptors.
     fn open(&self, factory: &dyn Factory, needed: bool) -> io::Result<TcpStream> {
-        self.shared.make_room();
         loop {
             let opened = guarded(|| factory.connect()).unwrap_or_else(|text| {
                 Err(io::Error::other(format!("the factory panicked: {text}")))
@@ -110,8 +110,14 @@ impl<C: Send + 'static> Reservation<C> {
 
     /// Gives descriptors up: those of the dead, or an idle one for a connect that is needed.
     fn give_up_some(&self, needed: bool) -> bool {
-        self.shared.close_some_graves(|_| AT_ONCE)
-            || needed && self.shared.with(|state| state.table.evict_oldest())
+        let gave_up = self
+            .shared
+            .with(|core| core.close_left(CLOSE_BATCH) > 0 || needed && core.evict_oldest());
+        if gave_up {
+            // A descriptor is free once the client over it has been dropped.
+            self.shared.closer.wait(DROP_WAIT);
+        }
+        gave_up
     }
 
     fn shake_hands(&self, tcp: TcpStream) -> Result<Held<C>, Error> {
@@ -127,7 +133,8 @@ impl<C: Send + 'static> Reservation<C> {
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| Error::Handshake(Arc::from(error)))?;
         if let Some(why) = stream.socket().settle(true) {
-            destroy(client);
+            let socket = Arc::clone(stream.socket());
+            self.shared.dispose(client, &socket, stream);
             let error: BoxError = format!("the connection was {why} during the handshake").into();
             return Err(Error::Handshake(Arc::from(error)));
         }
@@ -135,30 +142,28 @@ impl<C: Send + 'static> Reservation<C> {
     }
 
     fn succeed(mut self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Self> {
-        let id = reserved.place.id;
-        say!(Debug, "connection {id} made in {}", Brief(took));
+        let id = reserved.key.id;
+        log!(Debug, "connection {id} made in {}", Brief(took));
         // Told before anybody can use it, so that it comes before whatever happens to it.
         self.shared.tell(&Event::Connected { id, took });
         let handle = Arc::clone(held.stream.socket());
         self.reserved = None;
-        let ((), next) = self.shared.with_connect(|state| {
-            let place = reserved.place;
-            state.table.connected(place, held, handle);
-        });
+        let ((), next) = self
+            .shared
+            .with_connect(|core| core.connected(reserved.key, held, handle));
         next.map(|next| Self::new(&self.shared, next))
     }
 
     fn fail(&mut self, error: Error, took: Duration) -> Option<Self> {
-        let place = self.reserved.take()?.place;
+        let key = self.reserved.take()?.key;
         let error = Arc::new(error);
-        let ((), next) = self.shared.with_connect(|state| {
-            let error = Arc::clone(&error);
-            state.table.connect_failed(place, error);
-        });
+        let ((), next) = self
+            .shared
+            .with_connect(|core| core.connect_failed(key, Arc::clone(&error)));
         let next = next.map(|next| Self::new(&self.shared, next));
         // The text is foreign code: an error type of the user's may panic in it.
         let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
-        say!(Warn, "connect failed after {}: {text}", Brief(took));
+        log!(Warn, "connect failed after {}: {text}", Brief(took));
         self.shared.tell(&Event::ConnectFailed { error, took });
         next
     }
@@ -210,8 +215,7 @@ impl std::fmt::Display for Chain<'_> {
 mod tests {
     use super::*;
     use crate::builder::Builder;
-    use crate::runtime::shared::Parker;
-    use crate::state::table::Entry;
+    use crate::state::core::{Caller, Turn};
 
     #[test]
     fn a_connect_without_a_thread_starts_the_one_that_is_due_after_it() {
@@ -223,12 +227,10 @@ mod tests {
         let builder = Builder::new(factory).reap_interval(None);
         let pool = builder.build().unwrap();
         let shared = Arc::clone(pool.shared());
-        let waker = Arc::new(Parker::default());
-        let reserved = shared.with(|state| {
-            let table = &mut state.table;
-            let entry = table.enter(None, &waker, true, None);
-            assert!(matches!(entry, Entry::Trying(_)));
-            table.effects.connects.pop()
+        let mut waiter = Caller::new(Arc::default(), true, None);
+        let reserved = shared.with(|core| {
+            assert!(matches!(core.enter(&mut waiter), Turn::Pending(_)));
+            core.effects().connects.pop()
         });
         // So long that the pool is to try again when this connect has failed.
         thread::sleep(Duration::from_millis(150));

@@ -7,9 +7,8 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use crate::net::stream::Stream;
-use crate::report::outcome::Eviction;
 use crate::runtime::shared::{Held, Shared};
-use crate::state::slots::Place;
+use crate::state::slots::SlotKey;
 
 /// A lease of one connection; dropped, it goes back if it is fit for the next caller.
 ///
@@ -56,15 +55,15 @@ use crate::state::slots::Place;
 pub struct Connection<C = Stream> {
     /// There until the lease ends.
     held: Option<Held<C>>,
-    place: Place,
+    key: SlotKey,
     shared: Arc<Shared<C>>,
 }
 
 impl<C> Connection<C> {
-    pub(crate) fn new(shared: Arc<Shared<C>>, place: Place, held: Held<C>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared<C>>, key: SlotKey, held: Held<C>) -> Self {
         Self {
             held: Some(held),
-            place,
+            key,
             shared,
         }
     }
@@ -86,7 +85,7 @@ impl<C> Connection<C> {
     /// ```
     #[must_use]
     pub fn id(this: &Self) -> u64 {
-        this.place.id
+        this.key.id
     }
 
     /// The socket under the client, for options and addresses.
@@ -136,7 +135,7 @@ impl<C> Connection<C> {
     /// ```
     pub fn finish(mut this: Self) {
         if let Some(held) = this.held.take() {
-            this.shared.give_back(this.place, held, true);
+            this.shared.give_back(this.key, held, true);
         }
     }
 
@@ -156,9 +155,11 @@ impl<C> Connection<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn discard(mut this: Self) {
-        let word = this.held().stream.socket().word(false);
-        let (shared, held) = (&this.shared, this.held.take());
-        shared.withdraw(this.place, word, held, Eviction::Discarded);
+        let Some(held) = this.held.take() else {
+            return;
+        };
+        let (key, signal) = (this.key, held.stream.socket().word(false));
+        this.shared.with(|core| core.discard(key, held, signal));
     }
 
     /// Takes the client out of the pool for good; somebody who waits may have its place.
@@ -185,10 +186,19 @@ impl<C> Connection<C> {
     #[must_use = "to close the connection, call `discard`"]
     pub fn detach(mut this: Self) -> C {
         let held = this.held.take().expect("bug: a lease without a client");
-        let word = held.stream.socket().word(false);
-        this.shared
-            .withdraw(this.place, word, None, Eviction::Detached);
+        let (key, signal) = (this.key, held.stream.socket().word(false));
+        this.shared.with(|core| core.detach(key, signal));
         held.client
+    }
+
+    /// Whether the pool wants this lease back soon; costs no lock.
+    ///
+    /// It does if the lease is to close when it comes back (`free`, `end`, a lifetime that a sweep
+    /// found over), if the limit was lowered below what is open, and if callers wait whom no connect
+    /// under way will serve.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the pipeline"))]
+    pub(crate) fn is_wanted_back(this: &Self) -> bool {
+        this.shared.wants_back(this.held().stream.socket())
     }
 
     fn held(&self) -> &Held<C> {
@@ -199,7 +209,7 @@ impl<C> Connection<C> {
 impl<C> Drop for Connection<C> {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
-            self.shared.give_back(self.place, held, false);
+            self.shared.give_back(self.key, held, false);
         }
     }
 }
@@ -277,8 +287,86 @@ impl<C: RefUnwindSafe> RefUnwindSafe for Connection<C> {}
 impl<C> fmt::Debug for Connection<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("id", &self.place.id)
+            .field("id", &self.key.id)
             .field("stream", &self.held.as_ref().map(|held| &held.stream))
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::Builder;
+    use crate::pool::Pool;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    /// A pool without a reaper thread, and the server that it connects to.
+    fn pool(limit: usize, lifetime: Option<Duration>) -> (Pool, TcpListener) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let pool = Builder::new(move || TcpStream::connect(address))
+            .limit(limit)
+            .max_lifetime(lifetime)
+            .reap_interval(None)
+            .build()
+            .unwrap();
+        (pool, server)
+    }
+
+    #[test]
+    fn a_doomed_lease_is_wanted_back_and_no_other() {
+        let (pool, _server) = pool(3, None);
+        let (a, b) = (pool.pull().unwrap(), pool.pull().unwrap());
+        assert!(!Connection::is_wanted_back(&a) && !Connection::is_wanted_back(&b));
+        pool.free(1);
+        assert!(!Connection::is_wanted_back(&a) && Connection::is_wanted_back(&b));
+        drop(b);
+        let c = pool.pull().unwrap();
+        assert!(!Connection::is_wanted_back(&c));
+        pool.end();
+        assert!(Connection::is_wanted_back(&a) && Connection::is_wanted_back(&c));
+    }
+
+    #[test]
+    fn an_aborted_lease_is_wanted_back() {
+        let (pool, _server) = pool(1, None);
+        let lease = pool.pull().unwrap();
+        pool.free_with(0, crate::Close::Hard);
+        assert!(Connection::is_wanted_back(&lease));
+    }
+
+    #[test]
+    fn leases_are_wanted_back_while_there_are_more_than_the_limit() {
+        let (pool, _server) = pool(2, None);
+        let (a, b) = (pool.pull().unwrap(), pool.pull().unwrap());
+        pool.set_limit(1);
+        assert!(Connection::is_wanted_back(&a) && Connection::is_wanted_back(&b));
+        drop(a);
+        assert!(!Connection::is_wanted_back(&b));
+    }
+
+    #[test]
+    fn a_lease_is_wanted_back_while_somebody_waits_whom_no_connect_serves() {
+        let (pool, _server) = pool(1, None);
+        let lease = pool.pull().unwrap();
+        let waiter = std::thread::spawn({
+            let pool = pool.clone();
+            move || pool.pull().map(|lease| Connection::is_wanted_back(&lease))
+        });
+        while !Connection::is_wanted_back(&lease) {
+            std::thread::yield_now();
+        }
+        drop(lease);
+        assert!(!waiter.join().unwrap().unwrap());
+    }
+
+    #[test]
+    fn a_sweep_wants_back_what_is_too_old() {
+        let (pool, _server) = pool(2, Some(Duration::ZERO));
+        let lease = pool.pull().unwrap();
+        assert!(!Connection::is_wanted_back(&lease));
+        pool.reap();
+        assert!(Connection::is_wanted_back(&lease));
     }
 }

@@ -10,16 +10,18 @@ use crate::report::error::Error;
 use crate::report::event::Event;
 use crate::report::outcome::Eviction;
 use crate::report::stats::Brief;
-use crate::runtime::shared::{Held, Shared};
-use crate::state::slots::{Pinged, Place};
-use crate::state::table::{Overdue, Resting};
+use crate::runtime::pinger::start_pinging;
+use crate::runtime::shared::{Core, Shared};
+use crate::state::core::{IdlePeriod, Overdue};
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::user_code::{guarded_call, say};
+use crate::sync::user_code::log;
 use crate::sync::{now, thread};
 
 /// How many slots a sweep looks at between two locks: few, because their handles are cold in the
 /// cache, and whoever pulls meanwhile waits while they are cloned.
 const BATCH: u32 = 8;
+/// How many connections that were left to be closed are closed between two locks.
+pub(crate) const CLOSE_BATCH: usize = 8;
 /// On how many connections a sweep also looks at the sending side, which costs as much again as
 /// the peek. Larger pools take turns: each sweep looks at the next so many.
 const SENDING_CHECKS: u32 = 512;
@@ -64,9 +66,10 @@ pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     if shared.is_ended() {
         return 0;
     }
-    shared.close_graves();
+    shared.closer.run();
+    while shared.with(|core| core.close_left(CLOSE_BATCH)) > 0 {}
     let evicted = evict_stale(shared) + evict_dead(shared);
-    shared.with(|state| state.table.top_up());
+    shared.with(Core::refill);
     start_pinging(shared);
     evicted
 }
@@ -74,7 +77,7 @@ pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
 fn evict_stale<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     let mut evicted = 0;
     loop {
-        let count = shared.with(|state| state.table.evict_stale(BATCH as usize));
+        let count = shared.with(|core| core.evict_stale(BATCH as usize));
         evicted += count;
         if count < BATCH as usize {
             return evicted;
@@ -87,7 +90,7 @@ fn evict_stale<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
 /// The sockets are looked at through handles of their own, without the lock and without taking
 /// them out of the pool, so a sweep never makes the pool look full.
 pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
-    let slots = shared.with(|state| state.table.slots().len());
+    let slots = shared.with(|core| core.slots().len());
     let turns = u64::from(slots.div_ceil(SENDING_CHECKS)).max(1);
     let turn = shared.sweeps.fetch_add(1, Relaxed) % turns;
     let allow_unread = shared.settings.allow_unread;
@@ -96,13 +99,10 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     let mut overdue = Vec::new();
     for first in (0..slots).step_by(BATCH as usize) {
         let batch = first..first.saturating_add(BATCH);
-        evicted += shared.with(|state| {
-            let table = &mut state.table;
-            table.inspect(batch, &mut idle, &mut overdue)
-        });
+        evicted += shared.with(|core| core.inspect(batch, &mut idle, &mut overdue));
         let look_at_sending = u64::from(first / SENDING_CHECKS) == turn;
-        let mut dead: Vec<(Resting, Eviction)> = Vec::new();
-        for (resting, socket) in idle.drain(..) {
+        let mut dead: Vec<(IdlePeriod, Eviction)> = Vec::new();
+        for (period, socket) in idle.drain(..) {
             let verdict = probe::verdict(&socket, allow_unread).or_else(|| {
                 if look_at_sending {
                     probe::cannot_send(&socket)
@@ -110,13 +110,12 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
                     None
                 }
             });
-            dead.extend(verdict.map(|why| (resting, why)));
+            dead.extend(verdict.map(|why| (period, why)));
         }
         if !dead.is_empty() {
-            evicted += shared.with(|state| {
-                let table = &mut state.table;
+            evicted += shared.with(|core| {
                 dead.iter()
-                    .filter(|&&(resting, why)| table.evict_idle(resting, why))
+                    .filter(|&&(period, why)| core.evict_idle(period, why))
                     .count()
             });
         }
@@ -133,104 +132,14 @@ fn report<C: Send + 'static>(shared: &Arc<Shared<C>>, overdue: Vec<Overdue>) {
     for Overdue { id, held, holder } in overdue {
         let thread = holder.name().map(str::to_owned);
         let name = thread.as_deref().unwrap_or("without a name");
-        say!(
+        log!(
             Warn,
             "connection {id} has been leased for {} by thread {name}",
             Brief(held)
         );
         shared.tell(&Event::Overdue { id, held, thread });
     }
-    for late in shared.with(|state| state.table.reported(&ids)) {
+    for late in shared.with(|core| core.reported(&ids)) {
         shared.tell_evicted(late.id, late.why, late.age);
-    }
-}
-
-/// A lease of the pool's own, for a ping; dropped, it goes back.
-struct Ping<C: Send + 'static> {
-    shared: Arc<Shared<C>>,
-    place: Place,
-    held: Option<Held<C>>,
-    pinged: Pinged,
-    verdict: Option<Eviction>,
-}
-
-/// The right to ping, of which there is one.
-struct Pinging<C: Send + 'static>(Arc<Shared<C>>);
-
-/// Pings what asks for it, one at a time, on a thread of its own: a server that hangs must not
-/// hang the sweep.
-fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    if shared.settings.ping.is_none() || !shared.with(|state| state.table.begin_pinging()) {
-        return;
-    }
-    let pinging = Pinging(Arc::clone(shared));
-    let mut from = 0;
-    let Some(first) = pinging.next(&mut from) else {
-        return;
-    };
-    let started = thread::Builder::new()
-        .name("jackpot-ping".into())
-        .spawn(move || {
-            let mut next = Some(first);
-            while let Some(mut ping) = next {
-                ping.run();
-                drop(ping);
-                next = pinging.next(&mut from);
-            }
-        });
-    if let Err(error) = started {
-        say!(Warn, "cannot start the ping thread: {error}");
-    }
-}
-
-impl<C: Send + 'static> Pinging<C> {
-    fn next(&self, from: &mut u32) -> Option<Ping<C>> {
-        let (every, _) = self.0.settings.ping.as_ref()?;
-        let (lease, pinged) = self.0.with(|state| state.table.next_ping(from, *every))?;
-        Some(Ping {
-            shared: Arc::clone(&self.0),
-            place: lease.place,
-            held: Some(lease.held),
-            pinged,
-            verdict: None,
-        })
-    }
-}
-
-impl<C: Send + 'static> Drop for Pinging<C> {
-    fn drop(&mut self) {
-        self.0.with(|state| state.table.end_pinging());
-    }
-}
-
-impl<C: Send + 'static> Ping<C> {
-    fn run(&mut self) {
-        let (Some((_, ping)), Some(held)) = (&self.shared.settings.ping, &mut self.held) else {
-            return;
-        };
-        let socket = Arc::clone(held.stream.socket());
-        socket.set_leased(true);
-        self.verdict = match guarded_call(ping, &mut held.client) {
-            Ok(()) => socket.settle(self.shared.settings.allow_unanswered),
-            Err(error) => {
-                let id = self.place.id;
-                say!(Debug, "connection {id}: ping failed: {error}");
-                Some(Eviction::PingFailed)
-            }
-        };
-        socket.set_leased(self.verdict.is_some());
-    }
-}
-
-impl<C: Send + 'static> Drop for Ping<C> {
-    fn drop(&mut self) {
-        let Some(held) = self.held.take() else {
-            return;
-        };
-        self.shared.with(|state| {
-            let table = &mut state.table;
-            let (place, verdict) = (self.place, self.verdict);
-            table.give_back_pinged(place, held, &self.pinged, verdict);
-        });
     }
 }

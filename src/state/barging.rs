@@ -5,8 +5,7 @@
 //! does nothing. When there are always waiters, every lease pays this price, and a queue that
 //! formed once never dissolves: a convoy (Blasgen, Gray, Mitchell and Price, "The Convoy
 //! Phenomenon", 1979). So in a convoy, and only there, a connection that comes back stays up for
-//! grabs until the first waiter's patience ends, and the thread that gave it back can go on
-//! with it.
+//! grabs for a short window of time, and the thread that gave it back can go on with it.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +15,11 @@ const HAND_OFFS: u32 = 32;
 const QUIET: Duration = Duration::from_millis(10);
 /// How long a waiter in a convoy may be overtaken, for each one that waits already.
 ///
-/// Patience grows with the queue because the wait does: what counts is that each connection
+/// The window grows with the queue because the wait does: what counts is that each connection
 /// changes threads every so often, not after every lease.
-const PATIENCE_EACH: Duration = Duration::from_micros(64);
+const WINDOW_EACH: Duration = Duration::from_micros(64);
 /// How long a waiter may be overtaken at most, however long the queue.
-const MOST_PATIENCE: Duration = Duration::from_millis(4);
+const LONGEST_WINDOW: Duration = Duration::from_millis(4);
 
 /// Watches how close upon each other hand-offs follow.
 #[derive(Debug)]
@@ -47,12 +46,12 @@ impl Convoy {
     }
 
     /// How long one who begins to wait behind so many others may be overtaken.
-    pub(crate) fn patience(&self, waiting: usize, now: Instant) -> Option<Duration> {
+    pub(crate) fn window(&self, waiting: usize, now: Instant) -> Option<Duration> {
         if self.hand_offs < HAND_OFFS || self.is_quiet(now) {
             return None;
         }
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1);
-        Some(PATIENCE_EACH.saturating_mul(waiting).min(MOST_PATIENCE))
+        Some(WINDOW_EACH.saturating_mul(waiting).min(LONGEST_WINDOW))
     }
 
     fn is_quiet(&self, now: Instant) -> bool {
@@ -72,15 +71,15 @@ mod tests {
         for _ in 0..10 * HAND_OFFS {
             now += QUIET * 2;
             convoy.handed_off(now);
-            assert_eq!(convoy.patience(5, now), None);
+            assert_eq!(convoy.window(5, now), None);
         }
         for _ in 0..HAND_OFFS {
             now += QUIET / 2;
             convoy.handed_off(now);
         }
-        assert_eq!(convoy.patience(0, now), Some(PATIENCE_EACH));
-        assert_eq!(convoy.patience(3, now), Some(PATIENCE_EACH * 4));
-        assert_eq!(convoy.patience(usize::MAX, now), Some(MOST_PATIENCE));
-        assert_eq!(convoy.patience(3, now + QUIET * 2), None);
+        assert_eq!(convoy.window(0, now), Some(WINDOW_EACH));
+        assert_eq!(convoy.window(3, now), Some(WINDOW_EACH * 4));
+        assert_eq!(convoy.window(usize::MAX, now), Some(LONGEST_WINDOW));
+        assert_eq!(convoy.window(3, now + QUIET * 2), None);
     }
 }

@@ -1,13 +1,13 @@
-//! A doubly linked order over the indices of a table.
+//! A doubly linked list over the indices of a table.
 
-/// The end of an order.
+/// The end of an list.
 const NONE: u32 = u32::MAX;
 
-/// Indices in an order from which any member leaves in constant time.
+/// Indices in a list from which any member leaves in constant time.
 ///
 /// It serves the idle connections (oldest to newest) and the waiters (first come to last).
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct List {
     links: Vec<Link>,
     first: u32,
     last: u32,
@@ -20,7 +20,7 @@ struct Link {
     after: u32,
 }
 
-impl Order {
+impl List {
     pub(crate) const fn new() -> Self {
         Self {
             links: Vec::new(),
@@ -58,11 +58,7 @@ impl Order {
         std::iter::successors(self.first(), |&index| self.after(index))
     }
 
-    pub(crate) fn push_last(&mut self, index: u32) {
-        self.insert_after(self.last(), index);
-    }
-
-    /// Puts `index`, which must not be in the order, behind `anchor`, or first where that is none.
+    /// Puts `index`, which must not be in the list, behind `anchor`, or first where that is none.
     pub(crate) fn insert_after(&mut self, anchor: Option<u32>, index: u32) {
         if self.links.len() <= index as usize {
             let unlinked = Link {
@@ -79,7 +75,7 @@ impl Order {
         self.len += 1;
     }
 
-    /// Takes out `index`, which must be in the order.
+    /// Takes out `index`, which must be in the list.
     pub(crate) fn remove(&mut self, index: u32) {
         let Link { before, after } = self.links[index as usize];
         *self.after_slot(before) = after;
@@ -112,25 +108,25 @@ mod tests {
 
     #[test]
     fn members_leave_from_anywhere() {
-        let mut order = Order::new();
+        let mut list = List::new();
         for index in 0..5 {
-            order.push_last(index);
+            list.insert_after(list.last(), index);
         }
-        order.remove(2);
-        order.remove(0);
-        order.remove(4);
-        assert_eq!(order.iter().collect::<Vec<_>>(), [1, 3]);
-        order.insert_after(None, 4);
-        order.insert_after(Some(1), 0);
-        assert_eq!(order.iter().collect::<Vec<_>>(), [4, 1, 0, 3]);
+        list.remove(2);
+        list.remove(0);
+        list.remove(4);
+        assert_eq!(list.iter().collect::<Vec<_>>(), [1, 3]);
+        list.insert_after(None, 4);
+        list.insert_after(Some(1), 0);
+        assert_eq!(list.iter().collect::<Vec<_>>(), [4, 1, 0, 3]);
         assert_eq!(
-            (order.first(), order.last(), order.len()),
+            (list.first(), list.last(), list.len()),
             (Some(4), Some(3), 4)
         );
-        assert_eq!((order.before(1), order.after(3)), (Some(4), None));
+        assert_eq!((list.before(1), list.after(3)), (Some(4), None));
         for index in [4, 3, 1, 0] {
-            order.remove(index);
+            list.remove(index);
         }
-        assert!(order.is_empty() && order.first().is_none() && order.last().is_none());
+        assert!(list.is_empty() && list.first().is_none() && list.last().is_none());
     }
 }

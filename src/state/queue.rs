@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::report::error::Error;
-use crate::state::list::Order;
+use crate::state::list::List;
 use crate::state::slots::Lease;
 
 /// What ends a wait, or a try.
 #[derive(Debug)]
 pub(crate) enum Answer<L> {
-    /// A connection, and whether it must be probed first.
-    Granted { lease: Lease<L>, probe: bool },
+    /// A connection.
+    Granted(Lease<L>),
     /// The current try failed. A waiter that stays keeps its seat and its place.
     Failed(Failure),
     /// The pool has ended.
@@ -55,40 +55,44 @@ impl Ticket {
     }
 }
 
+/// Where somebody waits; it is used again once it has been given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat(pub(crate) u32);
+
 /// The queue. `W` wakes a waiter, once the lock is free.
 #[derive(Debug)]
-pub(crate) struct Waiters<L, W> {
-    seats: Vec<Option<Seat<L, W>>>,
+pub(crate) struct Queue<L, W> {
+    seats: Vec<Option<Waiter<L, W>>>,
     vacant: Vec<u32>,
     /// The seats that wait to be served, first come first.
-    order: Order,
+    line: List,
     /// How many of them wait for a connect, as opposed to sleeping between two tries.
     trying: usize,
     next_number: u64,
 }
 
 #[derive(Debug)]
-struct Seat<L, W> {
+struct Waiter<L, W> {
     ticket: Ticket,
     waker: W,
     trying: bool,
     /// Whether it goes on after a failed try.
     stays: bool,
-    /// Whether it is in the order: neither served nor told that its only try failed.
+    /// Whether it is in the line: neither served nor told that its only try failed.
     waits: bool,
     /// Until when others may overtake this waiter; from then on it is strictly its turn.
-    patient_until: Option<Instant>,
+    barging_until: Option<Instant>,
     /// The connection that is being made for this waiter.
     connect: Option<u64>,
     answer: Option<Answer<L>>,
 }
 
-impl<L, W: Clone> Waiters<L, W> {
+impl<L, W: Clone> Queue<L, W> {
     pub(crate) const fn new() -> Self {
         Self {
             seats: Vec::new(),
             vacant: Vec::new(),
-            order: Order::new(),
+            line: List::new(),
             trying: 0,
             next_number: 0,
         }
@@ -96,11 +100,11 @@ impl<L, W: Clone> Waiters<L, W> {
 
     /// How many wait to be served.
     pub(crate) fn len(&self) -> usize {
-        self.order.len()
+        self.line.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.line.is_empty()
     }
 
     /// How many wait for a connect.
@@ -109,8 +113,8 @@ impl<L, W: Clone> Waiters<L, W> {
     }
 
     /// The one who came first.
-    pub(crate) fn first(&self) -> Option<u32> {
-        self.order.first()
+    pub(crate) fn first(&self) -> Option<Seat> {
+        self.line.first().map(Seat)
     }
 
     pub(crate) fn new_ticket(&mut self, now: Instant) -> Ticket {
@@ -124,21 +128,20 @@ impl<L, W: Clone> Waiters<L, W> {
 
     /// How many came before this ticket and still wait.
     pub(crate) fn ahead_of(&self, ticket: Ticket) -> usize {
-        self.order
-            .iter()
+        self.in_line()
             .take_while(|&seat| self.seat(seat).ticket.number < ticket.number)
             .count()
     }
 
-    /// Sits down at the ticket's place in the order.
-    pub(crate) fn join(&mut self, ticket: Ticket, waker: W, trying: bool, stays: bool) -> u32 {
-        let seat = Seat {
+    /// Joins the line at the ticket's place.
+    pub(crate) fn join(&mut self, ticket: Ticket, waker: W, trying: bool, stays: bool) -> Seat {
+        let waiter = Waiter {
             ticket,
             waker,
             trying,
             stays,
             waits: true,
-            patient_until: None,
+            barging_until: None,
             connect: None,
             answer: None,
         };
@@ -146,45 +149,47 @@ impl<L, W: Clone> Waiters<L, W> {
             self.seats.push(None);
             u32::try_from(self.seats.len() - 1).expect("bug: seats outgrew u32")
         });
-        let mut anchor = self.order.last();
-        while let Some(before) = anchor.filter(|&a| self.seat(a).ticket.number > ticket.number) {
-            anchor = self.order.before(before);
+        let mut anchor = self.line.last();
+        while let Some(before) =
+            anchor.filter(|&a| self.seat(Seat(a)).ticket.number > ticket.number)
+        {
+            anchor = self.line.before(before);
         }
-        self.seats[index as usize] = Some(seat);
-        self.order.insert_after(anchor, index);
+        self.seats[index as usize] = Some(waiter);
+        self.line.insert_after(anchor, index);
         self.trying += usize::from(trying);
-        index
+        Seat(index)
     }
 
-    pub(crate) fn patient_until(&self, seat: u32) -> Option<Instant> {
-        self.seat(seat).patient_until
+    pub(crate) fn barging_until(&self, seat: Seat) -> Option<Instant> {
+        self.seat(seat).barging_until
     }
 
-    pub(crate) fn set_patient_until(&mut self, seat: u32, until: Option<Instant>) {
-        self.seat_mut(seat).patient_until = until;
+    pub(crate) fn set_barging_until(&mut self, seat: Seat, until: Option<Instant>) {
+        self.seat_mut(seat).barging_until = until;
     }
 
-    pub(crate) fn ticket(&self, seat: u32) -> Ticket {
+    pub(crate) fn ticket(&self, seat: Seat) -> Ticket {
         self.seat(seat).ticket
     }
 
-    pub(crate) fn waker(&self, seat: u32) -> W {
+    pub(crate) fn waker(&self, seat: Seat) -> W {
         self.seat(seat).waker.clone()
     }
 
     /// Whether this waiter is still in the queue.
-    pub(crate) fn is_waiting(&self, seat: u32) -> bool {
+    pub(crate) fn is_waiting(&self, seat: Seat) -> bool {
         self.seat(seat).waits
     }
 
     /// Whether this waiter goes on after a failed try.
-    pub(crate) fn stays(&self, seat: u32) -> bool {
+    pub(crate) fn stays(&self, seat: Seat) -> bool {
         self.seat(seat).stays
     }
 
     /// Ends the wait of this waiter; an answer that it had not taken comes out.
-    pub(crate) fn serve(&mut self, seat: u32, answer: Answer<L>) -> (W, Option<Answer<L>>) {
-        self.order.remove(seat);
+    pub(crate) fn serve(&mut self, seat: Seat, answer: Answer<L>) -> (W, Option<Answer<L>>) {
+        self.line.remove(seat.0);
         let waiter = self.seat_mut(seat);
         let old = waiter.answer.replace(answer);
         waiter.ticket.counted = true;
@@ -197,7 +202,7 @@ impl<L, W: Clone> Waiters<L, W> {
 
     /// Tells this waiter of a failure, which ends its current try; an answer that it had not taken
     /// comes out.
-    pub(crate) fn fail(&mut self, seat: u32, failure: Failure) -> (W, Option<Answer<L>>) {
+    pub(crate) fn fail(&mut self, seat: Seat, failure: Failure) -> (W, Option<Answer<L>>) {
         let waiter = self.seat_mut(seat);
         let was_trying = std::mem::take(&mut waiter.trying);
         let old = waiter.answer.replace(Answer::Failed(failure));
@@ -206,17 +211,18 @@ impl<L, W: Clone> Waiters<L, W> {
         (waker, old)
     }
 
-    /// Begins another try of this waiter.
-    pub(crate) fn try_again(&mut self, seat: u32) {
+    /// Begins another try of this waiter, which has taken its answer to the one before.
+    pub(crate) fn try_again(&mut self, seat: Seat) {
         let waiter = self.seat_mut(seat);
         debug_assert!(!waiter.trying);
+        // What it was told would be dropped under the lock, and its error is the user's.
+        debug_assert!(waiter.answer.is_none());
         waiter.trying = true;
-        waiter.answer = None;
         self.trying += 1;
     }
 
     /// Takes the answer, if there is one; an answer that ends the wait ends the seat too.
-    pub(crate) fn take_answer(&mut self, seat: u32) -> Option<Answer<L>> {
+    pub(crate) fn take_answer(&mut self, seat: Seat) -> Option<Answer<L>> {
         let over = !self.is_waiting(seat);
         let answer = self.seat_mut(seat).answer.take();
         if over {
@@ -226,22 +232,21 @@ impl<L, W: Clone> Waiters<L, W> {
     }
 
     /// Leaves the queue, unserved.
-    pub(crate) fn leave(&mut self, seat: u32) {
+    pub(crate) fn leave(&mut self, seat: Seat) {
         debug_assert!(self.is_waiting(seat));
-        self.order.remove(seat);
+        self.line.remove(seat.0);
         self.trying -= usize::from(self.seat(seat).trying);
         self.give_up(seat);
     }
 
     /// The connection with this id is being made for that waiter.
-    pub(crate) fn assign(&mut self, seat: u32, id: u64) {
+    pub(crate) fn assign(&mut self, seat: Seat, id: u64) {
         self.seat_mut(seat).connect = Some(id);
     }
 
     /// The first waiter for whom no connection is being made.
-    pub(crate) fn unassigned(&self) -> Option<u32> {
-        self.order
-            .iter()
+    pub(crate) fn unassigned(&self) -> Option<Seat> {
+        self.in_line()
             .find(|&seat| self.seat(seat).connect.is_none())
     }
 
@@ -253,10 +258,9 @@ impl<L, W: Clone> Waiters<L, W> {
     }
 
     /// Forgets that this connection is being made; who tries for it is returned.
-    pub(crate) fn unassign(&mut self, id: u64) -> Option<u32> {
+    pub(crate) fn unassign(&mut self, id: u64) -> Option<Seat> {
         let seat = self
-            .order
-            .iter()
+            .in_line()
             .find(|&seat| self.seat(seat).connect == Some(id))?;
         let waiter = self.seat_mut(seat);
         waiter.connect = None;
@@ -264,32 +268,37 @@ impl<L, W: Clone> Waiters<L, W> {
     }
 
     /// Those who sleep between two tries.
-    pub(crate) fn sleeping(&self) -> Vec<u32> {
-        let sleeps = |seat: &u32| !self.seat(*seat).trying;
-        self.order.iter().filter(sleeps).collect()
+    pub(crate) fn sleeping(&self) -> Vec<Seat> {
+        let sleeps = |seat: &Seat| !self.seat(*seat).trying;
+        self.in_line().filter(sleeps).collect()
     }
 
     /// The `count` last comers among those who wait for a connect, the last one first.
-    pub(crate) fn last_trying(&self, count: usize) -> Vec<u32> {
-        std::iter::successors(self.order.last(), |&seat| self.order.before(seat))
+    pub(crate) fn last_trying(&self, count: usize) -> Vec<Seat> {
+        std::iter::successors(self.line.last(), |&seat| self.line.before(seat))
+            .map(Seat)
             .filter(|&seat| self.seat(seat).trying)
             .take(count)
             .collect()
     }
 
-    fn give_up(&mut self, seat: u32) {
-        self.seats[seat as usize] = None;
-        self.vacant.push(seat);
+    fn in_line(&self) -> impl Iterator<Item = Seat> + '_ {
+        self.line.iter().map(Seat)
     }
 
-    fn seat(&self, seat: u32) -> &Seat<L, W> {
-        self.seats[seat as usize]
+    fn give_up(&mut self, seat: Seat) {
+        self.seats[seat.0 as usize] = None;
+        self.vacant.push(seat.0);
+    }
+
+    fn seat(&self, seat: Seat) -> &Waiter<L, W> {
+        self.seats[seat.0 as usize]
             .as_ref()
             .expect("bug: nobody sits there")
     }
 
-    fn seat_mut(&mut self, seat: u32) -> &mut Seat<L, W> {
-        self.seats[seat as usize]
+    fn seat_mut(&mut self, seat: Seat) -> &mut Waiter<L, W> {
+        self.seats[seat.0 as usize]
             .as_mut()
             .expect("bug: nobody sits there")
     }
@@ -299,16 +308,16 @@ impl<L, W: Clone> Waiters<L, W> {
 mod tests {
     use super::*;
 
-    type Queue = Waiters<(), &'static str>;
+    type Line = Queue<(), &'static str>;
 
-    fn join(queue: &mut Queue, waker: &'static str, trying: bool) -> u32 {
+    fn join(queue: &mut Line, waker: &'static str, trying: bool) -> Seat {
         let ticket = queue.new_ticket(Instant::now());
         queue.join(ticket, waker, trying, true)
     }
 
     #[test]
     fn a_waiter_whose_connection_was_dead_comes_back_to_its_place() {
-        let mut queue = Queue::new();
+        let mut queue = Line::new();
         let first = join(&mut queue, "first", true);
         let second = join(&mut queue, "second", true);
         queue.serve(first, Answer::Ended);
@@ -325,7 +334,7 @@ mod tests {
 
     #[test]
     fn the_last_comers_fail_first_and_sleepers_are_left_asleep() {
-        let mut queue = Queue::new();
+        let mut queue = Line::new();
         join(&mut queue, "first", true);
         join(&mut queue, "second", true);
         join(&mut queue, "sleeper", false);
@@ -341,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_failure_that_was_not_taken_gives_way_to_a_connection() {
-        let mut queue = Queue::new();
+        let mut queue = Line::new();
         let seat = join(&mut queue, "only", true);
         queue.fail(seat, Failure::Full);
         assert!(queue.is_waiting(seat));
@@ -353,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_once_and_keeps_the_seat() {
-        let mut queue = Queue::new();
+        let mut queue = Line::new();
         let seat = join(&mut queue, "only", true);
         queue.fail(seat, Failure::Full);
         assert!(matches!(queue.take_answer(seat), Some(Answer::Failed(_))));
@@ -366,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_failed_connect_is_the_business_of_the_waiter_that_tries_for_it() {
-        let mut queue = Queue::new();
+        let mut queue = Line::new();
         let trying = join(&mut queue, "trying", true);
         let asleep = join(&mut queue, "asleep", false);
         queue.assign(trying, 1);

@@ -1,46 +1,68 @@
-//! The slot table: one slot for each connection that the pool has or is making. Pure.
+//! The slot table: one slot for each connection that the pool has, is making or is closing. Pure.
 //!
 //! Time comes in as an argument, and whatever must be closed comes out: nothing here reads a
-//! clock, touches a socket or runs foreign code. `L` is what a lease consists of and lies in the
-//! slot while the connection is idle; `H` is the pool's own handle on the connection, which stays
-//! in the slot.
+//! clock, touches a socket or runs code of the user's. `L` is what a lease consists of and lies in
+//! the slot while the connection is idle; `H` is the pool's own handle on the connection, which
+//! stays in the slot.
 
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::report::outcome::Eviction;
 use crate::report::stats::State;
-use crate::state::list::Order;
+use crate::state::list::List;
 
-/// A slot together with the connection in it, so that a later tenant is not mistaken for it.
+/// A slot together with the connection in it, so that its next connection is not mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct SlotKey {
     pub(crate) index: u32,
     pub(crate) id: u64,
 }
 
-/// A connection on its way out of the table: to a caller, or to be closed.
+/// A connection on its way to a caller.
 #[derive(Debug)]
 pub(crate) struct Lease<L> {
-    pub(crate) place: Place,
-    pub(crate) held: L,
-    /// Since when it had been idle.
-    pub(crate) idle_since: Instant,
+    pub(crate) key: SlotKey,
+    pub(crate) client: L,
+    /// Whether to ask the kernel first if it lives.
+    pub(crate) probe: bool,
+    /// Whether this is its first, and began in the moment in which it was made.
+    pub(crate) fresh: bool,
 }
 
-/// A connection that has left the table; to be dropped once the lock is free.
+/// How a connection that leaves ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It is closed.
+    Close,
+    /// It is shut down under the holder of its lease.
+    Abort,
+    /// It is left to the holder of its lease.
+    Detach,
+}
+
+/// A connection that leaves; to be closed once the lock is free.
 #[derive(Debug)]
 pub(crate) struct Closed<L, H> {
-    pub(crate) id: u64,
+    pub(crate) key: SlotKey,
     pub(crate) why: Eviction,
     pub(crate) age: Duration,
-    /// What was parked in the slot, or came back with the lease.
-    pub(crate) held: Option<L>,
+    pub(crate) ending: Ending,
+    /// What lay in the slot, or came back with the lease.
+    pub(crate) client: Option<L>,
     pub(crate) handle: H,
-    /// Whether its lease is still out, so that it must be shut down.
-    pub(crate) cut: bool,
-    /// Whether its eviction is to be told now; else the table keeps that for later.
+    /// Whether its place is free only once the core hears that it has been closed.
+    pub(crate) occupies: bool,
+    /// Whether its eviction is to be told now; else the core keeps that for later.
     pub(crate) tell: bool,
+}
+
+/// What a ping must know to put the connection back where it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pinged {
+    idle_since: Instant,
+    /// Which one had been idle a little longer.
+    neighbour: Option<SlotKey>,
 }
 
 /// `Vec<Slot>` with its transitions.
@@ -49,10 +71,13 @@ pub(crate) struct Slots<L, H> {
     all: Vec<Slot<L, H>>,
     vacant: Vec<u32>,
     /// Idle slots, the least recently used one first.
-    idle: Order,
+    idle: List,
+    /// Slots whose connections wait to be closed.
+    left: Vec<u32>,
     leased: usize,
     connecting: usize,
-    /// How many of those use a factory that has been replaced.
+    closing: usize,
+    /// How many of the connects use a factory that has been replaced.
     outdated: usize,
     next_id: u64,
 }
@@ -66,38 +91,55 @@ struct Slot<L, H> {
 #[derive(Debug)]
 enum Content<L, H> {
     Vacant,
-    Connecting { since: Instant, outdated: bool },
+    Connecting {
+        since: Instant,
+        outdated: bool,
+    },
     Open(Open<L, H>),
+    /// It has left the pool, and waits here to be closed unless somebody is at it.
+    Closing(Option<Closed<L, H>>),
 }
 
-/// An open connection: idle while something is parked in it, else leased.
+/// An open connection.
 #[derive(Debug)]
 pub(crate) struct Open<L, H> {
     pub(crate) handle: H,
-    parked: Option<L>,
+    usage: Usage<L>,
     pub(crate) born: Instant,
     /// When it became idle, or its lease began; the last look at the clock before that, where
     /// nobody looked then.
     pub(crate) since: Instant,
     /// When it last proved to answer: came back from a lease or a ping.
-    pub(crate) tended: Instant,
+    pub(crate) answered: Instant,
     /// When it is too old.
     pub(crate) expires: Option<Instant>,
     pub(crate) leases: u64,
-    /// Why it is to close when it comes back.
-    pub(crate) doom: Option<Eviction>,
-    /// Who took the lease, until it has been reported overdue.
-    pub(crate) holder: Option<Thread>,
+}
+
+#[derive(Debug)]
+enum Usage<L> {
+    Idle {
+        client: L,
+    },
+    Leased {
+        /// Why it is to close when it comes back.
+        doom: Option<Eviction>,
+        /// Who took the lease, until it has been reported overdue.
+        holder: Option<Thread>,
+    },
 }
 
 impl<L, H> Open<L, H> {
     pub(crate) fn is_idle(&self) -> bool {
-        self.parked.is_some()
+        matches!(self.usage, Usage::Idle { .. })
     }
 
-    /// Whether its first lease began at the moment of its birth.
-    pub(crate) fn never_rested(&self) -> bool {
-        self.leases == 1 && self.since == self.born
+    /// Why it is to close when it comes back, if it is.
+    pub(crate) fn doom(&self) -> Option<Eviction> {
+        match self.usage {
+            Usage::Idle { .. } => None,
+            Usage::Leased { doom, .. } => doom,
+        }
     }
 
     pub(crate) fn has_expired(&self, now: Instant) -> bool {
@@ -110,9 +152,11 @@ impl<L, H> Slots<L, H> {
         Self {
             all: Vec::new(),
             vacant: Vec::new(),
-            idle: Order::new(),
+            idle: List::new(),
+            left: Vec::new(),
             leased: 0,
             connecting: 0,
+            closing: 0,
             outdated: 0,
             next_id: 1,
         }
@@ -131,7 +175,7 @@ impl<L, H> Slots<L, H> {
     }
 
     /// How many connects are under way through the factory that is in use now.
-    pub(crate) fn connecting_anew(&self) -> usize {
+    pub(crate) fn connecting_current(&self) -> usize {
         self.connecting - self.outdated
     }
 
@@ -139,8 +183,19 @@ impl<L, H> Slots<L, H> {
         self.idle() + self.leased
     }
 
-    pub(crate) fn occupied(&self) -> usize {
+    /// How many slots have a connection that is in the pool or being made.
+    pub(crate) fn in_use(&self) -> usize {
         self.open() + self.connecting
+    }
+
+    /// How many slots are not vacant.
+    pub(crate) fn occupied(&self) -> usize {
+        self.in_use() + self.closing
+    }
+
+    /// How many connections wait in their slots to be closed.
+    pub(crate) fn left(&self) -> usize {
+        self.left.len()
     }
 
     /// How many slots there are, vacant ones too: the range of the indices.
@@ -149,7 +204,7 @@ impl<L, H> Slots<L, H> {
     }
 
     /// Takes a slot for a connection that is to be made.
-    pub(crate) fn reserve(&mut self, now: Instant) -> Place {
+    pub(crate) fn reserve(&mut self, now: Instant) -> SlotKey {
         let index = self.vacant.pop().unwrap_or_else(|| {
             self.all.push(Slot {
                 id: 0,
@@ -169,7 +224,7 @@ impl<L, H> Slots<L, H> {
             },
         };
         self.connecting += 1;
-        Place { index, id }
+        SlotKey { index, id }
     }
 
     /// The factory has been replaced: the connects under way are those of the one before.
@@ -183,43 +238,48 @@ impl<L, H> Slots<L, H> {
     }
 
     /// Whether this connect, which is under way, uses a factory that has been replaced.
-    pub(crate) fn is_outdated(&self, place: Place) -> bool {
+    pub(crate) fn is_outdated(&self, key: SlotKey) -> bool {
         matches!(
-            self.slot(place).content,
+            self.slot(key).content,
             Content::Connecting { outdated: true, .. }
         )
     }
 
     /// The connection was not made: its slot is vacant again.
-    pub(crate) fn abandon(&mut self, place: Place) {
-        self.end_connect(place);
-        self.vacate(place);
+    pub(crate) fn abandon(&mut self, key: SlotKey) {
+        self.end_connect(key);
+        self.empty(key);
     }
 
-    fn end_connect(&mut self, place: Place) {
-        debug_assert!(matches!(
-            self.slot(place).content,
-            Content::Connecting { .. }
-        ));
-        self.outdated -= usize::from(self.is_outdated(place));
+    fn end_connect(&mut self, key: SlotKey) {
+        debug_assert!(matches!(self.slot(key).content, Content::Connecting { .. }));
+        self.outdated -= usize::from(self.is_outdated(key));
         self.connecting -= 1;
     }
 
-    /// The connection was made, and counts as leased until it is parked or handed out.
-    pub(crate) fn fill(&mut self, place: Place, handle: H, now: Instant, expires: Option<Instant>) {
-        self.end_connect(place);
-        self.all[place.index as usize].content = Content::Open(Open {
+    /// The connection was made, and counts as leased until it is idle.
+    pub(crate) fn fill(&mut self, key: SlotKey, handle: H, now: Instant) {
+        self.end_connect(key);
+        self.leased += 1;
+        let slot = &mut self.all[key.index as usize];
+        slot.content = Content::Open(Open {
             handle,
-            parked: None,
+            usage: Usage::Leased {
+                doom: None,
+                holder: None,
+            },
             born: now,
             since: now,
-            tended: now,
-            expires,
+            answered: now,
+            expires: None,
             leases: 0,
-            doom: None,
-            holder: None,
         });
-        self.leased += 1;
+    }
+
+    pub(crate) fn set_expiry(&mut self, key: SlotKey, expires: Option<Instant>) {
+        if let Some(open) = self.get_mut(key) {
+            open.expires = expires;
+        }
     }
 
     /// The most recently used idle connection.
@@ -237,49 +297,105 @@ impl<L, H> Slots<L, H> {
         self.idle.iter()
     }
 
-    /// Takes an idle connection out for a lease that began at `since`.
-    pub(crate) fn lease(&mut self, index: u32, since: Instant) -> Lease<L> {
+    /// Takes an idle connection out for a lease that began at `since`, and since when it had been
+    /// idle.
+    pub(crate) fn lease(
+        &mut self,
+        index: u32,
+        since: Instant,
+        holder: Option<Thread>,
+    ) -> (Lease<L>, Instant) {
         let slot = &mut self.all[index as usize];
+        let id = slot.id;
         let Content::Open(open) = &mut slot.content else {
             panic!("bug: lease of a slot that is not open");
         };
-        let held = open.parked.take().expect("bug: lease of a leased slot");
+        let usage = Usage::Leased { doom: None, holder };
+        let Usage::Idle { client } = std::mem::replace(&mut open.usage, usage) else {
+            panic!("bug: lease of a leased slot");
+        };
+        let fresh = open.leases == 0 && since == open.born;
         let idle_since = std::mem::replace(&mut open.since, since);
         open.leases += 1;
         self.idle.remove(index);
         self.leased += 1;
-        let id = slot.id;
-        Lease {
-            place: Place { index, id },
-            held,
-            idle_since,
-        }
+        let lease = Lease {
+            key: SlotKey { index, id },
+            client,
+            probe: false,
+            fresh,
+        };
+        (lease, idle_since)
     }
 
     /// Takes an idle connection out for a ping, which is no use of it.
     ///
-    /// Returns what [`park_after_ping`](Self::park_after_ping) wants to know.
+    /// Returns what [`make_idle`](Self::make_idle) wants to know.
     pub(crate) fn lease_for_ping(&mut self, index: u32) -> (Lease<L>, Pinged) {
-        let idle_since = self.open_at(index).since;
-        let neighbour = self.idle.before(index).map(|index| self.place(index));
-        let lease = self.lease(index, idle_since);
-        (
-            lease,
-            Pinged {
-                idle_since,
-                neighbour,
-            },
-        )
+        let neighbour = self.idle.before(index).map(|index| self.key(index));
+        let since = self.open_at(index).since;
+        let (lease, idle_since) = self.lease(index, since, None);
+        let pinged = Pinged {
+            idle_since,
+            neighbour,
+        };
+        (lease, pinged)
     }
 
-    /// A lease is over and its connection idle: the most recently used one.
-    pub(crate) fn park(&mut self, place: Place, held: L, now: Instant) {
-        self.put(place, held, now, now);
-        self.idle.push_last(place.index);
+    /// Who took this lease, if leases are watched.
+    pub(crate) fn set_holder(&mut self, key: SlotKey, holder: Option<Thread>) {
+        if let Some(Usage::Leased { holder: old, .. }) = self.usage_mut(key) {
+            *old = holder;
+        }
     }
 
-    /// A ping is over: the connection is as idle as before, at its place in the order.
-    pub(crate) fn park_after_ping(&mut self, place: Place, held: L, pinged: &Pinged, now: Instant) {
+    /// Who took this lease, unless that was told before.
+    pub(crate) fn take_holder(&mut self, key: SlotKey) -> Option<Thread> {
+        match self.usage_mut(key)? {
+            Usage::Leased { holder, .. } => holder.take(),
+            Usage::Idle { .. } => None,
+        }
+    }
+
+    /// A lease is to close when it comes back; its handle, unless it was to before.
+    pub(crate) fn doom(&mut self, key: SlotKey, why: Eviction) -> Option<H>
+    where
+        H: Clone,
+    {
+        let open = self.get_mut(key)?;
+        match &mut open.usage {
+            Usage::Leased { doom, .. } if doom.is_none() => {
+                *doom = Some(why);
+                Some(open.handle.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// A lease is over and its connection idle: the most recently used one. After a ping it is as
+    /// idle as before, at its place in the order.
+    pub(crate) fn make_idle(
+        &mut self,
+        key: SlotKey,
+        client: L,
+        now: Instant,
+        ping: Option<&Pinged>,
+    ) {
+        let (anchor, since) = match ping {
+            None => (self.idle.last(), now),
+            Some(pinged) => (self.place_after_ping(pinged), pinged.idle_since),
+        };
+        let open = self.get_mut(key).expect("bug: idle without a slot");
+        debug_assert!(!open.is_idle());
+        open.usage = Usage::Idle { client };
+        open.since = since;
+        open.answered = now;
+        self.leased -= 1;
+        self.idle.insert_after(anchor, key.index);
+    }
+
+    /// Behind which idle connection one belongs that was pinged.
+    fn place_after_ping(&self, pinged: &Pinged) -> Option<u32> {
         let since = pinged.idle_since;
         let mut anchor = pinged
             .neighbour
@@ -293,95 +409,119 @@ impl<L, H> Slots<L, H> {
             anchor = Some(index);
             next = self.idle.after(index);
         }
-        self.put(place, held, since, now);
-        self.idle.insert_after(anchor, place.index);
+        anchor
     }
 
-    fn put(&mut self, place: Place, held: L, since: Instant, tended: Instant) {
-        let open = self.get_mut(place).expect("bug: parked without a slot");
-        debug_assert!(!open.is_idle());
-        open.parked = Some(held);
-        open.since = since;
-        open.tended = tended;
-        open.holder = None;
-        self.leased -= 1;
-    }
-
-    /// Takes an open connection, idle or leased, out of the table.
+    /// An open connection, idle or leased, leaves; it occupies its slot until [`vacate`](Self::vacate).
     pub(crate) fn close(
         &mut self,
-        place: Place,
+        key: SlotKey,
         why: Eviction,
         now: Instant,
         returned: Option<L>,
+        ending: Ending,
     ) -> Closed<L, H> {
-        let slot = &mut self.all[place.index as usize];
-        let content = std::mem::replace(&mut slot.content, Content::Vacant);
+        let slot = &mut self.all[key.index as usize];
+        let content = std::mem::replace(&mut slot.content, Content::Closing(None));
         let Content::Open(open) = content else {
             panic!("bug: closed a slot that is not open");
         };
-        if open.is_idle() {
-            self.idle.remove(place.index);
-        } else {
-            self.leased -= 1;
-        }
-        self.vacate(place);
+        let client = match open.usage {
+            Usage::Idle { client } => {
+                self.idle.remove(key.index);
+                Some(client)
+            }
+            Usage::Leased { .. } => {
+                self.leased -= 1;
+                returned
+            }
+        };
+        self.closing += 1;
         Closed {
-            id: place.id,
+            key,
             why,
             age: now.saturating_duration_since(open.born),
-            held: open.parked.or(returned),
+            ending,
+            client,
             handle: open.handle,
-            cut: false,
+            occupies: true,
             tell: true,
         }
     }
 
-    fn vacate(&mut self, place: Place) {
-        self.all[place.index as usize] = Slot {
+    /// Leaves a connection in its slot, for whoever closes it.
+    pub(crate) fn leave(&mut self, closed: Closed<L, H>) {
+        let index = closed.key.index;
+        self.all[index as usize].content = Content::Closing(Some(closed));
+        self.left.push(index);
+    }
+
+    /// One of those that wait to be closed.
+    pub(crate) fn take_left(&mut self) -> Option<Closed<L, H>> {
+        let index = self.left.pop()?;
+        match &mut self.all[index as usize].content {
+            Content::Closing(closed) => closed.take(),
+            _ => panic!("bug: left and not closing"),
+        }
+    }
+
+    /// A connection that was closing has been closed.
+    pub(crate) fn vacate(&mut self, key: SlotKey) {
+        debug_assert!(matches!(self.slot(key).content, Content::Closing(None)));
+        debug_assert_eq!(self.slot(key).id, key.id);
+        self.closing -= 1;
+        self.empty(key);
+    }
+
+    fn empty(&mut self, key: SlotKey) {
+        self.all[key.index as usize] = Slot {
             id: 0,
             content: Content::Vacant,
         };
-        self.vacant.push(place.index);
+        self.vacant.push(key.index);
     }
 
-    /// The open connection at this place, unless it has left.
-    pub(crate) fn get(&self, place: Place) -> Option<&Open<L, H>> {
-        match self.slot(place) {
+    /// The open connection of this key, unless it has left.
+    pub(crate) fn get(&self, key: SlotKey) -> Option<&Open<L, H>> {
+        match self.slot(key) {
             Slot {
                 id,
                 content: Content::Open(open),
-            } if *id == place.id => Some(open),
+            } if *id == key.id => Some(open),
             _ => None,
         }
     }
 
-    pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut Open<L, H>> {
-        match &mut self.all[place.index as usize] {
+    fn get_mut(&mut self, key: SlotKey) -> Option<&mut Open<L, H>> {
+        match &mut self.all[key.index as usize] {
             Slot {
                 id,
                 content: Content::Open(open),
-            } if *id == place.id => Some(open),
+            } if *id == key.id => Some(open),
             _ => None,
         }
     }
 
-    /// The open connection in this slot and its place, if there is one.
-    pub(crate) fn open_in(&self, index: u32) -> Option<(Place, &Open<L, H>)> {
+    fn usage_mut(&mut self, key: SlotKey) -> Option<&mut Usage<L>> {
+        self.get_mut(key).map(|open| &mut open.usage)
+    }
+
+    /// The open connection in this slot and its key, if there is one.
+    pub(crate) fn open_in(&self, index: u32) -> Option<(SlotKey, &Open<L, H>)> {
         let slot = &self.all[index as usize];
         match &slot.content {
-            Content::Open(open) => Some((self.place(index), open)),
+            Content::Open(open) => Some((self.key(index), open)),
             _ => None,
         }
     }
 
-    /// The connection in each occupied slot: its id, its state, when it was born or begun, when
-    /// it entered its state, its leases and, once it is open, the pool's handle.
+    /// The connection in each slot, unless it is closing: its id, its state, when it was born or
+    /// begun, when it entered its state, its leases and, once it is open, the pool's handle.
     pub(crate) fn occupants(
         &self,
     ) -> impl Iterator<Item = (u64, State, Instant, Instant, u64, Option<&H>)> {
         self.all.iter().filter_map(|slot| match &slot.content {
-            Content::Vacant => None,
+            Content::Vacant | Content::Closing(_) => None,
             Content::Connecting { since, .. } => {
                 Some((slot.id, State::Connecting, *since, *since, 0, None))
             }
@@ -397,15 +537,15 @@ impl<L, H> Slots<L, H> {
         })
     }
 
-    pub(crate) fn place(&self, index: u32) -> Place {
-        Place {
+    pub(crate) fn key(&self, index: u32) -> SlotKey {
+        SlotKey {
             index,
             id: self.all[index as usize].id,
         }
     }
 
-    fn slot(&self, place: Place) -> &Slot<L, H> {
-        &self.all[place.index as usize]
+    fn slot(&self, key: SlotKey) -> &Slot<L, H> {
+        &self.all[key.index as usize]
     }
 
     fn open_at(&self, index: u32) -> &Open<L, H> {
@@ -414,13 +554,6 @@ impl<L, H> Slots<L, H> {
             _ => panic!("bug: an idle slot is not open"),
         }
     }
-}
-
-/// Where a connection that is being pinged belongs among the idle ones.
-#[derive(Debug)]
-pub(crate) struct Pinged {
-    idle_since: Instant,
-    neighbour: Option<Place>,
 }
 
 #[cfg(test)]
@@ -434,60 +567,62 @@ mod tests {
     }
 
     impl Clocked {
-        /// As many idle connections, parked in seconds 1, 2, 3 and so on.
-        fn idle(count: u64) -> (Self, Vec<Place>) {
+        /// As many idle connections, idle since seconds 1, 2, 3 and so on.
+        fn idle(count: u64) -> (Self, Vec<SlotKey>) {
             let mut clocked = Self {
                 slots: Slots::new(),
                 begin: Instant::now(),
             };
-            let places = (1..=count).map(|second| clocked.open(second)).collect();
-            (clocked, places)
+            let keys = (1..=count).map(|second| clocked.open(second)).collect();
+            (clocked, keys)
         }
 
         fn at(&self, second: u64) -> Instant {
             self.begin + Duration::from_secs(second)
         }
 
-        fn open(&mut self, second: u64) -> Place {
+        fn open(&mut self, second: u64) -> SlotKey {
             let now = self.at(second);
-            let place = self.slots.reserve(now);
-            self.slots.fill(place, (), now, None);
-            self.slots.park(place, place.id, now);
-            place
+            let key = self.slots.reserve(now);
+            self.slots.fill(key, (), now);
+            self.slots.make_idle(key, key.id, now, None);
+            key
         }
 
-        fn close(&mut self, place: Place) {
+        fn close(&mut self, key: SlotKey) {
             let now = self.at(100);
-            self.slots.close(place, Eviction::Freed, now, None);
+            self.slots
+                .close(key, Eviction::Freed, now, None, Ending::Close);
+            self.slots.vacate(key);
         }
 
         /// A caller uses this one, and gives it back in this second.
-        fn use_once(&mut self, place: Place, second: u64) {
+        fn use_once(&mut self, key: SlotKey, second: u64) {
             let now = self.at(second);
-            let lease = self.slots.lease(place.index, now);
-            self.slots.park(lease.place, lease.held, now);
+            let (lease, _) = self.slots.lease(key.index, now, None);
+            self.slots.make_idle(lease.key, lease.client, now, None);
         }
 
         /// A ping of this one, during which something else happens.
-        fn ping(&mut self, place: Place, meanwhile: impl FnOnce(&mut Self)) {
-            let (lease, pinged) = self.slots.lease_for_ping(place.index);
+        fn ping(&mut self, key: SlotKey, meanwhile: impl FnOnce(&mut Self)) {
+            let (lease, pinged) = self.slots.lease_for_ping(key.index);
             meanwhile(self);
             let now = self.at(100);
-            let Lease { place, held, .. } = lease;
-            self.slots.park_after_ping(place, held, &pinged, now);
+            let Lease { key, client, .. } = lease;
+            self.slots.make_idle(key, client, now, Some(&pinged));
         }
 
         fn order(&self) -> Vec<u64> {
             let by_age = self.slots.by_age();
-            by_age.map(|index| self.slots.place(index).id).collect()
+            by_age.map(|index| self.slots.key(index).id).collect()
         }
     }
 
     #[test]
     fn a_ping_leaves_the_order_as_it_was() {
-        let (mut clocked, places) = Clocked::idle(3);
-        for place in places {
-            clocked.ping(place, |_| ());
+        let (mut clocked, keys) = Clocked::idle(3);
+        for key in keys {
+            clocked.ping(key, |_| ());
             assert_eq!(clocked.order(), [1, 2, 3]);
         }
     }
@@ -495,44 +630,44 @@ mod tests {
     #[test]
     fn a_ping_of_connections_that_went_idle_in_one_instant_leaves_their_order() {
         let mut clocked = Clocked::idle(0).0;
-        let places: Vec<Place> = (0..3).map(|_| clocked.open(7)).collect();
-        for place in places {
-            clocked.ping(place, |_| ());
+        let keys: Vec<SlotKey> = (0..3).map(|_| clocked.open(7)).collect();
+        for key in keys {
+            clocked.ping(key, |_| ());
             assert_eq!(clocked.order(), [1, 2, 3]);
         }
     }
 
     #[test]
     fn a_pinged_connection_does_not_follow_a_neighbour_that_was_used() {
-        let (mut clocked, places) = Clocked::idle(3);
-        clocked.ping(places[1], |clocked| clocked.use_once(places[0], 50));
+        let (mut clocked, keys) = Clocked::idle(3);
+        clocked.ping(keys[1], |clocked| clocked.use_once(keys[0], 50));
         assert_eq!(clocked.order(), [2, 3, 1]);
     }
 
     #[test]
     fn a_pinged_connection_finds_its_place_without_its_neighbour() {
-        let (mut clocked, places) = Clocked::idle(4);
-        clocked.ping(places[2], |clocked| clocked.close(places[1]));
+        let (mut clocked, keys) = Clocked::idle(4);
+        clocked.ping(keys[2], |clocked| clocked.close(keys[1]));
         assert_eq!(clocked.order(), [1, 3, 4]);
     }
 
     #[test]
-    fn a_pinged_connection_does_not_mistake_a_later_tenant_for_its_neighbour() {
-        let (mut clocked, places) = Clocked::idle(4);
-        clocked.ping(places[2], |clocked| {
-            clocked.close(places[1]);
-            let tenant = clocked.open(60);
-            assert_eq!(tenant.index, places[1].index);
+    fn a_pinged_connection_does_not_mistake_a_later_other_for_its_neighbour() {
+        let (mut clocked, keys) = Clocked::idle(4);
+        clocked.ping(keys[2], |clocked| {
+            clocked.close(keys[1]);
+            let other = clocked.open(60);
+            assert_eq!(other.index, keys[1].index);
         });
         assert_eq!(clocked.order(), [1, 3, 4, 5]);
     }
 
     #[test]
     fn a_pinged_connection_comes_home_to_none_or_to_newer_ones() {
-        let (mut clocked, places) = Clocked::idle(2);
-        clocked.ping(places[0], |clocked| clocked.close(places[1]));
+        let (mut clocked, keys) = Clocked::idle(2);
+        clocked.ping(keys[0], |clocked| clocked.close(keys[1]));
         assert_eq!(clocked.order(), [1]);
-        clocked.ping(places[0], |clocked| {
+        clocked.ping(keys[0], |clocked| {
             clocked.open(70);
             clocked.open(80);
         });
@@ -541,22 +676,22 @@ mod tests {
 
     #[test]
     fn a_ping_is_no_use_but_shows_that_the_connection_answers() {
-        let (mut clocked, places) = Clocked::idle(1);
+        let (mut clocked, keys) = Clocked::idle(1);
         let idle_since = clocked.at(1);
-        clocked.ping(places[0], |_| ());
-        let open = clocked.slots.get(places[0]).unwrap();
-        assert_eq!((open.since, open.tended), (idle_since, clocked.at(100)));
+        clocked.ping(keys[0], |_| ());
+        let open = clocked.slots.get(keys[0]).unwrap();
+        assert_eq!((open.since, open.answered), (idle_since, clocked.at(100)));
     }
 
     #[test]
-    fn a_place_is_not_its_next_tenant() {
-        let (mut clocked, places) = Clocked::idle(1);
-        clocked.close(places[0]);
-        let tenant = clocked.open(9);
-        assert_eq!(tenant.index, places[0].index);
-        assert!(clocked.slots.get(places[0]).is_none());
-        assert!(clocked.slots.get_mut(places[0]).is_none());
-        assert!(clocked.slots.get(tenant).is_some());
+    fn a_key_is_not_that_of_the_next_connection_in_its_slot() {
+        let (mut clocked, keys) = Clocked::idle(1);
+        clocked.close(keys[0]);
+        let other = clocked.open(9);
+        assert_eq!(other.index, keys[0].index);
+        assert!(clocked.slots.get(keys[0]).is_none());
+        assert!(clocked.slots.get_mut(keys[0]).is_none());
+        assert!(clocked.slots.get(other).is_some());
     }
 
     #[test]
@@ -566,22 +701,45 @@ mod tests {
         let slots = &mut clocked.slots;
         let counts = |slots: &Slots<u64, ()>| {
             let (idle, leased, connecting) = (slots.idle(), slots.leased(), slots.connecting());
-            assert_eq!(slots.occupied(), idle + leased + connecting);
-            (idle, leased, connecting)
+            let closing = slots.occupied() - slots.in_use();
+            assert_eq!(slots.in_use(), idle + leased + connecting);
+            (idle, leased, connecting, closing)
         };
         let failing = slots.reserve(now);
-        let place = slots.reserve(now);
-        assert_eq!(counts(slots), (0, 0, 2));
+        let key = slots.reserve(now);
+        assert_eq!(counts(slots), (0, 0, 2, 0));
         slots.abandon(failing);
-        assert_eq!(counts(slots), (0, 0, 1));
-        slots.fill(place, (), now, None);
-        assert_eq!(counts(slots), (0, 1, 0));
-        slots.park(place, 7, now);
-        assert_eq!(counts(slots), (1, 0, 0));
-        let lease = slots.lease(place.index, now);
-        assert_eq!(counts(slots), (0, 1, 0));
-        let closed = slots.close(place, Eviction::Discarded, now, Some(lease.held));
-        assert_eq!(counts(slots), (0, 0, 0));
-        assert_eq!((closed.id, closed.held), (place.id, Some(7)));
+        assert_eq!(counts(slots), (0, 0, 1, 0));
+        slots.fill(key, (), now);
+        assert_eq!(counts(slots), (0, 1, 0, 0));
+        slots.make_idle(key, 7, now, None);
+        assert_eq!(counts(slots), (1, 0, 0, 0));
+        let (lease, _) = slots.lease(key.index, now, None);
+        assert_eq!(counts(slots), (0, 1, 0, 0));
+        let why = Eviction::Discarded;
+        let closed = slots.close(key, why, now, Some(lease.client), Ending::Close);
+        assert_eq!(counts(slots), (0, 0, 0, 1));
+        assert_eq!((closed.key, closed.client), (key, Some(7)));
+        assert!(slots.get(key).is_none());
+        slots.vacate(key);
+        assert_eq!(counts(slots), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_left_in_its_slot_occupies_it_until_it_was_closed() {
+        let (mut clocked, keys) = Clocked::idle(2);
+        let now = clocked.at(5);
+        let slots = &mut clocked.slots;
+        let closed = slots.close(keys[0], Eviction::PeerClosed, now, None, Ending::Close);
+        slots.leave(closed);
+        assert_eq!((slots.in_use(), slots.occupied(), slots.left()), (1, 2, 1));
+        let closed = slots.take_left().unwrap();
+        assert_eq!((closed.client, slots.occupied()), (Some(keys[0].id), 2));
+        assert!(slots.take_left().is_none());
+        slots.vacate(closed.key);
+        assert_eq!(
+            (slots.occupied(), slots.reserve(now).index),
+            (1, keys[0].index)
+        );
     }
 }

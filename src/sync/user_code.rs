@@ -5,13 +5,13 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Logs. What a logger that panics had to say is lost, and nothing else.
-macro_rules! say {
+macro_rules! log {
     ($level:ident, $($text:tt)+) => {{
-        let say = || log::log!(target: "jackpot", log::Level::$level, $($text)+);
-        let _ = $crate::sync::user_code::guarded(say);
+        let logs = || log::log!(target: "jackpot", log::Level::$level, $($text)+);
+        let _ = $crate::sync::user_code::guarded(logs);
     }};
 }
-pub(crate) use say;
+pub(crate) use log;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Hook<C> = Box<dyn Fn(&mut C) -> Result<(), BoxError> + Send + Sync>;
@@ -39,7 +39,7 @@ pub(crate) fn guarded<R>(f: impl FnOnce() -> R) -> Result<R, String> {
 /// Drops what belongs to the user; its destructor's panic ends here.
 pub(crate) fn destroy<T>(value: T) {
     if let Err(text) = guarded(|| drop(value)) {
-        say!(Error, "a destructor panicked: {text}");
+        log!(Error, "a destructor panicked: {text}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the pool against real sockets, in rooms by behaviour.
 
 mod allocation;
+mod closing;
 mod config;
 mod control;
 mod events;

@@ -8,166 +8,225 @@ impl Walk {
             self.look_at_the_clock();
         }
         let holder = self.random.chance(50);
-        let overtake = self.random.chance(50);
-        let taken = self.table.take(overtake, holder.then(thread::current));
-        let expected = self.take_newest(overtake);
-        let Some((lease, probe)) = taken else {
+        let barge = self.random.chance(50);
+        let taken = self.core.take(barge, holder.then(thread::current));
+        let expected = self.take_newest(barge);
+        let Some(lease) = taken else {
             assert!(expected.is_none());
             return;
         };
-        assert_eq!(expected, Some((lease.place.id, probe)));
-        if let Some(conn) = find(&mut self.leased, lease.place.id) {
-            conn.is_held = holder;
-        }
+        assert_eq!(expected, Some((lease.key.id, lease.probe, lease.fresh)));
+        self.hold(lease.key, holder);
         self.keep(lease);
         self.check(&Expected::default());
+    }
+
+    fn hold(&mut self, key: SlotKey, holder: bool) {
+        if let Some(conn) = find(&mut self.leased, key.id) {
+            conn.is_held = holder;
+        }
     }
 
     pub(super) fn enter(&mut self) {
         if self.queue.len() >= self.crowd {
             return self.give_back();
         }
-        let now = self.look_at_the_clock();
-        let stays = self.random.chance(70);
+        self.look_at_the_clock();
         let comeback = if self.random.chance(50) {
             self.comebacks.pop()
         } else {
             None
         };
-        let who = self.next_who;
-        self.next_who += 1;
-        let ticket = comeback.map(|comeback| comeback.ticket);
-        let holder = self.random.chance(50);
-        let thread = holder.then(thread::current);
-        let entry = self.table.enter(ticket, &who, stays, thread);
-
         let mut expected = Expected::default();
+        let Some(mut comeback) = comeback else {
+            let (stays, is_watched) = (self.random.chance(70), self.random.chance(50));
+            let holder = is_watched.then(thread::current);
+            let mut itself = core::Caller::new(self.next_who, stays, holder);
+            self.next_who += 1;
+            let turn = self.core.enter(&mut itself);
+            self.entered(itself, is_watched, turn, None, &mut expected);
+            return self.check(&expected);
+        };
+        let is_back = !self.leases.is_empty();
+        let turn = if is_back {
+            let (dead, new) = self.dead();
+            self.remove_dead(&dead, new, WhoCloses::Finder, &mut expected);
+            let turn = self.core.come_back(&mut comeback.itself, dead);
+            self.heard(&expected);
+            turn
+        } else {
+            self.core.enter(&mut comeback.itself)
+        };
+        let (number, is_watched) = (comeback.number, comeback.is_watched);
+        self.entered(
+            comeback.itself,
+            is_watched,
+            turn,
+            Some(number),
+            &mut expected,
+        );
+        if is_back {
+            self.dispatch(&mut expected);
+        }
+        self.check(&expected);
+    }
+
+    fn entered(
+        &mut self,
+        itself: core::Caller<u64>,
+        is_watched: bool,
+        turn: Turn<Value>,
+        number: Option<u64>,
+        expected: &mut Expected,
+    ) {
         if self.has_ended {
-            assert!(matches!(entry, Entry::Ended));
-            return self.check(&expected);
+            assert!(matches!(turn, Turn::Ended));
+            return;
         }
-        if let Some((id, probe)) = self.take_newest(stays) {
-            let Entry::Granted { lease, probe: got } = entry else {
-                panic!("there was an idle one, but {entry:?}");
+        if let Some(granted) = self.take_newest(itself.stays()) {
+            let Turn::Granted(lease) = turn else {
+                panic!("there was an idle one, but {turn:?}");
             };
-            assert_eq!((lease.place.id, got), (id, probe));
-            if let Some(conn) = find(&mut self.leased, id) {
-                conn.is_held = holder;
-            }
-            self.keep(lease);
-            return self.check(&expected);
+            assert_eq!((lease.key.id, lease.probe, lease.fresh), granted);
+            self.hold(lease.key, is_watched);
+            return self.keep(lease);
         }
-        let claims = match comeback {
-            Some(back) => self.ahead_of(back.number),
+        let claims = match number {
+            Some(number) => self.ahead_of(number),
             None => self.queue.len().max(self.connecting.len()),
         };
         let refusal = self.refusal(claims);
-        if let (Some(cause), false) = (&refusal, stays) {
-            let Entry::Refused(failure) = entry else {
-                panic!("not refused: {entry:?}");
-            };
-            assert!(*cause == failure);
-            return self.check(&expected);
+        match (&turn, &refusal) {
+            (Turn::Pending(_), None) => {}
+            (Turn::Failed(failure, _), Some(cause)) => assert!(*cause == *failure),
+            _ => panic!("{turn:?}, but {refusal:?}"),
         }
-        let seat = match (&entry, &refusal) {
-            (Entry::Trying(seat), None) => *seat,
-            (Entry::Failed(seat, failure), Some(cause)) => {
-                assert!(*cause == *failure);
-                *seat
-            }
-            _ => panic!("{entry:?}, but {refusal:?}"),
-        };
-        let number = comeback.map_or_else(
-            || {
-                self.next_number += 1;
-                self.next_number
-            },
-            |back| back.number,
-        );
+        if refusal.is_some() && !itself.stays() {
+            return;
+        }
+        let is_counted = number.is_some();
+        let number = number.unwrap_or_else(|| {
+            self.next_number += 1;
+            self.next_number
+        });
         let place = self.ahead_of(number);
+        let who = *itself.waker();
         let caller = Caller {
             who,
-            seat,
+            itself,
             number,
-            since: now,
-            is_counted: comeback.is_some_and(|back| back.is_counted),
-            stays,
+            since: self.clock,
+            is_counted,
+            is_watched,
             is_trying: refusal.is_none(),
-            patient_until: self.patience(),
+            barging_until: self.barging_window(),
             pending: None,
         };
         self.queue.insert(place, caller);
-        if refusal.is_none() && self.outage.is_some() {
-            self.start(Some(who), &mut expected);
+        self.go_on(who, refusal.is_none(), &turn, expected);
+    }
+
+    /// A try that has begun starts its connect itself through an open breaker.
+    fn go_on(&mut self, who: u64, tries: bool, turn: &Turn<Value>, expected: &mut Expected) {
+        if tries && self.outage.is_some() {
+            self.start(Some(who), expected);
         }
-        self.settle(&mut expected);
-        self.check(&expected);
+        self.dispatch(expected);
+        let mut callers = self.queue.iter().chain(&self.served);
+        let caller = callers.find(|caller| caller.who == who).unwrap();
+        let look_at = self.core.look_at(caller.itself.seat().unwrap());
+        match turn {
+            Turn::Pending(at) | Turn::Failed(_, at) => assert_eq!(*at, look_at),
+            _ => panic!("{turn:?}"),
+        }
+    }
+
+    fn callers(&mut self) -> impl Iterator<Item = &mut Caller> {
+        self.queue.iter_mut().chain(&mut self.served)
     }
 
     pub(super) fn retry(&mut self) {
         // A thread sleeps between two tries once it has been told of the failure.
-        let is_asleep = |caller: &Caller| {
-            !caller.is_trying && caller.stays && !matches!(caller.pending, Some(Told::Failed(_)))
-        };
-        let sleepers: Vec<Caller> = self.queue.iter().chain(&self.served).cloned().collect();
-        let sleepers: Vec<Caller> = sleepers.into_iter().filter(is_asleep).collect();
+        let sleepers: Vec<u64> = self
+            .queue
+            .iter()
+            .filter(|caller| !caller.is_trying && caller.itself.stays() && caller.pending.is_none())
+            .map(|caller| caller.who)
+            .collect();
         if sleepers.is_empty() {
             return;
         }
-        let index = self.random.below(sleepers.len());
-        let sleeper = &sleepers[index];
+        let who = self.random.pick(&sleepers);
         self.look_at_the_clock();
-        let failure = self.table.retry(sleeper.seat);
+        let place = self.place_of(who);
+        let turn = self.core.retry(&mut self.queue[place].itself);
         let mut expected = Expected::default();
-        if sleeper.pending.is_some() {
-            assert!(failure.is_none()); // the answer is there
-            return self.check(&expected);
+        let refusal = self.refusal(self.ahead_of(self.queue[place].number));
+        match (&refusal, &turn) {
+            (None, Turn::Pending(_)) => self.queue[place].is_trying = true,
+            (Some(cause), Turn::Failed(failure, _)) => assert!(*cause == *failure),
+            _ => panic!("{turn:?}, but {refusal:?}"),
         }
-        let refusal = self.refusal(self.ahead_of(sleeper.number));
-        match (&refusal, &failure) {
-            (None, None) => {
-                self.caller(sleeper.who).is_trying = true;
-                if self.outage.is_some() {
-                    self.start(Some(sleeper.who), &mut expected);
-                }
-            }
-            (Some(cause), Some(failure)) => assert!(*cause == *failure),
-            _ => panic!("{failure:?}, but {refusal:?}"),
-        }
-        self.settle(&mut expected);
+        self.go_on(who, refusal.is_none(), &turn, &mut expected);
         self.check(&expected);
     }
 
     /// A caller asks for its answer, whether there is one or not.
     pub(super) fn ask(&mut self) {
+        let Some(who) = self.anybody() else { return };
+        self.look_at_the_clock();
+        let mut expected = Expected::default();
+        let turn = self.poll(who, &mut expected);
+        self.got(who, turn);
+        self.check(&expected);
+    }
+
+    fn anybody(&mut self) -> Option<u64> {
         let callers = self.queue.len() + self.served.len();
         if callers == 0 {
-            return;
+            return None;
         }
         let index = self.random.below(callers);
-        let caller = self.queue.iter().chain(&self.served).nth(index).unwrap();
-        let Caller { who, seat, .. } = *caller;
-        let holder = self.random.chance(50);
-        let answer = self.table.answer(seat, holder.then(thread::current));
-        self.got(who, answer, holder);
-        self.check(&Expected::default());
+        self.callers().nth(index).map(|caller| caller.who)
+    }
+
+    /// Asks the core; it may be that this brings connections and waiters together.
+    fn poll(&mut self, who: u64, expected: &mut Expected) -> Turn<Value> {
+        let caller = self.callers().find(|caller| caller.who == who).unwrap();
+        let (seat, has_answer) = (caller.itself.seat().unwrap(), caller.pending.is_some());
+        let look_at = self.core.look_at(seat);
+        let mut itself = std::mem::replace(
+            &mut self
+                .callers()
+                .find(|caller| caller.who == who)
+                .unwrap()
+                .itself,
+            core::Caller::new(who, true, None),
+        );
+        let turn = self.core.poll(&mut itself);
+        if !has_answer && look_at.is_some_and(|at| at <= self.clock) {
+            self.dispatch(expected);
+        }
+        if let Turn::Pending(at) = turn {
+            assert_eq!(at, self.core.look_at(seat));
+        }
+        self.callers()
+            .find(|caller| caller.who == who)
+            .unwrap()
+            .itself = itself;
+        turn
     }
 
     /// A caller was told this; true if its wait is over.
-    pub(super) fn got(
-        &mut self,
-        who: u64,
-        answer: Option<(Answer<Value>, Ticket)>,
-        holder: bool,
-    ) -> bool {
+    pub(super) fn got(&mut self, who: u64, turn: Turn<Value>) -> bool {
         let place = self.served.iter().position(|caller| caller.who == who);
         let expected = match place {
             Some(place) => self.served[place].pending.clone(),
             None => self.caller(who).pending.take(),
         };
-        match (answer, expected) {
-            (None, None) => false,
-            (Some((Answer::Failed(failure), _)), Some(Told::Failed(cause))) => {
+        match (turn, expected) {
+            (Turn::Pending(_), None) => false,
+            (Turn::Failed(failure, _), Some(Told::Failed(cause))) => {
                 assert!(cause == failure);
                 let was_its_only_try = place.is_some();
                 if let Some(place) = place {
@@ -175,44 +234,36 @@ impl Walk {
                 }
                 was_its_only_try
             }
-            (Some((Answer::Ended, _)), Some(Told::Ended)) => {
+            (Turn::Ended, Some(Told::Ended)) => {
                 self.served.remove(place.unwrap());
                 true
             }
-            (Some((Answer::Granted { lease, probe }, ticket)), Some(Told::Granted(id, probes))) => {
-                assert_eq!((lease.place.id, probe), (id, probes));
+            (Turn::Granted(lease), Some(Told::Granted(id, probe, fresh))) => {
+                assert_eq!((lease.key.id, lease.probe, lease.fresh), (id, probe, fresh));
                 let caller = self.served.remove(place.unwrap());
-                if let Some(conn) = find(&mut self.leased, id) {
-                    conn.is_held = holder;
-                }
+                self.hold(lease.key, caller.is_watched);
                 if self.random.chance(30) {
                     self.comebacks.push(Comeback {
-                        ticket,
+                        itself: caller.itself,
                         number: caller.number,
-                        is_counted: true,
+                        is_watched: caller.is_watched,
                     });
                 }
                 self.keep(lease);
                 true
             }
-            (answer, expected) => panic!("told {answer:?}, not {expected:?}"),
+            (turn, expected) => panic!("told {turn:?}, not {expected:?}"),
         }
     }
 
     /// A caller gives up, as `pull` does: unless its answer came at the last moment.
     pub(super) fn leave(&mut self) {
-        let callers = self.queue.len() + self.served.len();
-        if callers == 0 {
-            return;
-        }
-        let index = self.random.below(callers);
-        let caller = self.queue.iter().chain(&self.served).nth(index).unwrap();
-        let Caller { who, seat, .. } = *caller;
-        let answer = self.table.answer(seat, None);
+        let Some(who) = self.anybody() else { return };
+        self.look_at_the_clock();
         let mut expected = Expected::default();
-        if !self.got(who, answer, false) {
-            self.look_at_the_clock();
-            let cause = self.table.cause();
+        let turn = self.poll(who, &mut expected);
+        if !self.got(who, turn) {
+            let cause = self.core.cause();
             let error = self.outage.as_ref().map(|outage| Arc::clone(&outage.error));
             let wanted = if self.open() >= self.limit {
                 Some(Cause::Full)
@@ -223,12 +274,12 @@ impl Walk {
                 (Some(wanted), Some(cause)) => assert!(wanted == cause),
                 _ => assert!(wanted.is_none() && cause.is_none()),
             }
-            self.table.leave(seat);
             let place = self.place_of(who);
-            let caller = self.queue.remove(place);
+            let mut caller = self.queue.remove(place);
+            self.core.leave(&mut caller.itself);
             self.disown(who);
             self.count_wait(&caller);
-            self.settle(&mut expected);
+            self.dispatch(&mut expected);
         }
         self.check(&expected);
     }

@@ -3,40 +3,51 @@
 use super::*;
 
 impl Walk {
-    /// Compares what the table did and is with what it should have done and be.
+    /// Compares what the core did and is with what it should have done and be.
     pub(super) fn check(&mut self, expected: &Expected) {
-        let fx = self.table.take_effects().unwrap_or_default();
+        let fx = self.core.take_effects().unwrap_or_default();
         assert_eq!(fx.connects.len(), expected.connects, "connects");
         self.check_alarm(expected, &fx);
         let mut gone: Vec<Gone> = fx
-            .closed
+            .close
             .iter()
             .map(|closed| {
-                assert_eq!(closed.id, closed.handle);
-                assert!(closed.held.as_ref().is_none_or(|v| v.id == closed.id));
+                let id = closed.key.id;
+                assert_eq!(id, closed.handle);
+                assert!(closed.client.as_ref().is_none_or(|v| v.id == id));
+                let is_detached = closed.why == Eviction::Detached;
+                assert_eq!(closed.ending == Ending::Detach, is_detached);
                 Gone {
-                    id: closed.id,
+                    id,
                     why: closed.why as usize,
-                    has_value: closed.held.is_some(),
-                    is_cut: closed.cut,
+                    has_value: closed.client.is_some(),
+                    is_aborted: closed.ending == Ending::Abort,
+                    occupies: closed.occupies,
                     is_told: closed.tell,
                 }
             })
             .collect();
+        self.handed_out = 0;
         let mut wanted = expected.gone.clone();
         gone.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(gone, wanted);
         assert_eq!(
-            fx.leftover.as_ref().map(|value| value.id),
-            expected.leftover
+            fx.aborted.as_ref().map(|value| value.id),
+            expected.aborted_value
         );
+        let (mut recalled, mut wanted) = (fx.recall.clone(), expected.recalled.clone());
+        recalled.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(recalled, wanted);
+        assert_eq!(fx.wake_reaper, expected.wakes_reaper);
+        assert_eq!(fx.warn_of_hang_ups, expected.warns);
         assert!(!fx.drained || self.is_drained());
         if self.is_drained() && self.drainers > 0 {
             // Whoever made it so has told those who wait for it.
             assert!(fx.drained, "nobody told those who drain");
             for _ in 0..std::mem::take(&mut self.drainers) {
-                self.table.end_draining();
+                self.core.end_draining();
             }
         }
         drop(fx);
@@ -45,10 +56,13 @@ impl Walk {
 
     /// Everybody with news is woken, and the first waiter keeps an outage's pool trying.
     pub(super) fn check_alarm(&mut self, expected: &Expected, fx: &Effects) {
-        let first = self.queue.first().filter(|_| self.may_try_anew());
+        let first = self
+            .queue
+            .first()
+            .filter(|first| Some(first.who) == self.keeper);
         let mut alarm = None;
         if let (Some(first), Some(outage)) = (first, &mut self.outage) {
-            let at = self.table.alarm(first.seat);
+            let at = self.core.look_at(first.itself.seat().unwrap());
             let at = at.expect("nobody keeps the pool trying");
             assert!(outage.earliest <= at && at <= outage.latest, "{at:?}");
             (outage.earliest, outage.latest) = (at.max(outage.earliest), at);
@@ -56,10 +70,10 @@ impl Walk {
         }
         for caller in &self.queue {
             let keeps = alarm.filter(|&(who, _)| who == caller.who);
-            let looks = caller.patient_until.map(|at| at + (at - caller.since));
-            let looks = looks.filter(|&at| at > self.settled);
+            let looks = caller.barging_until.map(|at| at + (at - caller.since));
+            let looks = looks.filter(|&at| at > self.dispatched);
             let wanted = keeps.map(|(_, at)| at).or(looks);
-            assert_eq!(self.table.alarm(caller.seat), wanted);
+            assert_eq!(self.core.look_at(caller.itself.seat().unwrap()), wanted);
         }
         for who in &expected.answered {
             assert!(fx.wake.contains(who), "{who} has an answer and sleeps");
@@ -82,7 +96,7 @@ impl Walk {
         let callers = self.queue.len() + self.served.len();
         self.most.0 = self.most.0.max(callers);
         self.most.1 = self.most.1.max(self.occupied());
-        let stats = self.table.stats(7);
+        let stats = self.core.stats(7);
         let wanted = Stats {
             limit: self.limit,
             open: self.open(),
@@ -98,36 +112,36 @@ impl Walk {
         for why in Eviction::all() {
             assert_eq!(stats.evicted(why), self.evictions[why as usize], "{why}");
         }
-        let by_age: Vec<Place> = self
-            .table
+        let by_age: Vec<SlotKey> = self
+            .core
             .slots()
             .by_age()
-            .map(|i| self.table.slots().place(i))
+            .map(|i| self.core.slots().key(i))
             .collect();
-        assert_eq!(
-            by_age,
-            self.idle.iter().map(|c| c.place).collect::<Vec<_>>()
-        );
+        assert_eq!(by_age, self.idle.iter().map(|c| c.key).collect::<Vec<_>>());
         self.check_occupants();
 
         assert_eq!(stats.connects, stats.releases + stats.open as u64);
         assert_eq!(stats.releases, self.evictions.iter().sum::<u64>());
-        let occupied = stats.idle + stats.leased + stats.connecting;
-        assert_eq!(self.table.slots().occupied(), occupied);
+        let in_use = stats.idle + stats.leased + stats.connecting;
+        let closing = self.closing.len() + self.left.len();
+        assert_eq!(self.core.slots().in_use(), in_use);
+        assert_eq!(self.core.slots().occupied(), in_use + closing);
+        assert_eq!(self.core.slots().left(), self.left.len());
         assert!(
-            stats.idle == 0 || stats.waiting == 0 || self.is_first_patient(self.settled),
-            "idle beside a waiter whose patience has ended"
+            stats.idle == 0 || stats.waiting == 0 || self.may_overtake_first(self.dispatched),
+            "idle beside a waiter whom nobody may overtake"
         );
         let first = self.queue.first().filter(|_| stats.idle > 0);
         assert!(
-            first.is_none_or(|first| self.table.alarm(first.seat).is_some()),
+            first.is_none_or(|first| self.core.look_at(first.itself.seat().unwrap()).is_some()),
             "idle beside a waiter who will not look"
         );
         assert!(
-            stats.idle == 0 || occupied <= stats.limit,
+            stats.idle == 0 || in_use <= stats.limit,
             "idle above the limit"
         );
-        if !self.has_ended && self.outage.is_none() && occupied < stats.limit {
+        if !self.has_ended && self.outage.is_none() && self.has_place() {
             let is_busy = stats.connecting >= self.rules.max_connecting;
             assert!(
                 is_busy || stats.connecting >= stats.waiting,
@@ -135,35 +149,33 @@ impl Walk {
             );
         }
         assert!(!self.has_ended || stats.waiting + stats.idle == 0);
-        assert_eq!(self.table.is_drained(), self.is_drained());
+        assert_eq!(self.core.is_drained(), self.is_drained());
         assert!(self.queue.is_sorted_by_key(|caller| caller.number));
         assert!(self.idle.is_sorted_by_key(|conn| conn.since));
         // Each client is idle, out, or on its way to a caller: none is lost.
         let granted = |caller: &&Caller| matches!(caller.pending, Some(Told::Granted(..)));
         let on_the_way = self.served.iter().filter(granted).count();
         let out = self.leases.len() + self.pings.len();
-        assert_eq!(self.alive.get(), self.idle.len() + on_the_way + out);
+        let kept = self.idle.len() + self.left.len();
+        assert_eq!(self.alive.get(), kept + on_the_way + out);
         // Seats and slots are used again.
-        assert!(self.queue.iter().all(|c| (c.seat as usize) < self.most.0));
-        assert!(self.table.slots().len() as usize <= self.most.1);
+        assert!(
+            self.queue
+                .iter()
+                .all(|c| (c.itself.seat().unwrap().0 as usize) < self.most.0)
+        );
+        assert!(self.core.slots().len() as usize <= self.most.1);
     }
 
     pub(super) fn check_occupants(&self) {
         let mut found: Vec<_> = self
-            .table
+            .core
             .slots()
             .occupants()
             .map(|(id, state, born, since, leases, _)| (id, state as u8, born, since, leases))
             .collect();
-        let row = |conn: &Conn, state| {
-            (
-                conn.place.id,
-                state as u8,
-                conn.born,
-                conn.since,
-                conn.leases,
-            )
-        };
+        let row =
+            |conn: &Conn, state| (conn.key.id, state as u8, conn.born, conn.since, conn.leases);
         let idle = self.idle.iter().map(|conn| row(conn, State::Idle));
         let leased = self.leased.iter().map(|conn| row(conn, State::Leased));
         let mut wanted: Vec<_> = idle.chain(leased).collect();
@@ -172,7 +184,7 @@ impl Walk {
         wanted.sort_unstable();
         assert_eq!(found, wanted);
         for conn in &self.leased {
-            let is_doomed = self.table.is_doomed(conn.place);
+            let is_doomed = self.core.is_doomed(conn.key);
             assert_eq!(is_doomed, conn.doom.is_some());
         }
     }

@@ -1,12 +1,12 @@
 //! The state machine against a naive model of it, in random walks.
 //!
 //! The model keeps everything in plain vectors and looks for what it needs. Each step of a walk
-//! makes one transition of the table, predicts what must come of it, and compares answers, effects
+//! makes one transition of the core, predicts what must come of it, and compares answers, effects
 //! and counts; then it checks what must hold whatever happened. `JACKPOT_SEED` walks one seed,
-//! `JACKPOT_SEEDS` that many. (The table draws lifetimes and pauses by itself; the model takes
+//! `JACKPOT_SEEDS` that many. (The core draws lifetimes and pauses by itself; the model takes
 //! those from it and checks their range, so a seed repeats a walk up to them.)
 //!
-//! The steps stand in the rooms below, as those of the table do; here is what they share.
+//! The steps stand in the rooms below, as those of the core do; here is what they share.
 
 mod callers;
 mod checks;
@@ -22,20 +22,21 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::backoff::Backoff;
 use crate::report::error::Error;
 use crate::report::event::{Close, Freed};
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::report::stats::{State, Stats};
 use crate::state::barging::Convoy;
-use crate::state::queue::{Answer, Failure, Ticket};
-use crate::state::slots::{Lease, Pinged, Place};
-use crate::state::table::{self, Dead, Entry, Resting, Rules};
+use crate::state::core::{self, Dead, IdlePeriod, Rules, Turn, WhoCloses};
+use crate::state::queue::Failure;
+use crate::state::slots::{Ending, Lease, Pinged, SlotKey};
 
-type Table = table::Table<Value, u64, u64>;
-type Effects = table::Effects<Value, u64, u64>;
+type Core = core::Core<Value, u64, u64>;
+type Effects = core::Effects<Value, u64, u64>;
 
 const SPACING: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(1);
 const TOLERATED: usize = 10;
 const STEPS: usize = 400;
 
@@ -55,7 +56,7 @@ fn random_walks_agree_with_the_model() {
     }
 }
 
-/// A connection, as far as the table is concerned; cannot be copied, and is missed when lost.
+/// A connection, as far as the core is concerned; cannot be copied, and is missed when lost.
 #[derive(Debug)]
 struct Value {
     id: u64,
@@ -108,10 +109,10 @@ impl Random {
 /// An open connection.
 #[derive(Clone, Debug)]
 struct Conn {
-    place: Place,
+    key: SlotKey,
     born: Instant,
     since: Instant,
-    tended: Instant,
+    answered: Instant,
     expires: Option<Instant>,
     leases: u64,
     doom: Option<Eviction>,
@@ -121,23 +122,24 @@ struct Conn {
 /// A connect under way, and who it is made for.
 #[derive(Clone, Copy, Debug)]
 struct Connect {
-    place: Place,
+    key: SlotKey,
     owner: Option<u64>,
     /// Whether its factory has been replaced.
     outdated: bool,
 }
 
 /// A caller with a seat.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Caller {
     who: u64,
-    seat: u32,
+    /// As the core sees it.
+    itself: core::Caller<u64>,
     number: u64,
     since: Instant,
     is_counted: bool,
-    stays: bool,
+    is_watched: bool,
     is_trying: bool,
-    patient_until: Option<Instant>,
+    barging_until: Option<Instant>,
     /// What it will be told when it asks.
     pending: Option<Told>,
 }
@@ -145,7 +147,8 @@ struct Caller {
 /// What a caller is told.
 #[derive(Clone, Debug)]
 enum Told {
-    Granted(u64, bool),
+    /// Which one, whether to probe it, and whether it was just made.
+    Granted(u64, bool, bool),
     Failed(Cause),
     Ended,
 }
@@ -167,14 +170,14 @@ impl PartialEq<Failure> for Cause {
 }
 
 /// A caller whose connection proved dead, on its way back to the queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Comeback {
-    ticket: Ticket,
+    itself: core::Caller<u64>,
     number: u64,
-    is_counted: bool,
+    is_watched: bool,
 }
 
-/// While the last connect failed: with what, and the span in which the table's own try may lie.
+/// While the last connect failed: with what, and the span in which the core's own try may lie.
 #[derive(Clone, Debug)]
 struct Outage {
     error: Arc<Error>,
@@ -185,13 +188,18 @@ struct Outage {
     quiet_since: Option<Instant>,
 }
 
-/// A connection that has left, as the table must report it.
+/// A connection that has left, as the core must report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a naive model keeps its facts apart"
+)]
 struct Gone {
     id: u64,
     why: usize,
     has_value: bool,
-    is_cut: bool,
+    is_aborted: bool,
+    occupies: bool,
     is_told: bool,
 }
 
@@ -201,7 +209,10 @@ struct Expected {
     answered: Vec<u64>,
     connects: usize,
     gone: Vec<Gone>,
-    leftover: Option<u64>,
+    recalled: Vec<u64>,
+    aborted_value: Option<u64>,
+    wakes_reaper: bool,
+    warns: bool,
 }
 
 #[expect(
@@ -210,7 +221,7 @@ struct Expected {
 )]
 struct Walk {
     random: Random,
-    table: Table,
+    core: Core,
     rules: Rules,
     now: Instant,
     /// Whether threads look at the clock some time before they get the lock.
@@ -222,11 +233,17 @@ struct Walk {
 
     limit: usize,
     has_ended: bool,
-    is_topping_up: bool,
+    is_refilling: bool,
     clock: Instant,
     idle: Vec<Conn>,
     leased: Vec<Conn>,
     connecting: Vec<Connect>,
+    /// Those that somebody closes; the last ones were handed out in this step.
+    closing: Vec<SlotKey>,
+    handed_out: usize,
+    /// Those that wait to be closed.
+    left: Vec<(SlotKey, Gone)>,
+    has_reaper: bool,
     /// The queue, first come first.
     queue: Vec<Caller>,
     /// Those whose wait has ended and who have not asked yet.
@@ -242,8 +259,8 @@ struct Walk {
     convoy: Convoy,
     is_hurried: bool,
     /// When connections and waiters were last brought together.
-    settled: Instant,
-    severed: usize,
+    dispatched: Instant,
+    aborted: usize,
     drainers: usize,
     reporting: Vec<u64>,
     late: Vec<(u64, Eviction)>,
@@ -257,7 +274,9 @@ struct Walk {
     pings: Vec<(Lease<Value>, Pinged, Option<u64>, Instant)>,
     comebacks: Vec<Comeback>,
     /// Idle connections that a sweep looks at, and how many leases they had had.
-    looked_at: Vec<(Resting, u64)>,
+    looked_at: Vec<(IdlePeriod, u64)>,
+    /// Who keeps the pool trying, as of the last time that all were brought together.
+    keeper: Option<u64>,
     alarm: Option<(u64, Instant)>,
     /// The most callers, and the most connections, that there were at once.
     most: (usize, usize),
@@ -280,8 +299,13 @@ impl Walk {
             leak_after: random.chance(50).then_some(Duration::from_millis(500)),
         };
         let now = Instant::now() + Duration::from_secs(10);
+        let mut core = Core::new(limit, rules.clone(), Backoff::new(), now);
+        let has_reaper = random.chance(60);
+        if has_reaper {
+            core.set_has_reaper();
+        }
         Self {
-            table: Table::new(limit, rules.clone(), now),
+            core,
             rules,
             now,
             is_late: random.chance(30),
@@ -290,11 +314,15 @@ impl Walk {
             alive: Rc::default(),
             limit,
             has_ended: false,
-            is_topping_up: false,
+            is_refilling: false,
             clock: now,
             idle: Vec::new(),
             leased: Vec::new(),
             connecting: Vec::new(),
+            closing: Vec::new(),
+            handed_out: 0,
+            left: Vec::new(),
+            has_reaper,
             queue: Vec::new(),
             served: Vec::new(),
             outage: None,
@@ -304,8 +332,8 @@ impl Walk {
             hanging_up: 0,
             convoy: Convoy::new(),
             is_hurried: false,
-            settled: now,
-            severed: 0,
+            dispatched: now,
+            aborted: 0,
             drainers: 0,
             reporting: Vec::new(),
             late: Vec::new(),
@@ -318,6 +346,7 @@ impl Walk {
             pings: Vec::new(),
             comebacks: Vec::new(),
             looked_at: Vec::new(),
+            keeper: None,
             alarm: None,
             most: (0, 0),
             random,
@@ -343,8 +372,8 @@ impl Walk {
             60..70 => self.give_back(),
             70..72 => self.withdraw(),
             72..82 => self.pass_time(),
-            82..84 => self.tick(),
-            84..89 => self.sweep(),
+            82..86 => self.vacate(),
+            86..89 => self.sweep(),
             89..91 => self.evict_one(),
             91..93 => self.ping(),
             93..95 => self.give_back_pinged(),
@@ -363,10 +392,14 @@ impl Walk {
         }
         self.failing = 50;
         for _ in 0..100_000 {
-            if self.alive.get() == self.idle.len() && self.queue.is_empty() && self.is_quiet() {
+            if self.alive.get() == self.idle.len() + self.left.len()
+                && self.queue.is_empty()
+                && self.is_quiet()
+            {
                 break;
             }
-            match self.random.below(5) {
+            match self.random.below(6) {
+                5 => self.vacate(),
                 0 => self.ask(),
                 1 => self.finish_connect(),
                 2 => self.give_back(),
@@ -375,11 +408,15 @@ impl Walk {
             }
         }
         self.end(Close::Soft);
-        let stats = self.table.stats(0);
-        assert!(self.is_quiet() && self.table.is_drained(), "{stats:?}");
+        while !self.closing.is_empty() {
+            self.vacate();
+        }
+        let stats = self.core.stats(0);
+        assert!(self.is_quiet() && self.core.is_drained(), "{stats:?}");
         assert_eq!((stats.open, stats.waiting, self.alive.get()), (0, 0, 0));
+        assert_eq!(self.core.slots().occupied(), 0);
         assert_eq!(stats.connects, stats.releases);
-        assert!(self.table.has_ended());
+        assert!(self.core.has_ended());
     }
 
     fn is_quiet(&self) -> bool {
@@ -404,13 +441,13 @@ impl Walk {
     /// A thread has looked at the clock, perhaps some time before it got the lock.
     fn look_at_the_clock(&mut self) -> Instant {
         let now = self.at();
-        self.table.advance(now);
+        self.core.advance(now);
         self.clock = self.clock.max(now);
         self.clock
     }
 
     fn keep(&mut self, lease: Lease<Value>) {
-        assert_eq!(lease.place.id, lease.held.id);
+        assert_eq!(lease.key.id, lease.client.id);
         self.leases.push(lease);
     }
 
@@ -418,12 +455,21 @@ impl Walk {
         self.idle.len() + self.leased.len()
     }
 
-    fn occupied(&self) -> usize {
+    fn in_use(&self) -> usize {
         self.open() + self.connecting.len()
     }
 
+    fn occupied(&self) -> usize {
+        self.in_use() + self.closing.len() + self.left.len()
+    }
+
+    /// Whether there is a place for a connect, once it has closed what it may.
+    fn has_place(&self) -> bool {
+        self.occupied() - self.handed_out - self.left.len() < self.limit
+    }
+
     fn is_drained(&self) -> bool {
-        self.leased.len() + self.connecting.len() + self.severed == 0
+        self.leased.len() + self.connecting.len() + self.aborted == 0
     }
 
     fn ahead_of(&self, number: u64) -> usize {
@@ -451,57 +497,59 @@ impl Walk {
         let is_spaced = self
             .last_start
             .is_none_or(|start| now.saturating_duration_since(start) >= SPACING);
-        let may_start = self.may_try_anew() && is_spaced;
+        let may_start = self.may_try_connect() && is_spaced;
         (!may_start).then(|| Cause::Connect(Arc::clone(&outage.error)))
     }
 
     /// What a caller that does not wait yet may have.
-    fn take_newest(&mut self, overtake: bool) -> Option<(u64, bool)> {
-        if !overtake && !self.queue.is_empty() {
+    fn take_newest(&mut self, barge: bool) -> Option<(u64, bool, bool)> {
+        if !barge && !self.queue.is_empty() {
             return None;
         }
         self.lease_newest()
     }
 
-    /// Until when one who joins the queue now may be overtaken.
-    fn patience(&self) -> Option<Instant> {
+    /// Until when one who joins the queue now may be bargen.
+    fn barging_window(&self) -> Option<Instant> {
         let now = self.clock;
-        let patience = self.convoy.patience(self.queue.len(), now)?;
-        (self.occupied() >= self.limit).then(|| now + patience)
+        let window = self.convoy.window(self.queue.len(), now)?;
+        (!self.has_place()).then(|| now + window)
     }
 
     /// Whether the first waiter lets others go first, so that a connection may lie idle.
-    fn is_first_patient(&self, now: Instant) -> bool {
-        let until = self.queue.first().and_then(|first| first.patient_until);
-        self.occupied() >= self.limit && until.is_some_and(|until| now < until)
+    fn may_overtake_first(&self, now: Instant) -> bool {
+        let until = self.queue.first().and_then(|first| first.barging_until);
+        !self.has_place() && until.is_some_and(|until| now < until)
     }
 
-    fn connecting_anew(&self) -> usize {
+    fn connecting_current(&self) -> usize {
         self.connecting.iter().filter(|c| !c.outdated).count()
     }
 
     fn may_connect(&self) -> bool {
-        self.occupied() < self.limit && self.connecting.len() < self.rules.max_connecting
+        self.has_place() && self.connecting.len() < self.rules.max_connecting
     }
 
-    fn may_try_anew(&self) -> bool {
-        self.may_connect() && self.connecting_anew() == 0
+    fn may_try_connect(&self) -> bool {
+        self.may_connect() && self.connecting_current() == 0
     }
 
-    fn lease_newest(&mut self) -> Option<(u64, bool)> {
+    /// Which one, whether to probe it, and whether it was just made.
+    fn lease_newest(&mut self) -> Option<(u64, bool, bool)> {
         let mut conn = self.idle.pop()?;
         let probe = self.clock.saturating_duration_since(conn.since) >= self.rules.probe_after;
+        let fresh = conn.leases == 0 && conn.born == self.clock;
         conn.since = self.clock;
         conn.leases += 1;
-        let id = conn.place.id;
+        let id = conn.key.id;
         self.leased.push(conn);
-        Some((id, probe))
+        Some((id, probe, fresh))
     }
 
     /// The newest idle connection goes to the one who came first.
-    fn grant(&mut self, used: bool, expected: &mut Expected) {
-        let (id, probe) = self.lease_newest().unwrap();
-        self.serve(Told::Granted(id, used && probe), expected);
+    fn grant(&mut self, may_be_dead: bool, expected: &mut Expected) {
+        let (id, probe, fresh) = self.lease_newest().unwrap();
+        self.serve(Told::Granted(id, probe && may_be_dead, fresh), expected);
     }
 
     fn serve(&mut self, told: Told, expected: &mut Expected) {
@@ -536,90 +584,127 @@ impl Walk {
     fn shed(&mut self, count: usize, why: Eviction, expected: &mut Expected) {
         for _ in 0..count {
             let conn = self.idle.remove(0);
-            self.gone(&conn, why, true, false, expected);
+            self.close(&conn, why, expected);
         }
     }
 
-    fn gone(
-        &mut self,
-        conn: &Conn,
-        why: Eviction,
-        has_value: bool,
-        is_cut: bool,
-        expected: &mut Expected,
-    ) {
-        let id = conn.place.id;
+    /// A connection with its client is handed out to be closed.
+    fn close(&mut self, conn: &Conn, why: Eviction, expected: &mut Expected) {
+        let gone = self.depart(conn, why);
+        self.hand_out(conn.key, gone, expected);
+    }
+
+    fn abort(&mut self, conn: &Conn, why: Eviction, expected: &mut Expected) {
+        let gone = Gone {
+            has_value: false,
+            is_aborted: true,
+            ..self.depart(conn, why)
+        };
+        self.hand_out(conn.key, gone, expected);
+        self.aborted += 1;
+    }
+
+    fn hand_out(&mut self, key: SlotKey, gone: Gone, expected: &mut Expected) {
+        expected.gone.push(gone);
+        self.closing.push(key);
+        self.handed_out += 1;
+    }
+
+    /// A connection is neither idle nor leased any more.
+    fn depart(&mut self, conn: &Conn, why: Eviction) -> Gone {
+        let id = conn.key.id;
         self.counts.releases += 1;
         self.evictions[why as usize] += 1;
         let is_told = !self.reporting.contains(&id);
         if !is_told {
             self.late.push((id, why));
         }
-        expected.gone.push(Gone {
+        Gone {
             id,
             why: why as usize,
-            has_value,
-            is_cut,
+            has_value: true,
+            is_aborted: false,
+            occupies: true,
             is_told,
-        });
+        }
+    }
+
+    /// A connect closes first what occupies the place that it needs.
+    fn make_place(&mut self, expected: &mut Expected) {
+        while self.occupied() >= self.limit {
+            if self.handed_out == 0 {
+                let (key, gone) = self.left.pop().expect("a connect above the limit");
+                self.hand_out(key, gone, expected);
+            }
+            let key = self.closing.pop().unwrap();
+            self.handed_out -= 1;
+            let gone = expected.gone.iter_mut().find(|gone| gone.id == key.id);
+            gone.unwrap().occupies = false;
+        }
     }
 
     fn start(&mut self, owner: Option<u64>, expected: &mut Expected) {
         let now = self.clock;
-        let reserved = self.table.effects.connects.get(expected.connects).copied();
+        self.make_place(expected);
+        let reserved = self.core.effects().connects.get(expected.connects);
+        let reserved = reserved.copied();
         let reserved = reserved.expect("a connect is wanted and was not started");
         expected.connects += 1;
-        let place = reserved.place;
+        let key = reserved.key;
         assert_eq!(reserved.needed, owner.is_some());
         assert!(!self.has_ended);
         assert!(self.occupied() < self.limit, "a connect above the limit");
-        assert!(place.id > self.highest_id, "an id was used twice");
-        let others = self.idle.iter().chain(&self.leased).map(|c| c.place.index);
-        let mut others = others.chain(self.connecting.iter().map(|c| c.place.index));
-        assert!(others.all(|other| other != place.index));
+        assert!(key.id > self.highest_id, "an id was used twice");
+        let others = self.idle.iter().chain(&self.leased).map(|c| c.key.index);
+        let others = others.chain(self.connecting.iter().map(|c| c.key.index));
+        let others = others.chain(self.closing.iter().map(|key| key.index));
+        let mut others = others.chain(self.left.iter().map(|(key, _)| key.index));
+        assert!(others.all(|other| other != key.index));
         if self.outage.is_some() {
-            assert_eq!(self.connecting_anew(), 0, "two connects in an outage");
+            assert_eq!(self.connecting_current(), 0, "two connects in an outage");
             let pause = now.saturating_duration_since(self.last_start.unwrap());
             assert!(
                 pause >= SPACING,
                 "another connect after {pause:?} in an outage"
             );
         }
-        self.highest_id = place.id;
+        self.highest_id = key.id;
         self.last_start = Some(now);
         self.connecting.push(Connect {
-            place,
+            key,
             owner,
             outdated: false,
         });
     }
 
-    fn settle(&mut self, expected: &mut Expected) {
+    fn dispatch(&mut self, expected: &mut Expected) {
         let now = self.clock;
         // Patience ends by the latest time that anybody has seen, however late this thread comes.
-        self.settled = self.clock;
+        self.dispatched = self.clock;
         let min_idle = self.rules.min_idle.min(self.limit);
-        self.is_topping_up &= self.idle.len() < min_idle;
-        while !self.idle.is_empty() && !self.queue.is_empty() && !self.is_first_patient(self.clock)
+        self.is_refilling &= self.idle.len() < min_idle;
+        while !self.idle.is_empty()
+            && !self.queue.is_empty()
+            && !self.may_overtake_first(self.clock)
         {
             self.convoy.handed_off(now);
             self.grant(true, expected);
         }
         loop {
             let spare = min_idle.saturating_sub(self.idle.len());
-            let spare = if self.is_topping_up { spare } else { 0 };
-            let connecting = self.connecting_anew();
+            let spare = if self.is_refilling { spare } else { 0 };
+            let connecting = self.connecting_current();
             let is_wanted = connecting < self.queue.len() + spare;
-            if self.has_ended || self.occupied() >= self.limit || !is_wanted {
+            if self.has_ended || !self.has_place() || !is_wanted {
                 break;
             }
             let may = match &self.outage {
                 None => self.may_connect(),
-                Some(_) if !self.may_try_anew() => false,
-                // In between, the table alone knows when.
+                Some(_) if !self.may_try_connect() => false,
+                // In between, the core alone knows when.
                 Some(outage) if now < outage.earliest => false,
                 Some(outage) => {
-                    now >= outage.latest || self.table.effects.connects.len() > expected.connects
+                    now >= outage.latest || self.core.effects().connects.len() > expected.connects
                 }
             };
             if !may {
@@ -631,7 +716,7 @@ impl Walk {
         }
         let (hopeful, cause) = match &self.outage {
             Some(outage) => (
-                self.connecting_anew(),
+                self.connecting_current(),
                 Cause::Connect(Arc::clone(&outage.error)),
             ),
             None => (self.limit.saturating_sub(self.open()), Cause::Full),
@@ -641,11 +726,13 @@ impl Walk {
             let last = self.queue.iter().rposition(is_trying).unwrap();
             self.fail(last, cause.clone(), expected);
         }
+        let first = self.queue.first().filter(|_| self.may_try_connect());
+        self.keeper = first.map(|first| first.who);
     }
 
     /// A caller's try fails; one that has only one leaves the queue with that.
     fn fail(&mut self, place: usize, cause: Cause, expected: &mut Expected) {
-        if self.queue[place].stays {
+        if self.queue[place].itself.stays() {
             let caller = &mut self.queue[place];
             caller.is_trying = false;
             caller.pending = Some(Told::Failed(cause));
@@ -657,14 +744,14 @@ impl Walk {
 }
 
 fn id(conn: &Conn) -> u64 {
-    conn.place.id
+    conn.key.id
 }
 
 fn find(conns: &mut [Conn], id: u64) -> Option<&mut Conn> {
-    conns.iter_mut().find(|conn| conn.place.id == id)
+    conns.iter_mut().find(|conn| conn.key.id == id)
 }
 
 fn remove(conns: &mut Vec<Conn>, id: u64) -> Option<Conn> {
-    let place = conns.iter().position(|conn| conn.place.id == id)?;
+    let place = conns.iter().position(|conn| conn.key.id == id)?;
     Some(conns.remove(place))
 }

@@ -9,25 +9,25 @@ impl Walk {
         }
         let index = self.random.below(self.connecting.len());
         let Connect {
-            place,
+            key,
             owner,
             outdated,
         } = self.connecting.remove(index);
         let mut expected = Expected::default();
         if self.has_ended && self.random.chance(50) {
             self.look_at_the_clock();
-            self.table.connect_dropped(place);
-            self.settle(&mut expected);
+            self.core.connect_dropped(key);
+            self.dispatch(&mut expected);
         } else if self.random.chance(self.failing) {
             self.look_at_the_clock();
             let error = Arc::new(Error::Connect(io::Error::other("no")));
-            self.table.connect_failed(place, Arc::clone(&error));
+            self.core.connect_failed(key, Arc::clone(&error));
             self.counts.connect_failures += 1;
             if outdated {
-                self.settle(&mut expected);
+                self.dispatch(&mut expected);
                 return self.check(&expected);
             }
-            self.is_topping_up = false;
+            self.is_refilling = false;
             let failed = self
                 .queue
                 .iter()
@@ -36,11 +36,11 @@ impl Walk {
                 let cause = Cause::Connect(Arc::clone(&error));
                 self.fail(place, cause, &mut expected);
             }
-            self.shut(error, false);
-            self.settle(&mut expected);
+            self.open_breaker(error, false);
+            self.dispatch(&mut expected);
         } else {
             let connect = Connect {
-                place,
+                key,
                 owner,
                 outdated,
             };
@@ -51,36 +51,36 @@ impl Walk {
 
     pub(super) fn connected(&mut self, connect: Connect, expected: &mut Expected) {
         let Connect {
-            place,
+            key,
             owner,
             outdated,
         } = connect;
         let now = self.look_at_the_clock();
-        let value = Value::new(place.id, &self.alive);
-        self.table.connected(place, value, place.id);
+        let value = Value::new(key.id, &self.alive);
+        self.core.connected(key, value, key.id);
         self.counts.connects += 1;
         if !outdated {
-            self.open_the_gate();
+            self.close_breaker();
         }
-        let open = self.table.slots().get(place);
+        let open = self.core.slots().get(key);
         let expires = open.and_then(|open| open.expires);
         let conn = Conn {
-            place,
+            key,
             born: now,
             since: now,
-            tended: now,
+            answered: now,
             expires,
             leases: 0,
             doom: None,
             is_held: false,
         };
-        if self.has_ended || self.occupied() + 1 > self.limit {
+        if self.has_ended || self.in_use() + 1 > self.limit {
             let why = if self.has_ended {
                 Eviction::Ended
             } else {
                 Eviction::OverLimit
             };
-            self.gone(&conn, why, true, false, expected);
+            self.close(&conn, why, expected);
         } else {
             assert_eq!(expires.is_some(), self.rules.max_lifetime.is_some());
             if let (Some(expires), Some(lifetime)) = (expires, self.rules.max_lifetime) {
@@ -92,28 +92,28 @@ impl Walk {
                 self.grant(!is_its_own, expected);
             }
         }
-        self.settle(expected);
+        self.dispatch(expected);
     }
 
-    pub(super) fn shut(&mut self, error: Arc<Error>, hangs_up: bool) {
+    pub(super) fn open_breaker(&mut self, error: Arc<Error>, hangs_up: bool) {
         let now = self.clock;
         let start = self.last_start.unwrap();
         self.news_since = Some(now);
         self.outage = Some(Outage {
             error,
             earliest: start + SPACING,
-            latest: start + PATIENCE,
+            latest: start + LONGEST,
             hangs_up,
             quiet_since: None,
         });
     }
 
     /// A connect succeeded; that is not enough where the other side has been hanging up.
-    pub(super) fn open_the_gate(&mut self) {
+    pub(super) fn close_breaker(&mut self) {
         let now = self.clock;
         if let Some(outage) = self.outage.as_mut().filter(|outage| outage.hangs_up) {
             let since = *outage.quiet_since.get_or_insert(now);
-            if now < since + PATIENCE {
+            if now < since + LONGEST {
                 let at = self.last_start.unwrap() + SPACING;
                 (outage.earliest, outage.latest) = (at, at);
                 return;
@@ -122,47 +122,46 @@ impl Walk {
         self.outage = None;
     }
 
-    /// A lease that is about to end tells of the other side.
-    pub(super) fn tell_word(&mut self, place: Place) {
-        let silence = self.random.chance(20);
-        let word = if silence {
+    /// What a lease that is about to end tells of the other side.
+    fn signal(&mut self) -> PeerSignal {
+        if self.random.chance(20) {
             PeerSignal::Silence
         } else if self.random.chance(self.hanging_up) {
             PeerSignal::HungUp
         } else {
             PeerSignal::Heard
-        };
-        let shuts = self.table.take_word(place, word);
-        self.heard_word(place, word, shuts);
+        }
     }
 
-    /// Checks what a word of the other side came to.
-    pub(super) fn heard_word(&mut self, place: Place, word: PeerSignal, shuts: bool) {
+    /// The breaker hears what a lease tells; whether that opens it shows in the end.
+    fn hear(&mut self, key: SlotKey, signal: PeerSignal, expected: &mut Expected) {
         let now = self.clock;
-        let born = find(&mut self.leased, place.id).map(|conn| conn.born);
+        let born = find(&mut self.leased, key.id).map(|conn| conn.born);
         let is_news = born.is_some_and(|born| self.news_since.is_none_or(|at| born >= at));
         let hangs_up = self.outage.as_ref().is_some_and(|outage| outage.hangs_up);
-        let mut expected = false;
-        match (word, born) {
+        match (signal, born) {
             (PeerSignal::Heard, Some(_)) => {
                 self.hang_ups = 0;
                 if hangs_up && is_news {
                     self.outage = None;
                 }
             }
-            (PeerSignal::HungUp, Some(born)) if is_news && now < born + PATIENCE => {
+            (PeerSignal::HungUp, Some(born)) if is_news && now < born + LONGEST => {
                 self.hang_ups += 1;
-                expected = self.hang_ups > TOLERATED;
+                expected.warns = self.hang_ups > TOLERATED;
             }
             _ => {}
         }
-        assert_eq!(shuts, expected);
-        let counted = self.table.gate().hang_ups() as usize;
+    }
+
+    /// Takes over the error that the core made, and checks the count.
+    pub(super) fn heard(&mut self, expected: &Expected) {
+        let counted = self.core.breaker().hang_ups() as usize;
         assert_eq!(counted, self.hang_ups.min(TOLERATED));
-        if shuts {
-            let error = Arc::clone(self.table.gate().shut().unwrap());
-            self.shut(error, true);
-            self.is_topping_up = false;
+        if expected.warns {
+            let error = Arc::clone(self.core.breaker().error().unwrap());
+            self.open_breaker(error, true);
+            self.is_refilling = false;
         }
     }
 
@@ -171,102 +170,100 @@ impl Walk {
             return;
         }
         let index = self.random.below(self.leases.len());
-        let Lease { place, held, .. } = self.leases.swap_remove(index);
+        let Lease { key, client, .. } = self.leases.swap_remove(index);
         let verdict = self.verdict();
-        let held = match verdict {
-            None if self.random.chance(50) => match self.park(place, held) {
+        let client = match verdict {
+            None if self.random.chance(50) => match self.make_idle(key, client) {
                 Ok(()) => return self.check(&Expected::default()),
-                Err(held) => held,
+                Err(client) => client,
             },
-            _ => held,
+            _ => client,
         };
         self.look_at_the_clock();
-        self.tell_word(place);
-        self.table.give_back(place, held, verdict);
         let mut expected = Expected::default();
-        self.came_back(place, verdict, &mut expected);
-        if expected.leftover.is_none() {
-            self.settle(&mut expected);
-        }
+        let signal = self.signal();
+        self.hear(key, signal, &mut expected);
+        self.core.give_back(key, client, verdict, signal, None);
+        self.heard(&expected);
+        self.came_back(key, verdict, &mut expected);
+        self.dispatch(&mut expected);
         self.check(&expected);
     }
 
     /// A lease comes back fit, and is idle at once if there is nothing else to decide.
-    pub(super) fn park(&mut self, place: Place, held: Value) -> Result<(), Value> {
-        let is_exact = self.random.chance(50);
-        let now = if is_exact {
-            self.look_at_the_clock()
-        } else {
-            self.clock
-        };
-        let word = self.random.pick(&[
+    fn make_idle(&mut self, key: SlotKey, client: Value) -> Result<(), Value> {
+        if self.random.chance(50) {
+            self.look_at_the_clock();
+        }
+        let now = self.clock;
+        let signal = self.random.pick(&[
             PeerSignal::Silence,
             PeerSignal::Silence,
             PeerSignal::Heard,
             PeerSignal::HungUp,
         ]);
-        let says_nothing_new = match word {
+        let says_nothing_new = match signal {
             PeerSignal::Silence => true,
             PeerSignal::Heard => self.hang_ups == 0 && self.outage.is_none(),
             PeerSignal::HungUp => false,
         };
-        let is_fit = find(&mut self.leased, place.id)
+        let is_fit = find(&mut self.leased, key.id)
             .is_some_and(|conn| conn.doom.is_none() && conn.expires.is_none_or(|at| at > now));
-        let is_welcome = is_fit
+        let stays = is_fit
             && says_nothing_new
             && self.queue.is_empty()
-            && !self.is_topping_up
+            && !self.is_refilling
             && self.drainers == 0
-            && self.occupied() <= self.limit;
-        let parked = self.table.park(place, held, word);
-        assert_eq!(parked.is_ok(), is_welcome);
-        if is_welcome {
-            self.came_back(place, None, &mut Expected::default());
+            && self.in_use() <= self.limit;
+        let made = self.core.make_idle(key, client, signal);
+        assert_eq!(made.is_ok(), stays);
+        if stays {
+            self.came_back(key, None, &mut Expected::default());
         }
-        parked
+        made
     }
 
     pub(super) fn give_back_pinged(&mut self) {
         let Some((lease, pinged, before, since)) = self.pings.pop() else {
             return;
         };
-        let Lease { place, held, .. } = lease;
+        let Lease { key, client, .. } = lease;
         let verdict = self.verdict();
         self.look_at_the_clock();
-        self.table.give_back_pinged(place, held, &pinged, verdict);
+        let silence = PeerSignal::Silence;
+        self.core
+            .give_back(key, client, verdict, silence, Some(&pinged));
         let mut expected = Expected::default();
-        if let Some(mut conn) = self.came_back(place, verdict, &mut expected) {
+        if let Some(mut conn) = self.came_back(key, verdict, &mut expected) {
             // As idle as before: behind those that were idle longer.
             conn.since = since;
             self.idle.pop();
             let neighbour = self
                 .idle
                 .iter()
-                .position(|other| Some(other.place.id) == before && other.since <= since);
+                .position(|other| Some(other.key.id) == before && other.since <= since);
             let mut place = neighbour.map_or(0, |place| place + 1);
             while self.idle.get(place).is_some_and(|c| c.since < since) {
                 place += 1;
             }
             self.idle.insert(place, conn);
         }
-        if expected.leftover.is_none() {
-            self.settle(&mut expected);
-        }
+        self.dispatch(&mut expected);
         self.check(&expected);
     }
 
     /// A lease came back and is idle, last in the order, unless something speaks against it.
-    pub(super) fn came_back(
+    fn came_back(
         &mut self,
-        place: Place,
+        key: SlotKey,
         verdict: Option<Eviction>,
         expected: &mut Expected,
     ) -> Option<Conn> {
         let now = self.clock;
-        let is_over = self.occupied() > self.limit;
-        let Some(mut conn) = remove(&mut self.leased, place.id) else {
-            self.severed -= 1;
-            expected.leftover = Some(place.id);
+        let is_over = self.in_use() > self.limit;
+        let Some(mut conn) = remove(&mut self.leased, key.id) else {
+            self.aborted -= 1;
+            expected.aborted_value = Some(key.id);
             return None;
         };
         let is_too_old = conn.expires.is_some_and(|at| at <= now);
@@ -276,66 +273,134 @@ impl Walk {
             .or(is_over.then_some(Eviction::OverLimit))
             .or(is_too_old.then_some(Eviction::MaxLifetime));
         if let Some(why) = why {
-            self.gone(&conn, why, true, false, expected);
+            self.close(&conn, why, expected);
             return None;
         }
         conn.since = now;
-        conn.tended = now;
+        conn.answered = now;
         conn.is_held = false;
         self.idle.push(conn.clone());
         Some(conn)
     }
 
+    /// A lease ends without coming back.
     pub(super) fn withdraw(&mut self) {
         if self.leases.is_empty() {
             return;
         }
-        let index = self.random.below(self.leases.len());
-        let Lease { place, held, .. } = self.leases.swap_remove(index);
-        let why = self.random.pick(&[
-            Eviction::PeerClosed,
-            Eviction::Discarded,
-            Eviction::Detached,
-        ]);
-        let held = (why != Eviction::Detached).then_some(held);
-        let (returns, id) = (held.is_some(), place.id);
         self.look_at_the_clock();
-        match held {
-            Some(held) if why == Eviction::PeerClosed => self.bury(place, held),
-            held => {
-                self.tell_word(place);
-                self.table.withdraw(place, held, why);
+        let mut expected = Expected::default();
+        match self.random.below(3) {
+            0 => {
+                let who_closes = self.random.pick(&[WhoCloses::Finder, WhoCloses::Others]);
+                let (dead, new) = self.dead();
+                self.remove_dead(&dead, new, who_closes, &mut expected);
+                self.core.found_dead(dead, who_closes);
+            }
+            1 => {
+                let (key, client, signal) = self.end_lease(&mut expected);
+                if let Some(conn) = remove(&mut self.leased, key.id) {
+                    self.close(&conn, Eviction::Discarded, &mut expected);
+                } else {
+                    self.aborted -= 1;
+                    expected.aborted_value = Some(key.id);
+                }
+                self.core.discard(key, client, signal);
+            }
+            _ => {
+                let (key, _, signal) = self.end_lease(&mut expected);
+                match remove(&mut self.leased, key.id) {
+                    Some(conn) => {
+                        let gone = self.depart(&conn, Eviction::Detached);
+                        expected.gone.push(Gone {
+                            has_value: false,
+                            occupies: false,
+                            ..gone
+                        });
+                    }
+                    None => self.aborted -= 1,
+                }
+                self.core.detach(key, signal);
             }
         }
-        let mut expected = Expected::default();
-        if let Some(conn) = remove(&mut self.leased, id) {
-            self.gone(&conn, why, returns, false, &mut expected);
-        } else {
-            self.severed -= 1;
-            expected.leftover = returns.then_some(id);
-        }
-        self.settle(&mut expected);
+        self.heard(&expected);
+        self.dispatch(&mut expected);
         self.check(&expected);
     }
 
-    /// A lease proved dead on its way to its caller.
-    pub(super) fn bury(&mut self, place: Place, held: Value) {
-        let mute = self.random.chance(self.hanging_up);
-        let new = find(&mut self.leased, place.id)
-            .is_some_and(|conn| conn.leases == 1 && conn.since == conn.born);
+    fn end_lease(&mut self, expected: &mut Expected) -> (SlotKey, Value, PeerSignal) {
+        let index = self.random.below(self.leases.len());
+        let Lease { key, client, .. } = self.leases.swap_remove(index);
+        let signal = self.signal();
+        self.hear(key, signal, expected);
+        (key, client, signal)
+    }
+
+    /// A lease that proved dead on its way to its caller, and whether it was just made.
+    pub(super) fn dead(&mut self) -> (Dead<Value>, bool) {
+        let index = self.random.below(self.leases.len());
+        let lease = self.leases.swap_remove(index);
+        let fresh = lease.fresh;
         let dead = Dead {
-            place,
-            held,
-            why: Eviction::PeerClosed,
-            mute,
+            lease,
+            why: self.random.pick(&[Eviction::PeerClosed, Eviction::Unread]),
+            silent: self.random.chance(self.hanging_up),
         };
-        let shuts = self.table.bury(dead);
-        let word = if mute && new {
-            PeerSignal::HungUp
+        (dead, fresh)
+    }
+
+    pub(super) fn remove_dead(
+        &mut self,
+        dead: &Dead<Value>,
+        new: bool,
+        who_closes: WhoCloses,
+        expected: &mut Expected,
+    ) {
+        let key = dead.lease.key;
+        if dead.silent && new {
+            self.hear(key, PeerSignal::HungUp, expected);
+        }
+        let calls_reaper = dead.why != Eviction::Unread;
+        expected.wakes_reaper |= calls_reaper;
+        let Some(conn) = remove(&mut self.leased, key.id) else {
+            self.aborted -= 1;
+            expected.aborted_value = Some(key.id);
+            return;
+        };
+        let gone = self.depart(&conn, dead.why);
+        if who_closes == WhoCloses::Others && calls_reaper && self.has_reaper {
+            self.left.push((key, gone));
         } else {
-            PeerSignal::Silence
-        };
-        self.heard_word(place, word, shuts);
-        self.table.tick();
+            self.hand_out(key, gone, expected);
+        }
+    }
+
+    /// Some of what somebody closes is closed.
+    pub(super) fn vacate(&mut self) {
+        self.look_at_the_clock();
+        let mut expected = Expected::default();
+        if self.random.chance(20) {
+            let most = self.random.below(3);
+            let count = self.core.close_left(most);
+            assert_eq!(count, most.min(self.left.len()));
+            for _ in 0..count {
+                let (key, gone) = self.left.pop().unwrap();
+                self.hand_out(key, gone, &mut expected);
+            }
+            return self.check(&expected);
+        }
+        if self.closing.is_empty() {
+            return;
+        }
+        let count = 1 + self.random.below(self.closing.len());
+        let keys: Vec<SlotKey> = (0..count)
+            .map(|_| {
+                let index = self.random.below(self.closing.len());
+                self.closing.swap_remove(index)
+            })
+            .collect();
+        self.core.vacate(&keys);
+        self.dispatch(&mut expected);
+        self.check(&expected);
     }
 }

@@ -17,21 +17,13 @@ impl Walk {
         }
     }
 
-    pub(super) fn tick(&mut self) {
-        self.look_at_the_clock();
-        self.table.tick();
-        let mut expected = Expected::default();
-        self.settle(&mut expected);
-        self.check(&expected);
-    }
-
     /// One batch of a sweep; what it found dead is evicted some steps later.
     pub(super) fn sweep(&mut self) {
         let now = self.look_at_the_clock();
         let mut expected = Expected::default();
         if self.random.chance(40) {
             let most = 1 + self.random.below(3);
-            let count = self.table.evict_stale(most);
+            let count = self.core.evict_stale(most);
             let min_idle = self.rules.min_idle.min(self.limit);
             let spare = self.idle.len().saturating_sub(min_idle).min(most);
             let timeout = self.rules.idle_timeout.unwrap_or(Duration::MAX);
@@ -40,16 +32,16 @@ impl Walk {
             assert_eq!(count, stale);
             self.shed(stale, Eviction::IdleTimeout, &mut expected);
             if self.rules.idle_timeout.is_some() {
-                self.settle(&mut expected);
+                self.dispatch(&mut expected);
             }
             return self.check(&expected);
         }
-        let slots = self.table.slots().len();
+        let slots = self.core.slots().len();
         let first = u32::try_from(self.random.below(slots as usize + 1)).unwrap();
         let (mut idle, mut overdue) = (Vec::new(), Vec::new());
         let batch = first..slots + 3;
-        let closed = self.table.inspect(batch, &mut idle, &mut overdue);
-        let is_inside = |conn: &Conn| conn.place.index >= first;
+        let closed = self.core.inspect(batch, &mut idle, &mut overdue);
+        let is_inside = |conn: &Conn| conn.key.index >= first;
         let (old, kept) = self
             .idle
             .drain(..)
@@ -58,23 +50,23 @@ impl Walk {
         let old: Vec<Conn> = old;
         assert_eq!(closed, old.len());
         for conn in &old {
-            self.gone(conn, Eviction::MaxLifetime, true, false, &mut expected);
+            self.close(conn, Eviction::MaxLifetime, &mut expected);
         }
-        let mut shown: Vec<u64> = idle.iter().map(|(resting, _)| resting.place.id).collect();
+        let mut shown: Vec<u64> = idle.iter().map(|(period, _)| period.key.id).collect();
         let mut wanted: Vec<u64> = self.idle.iter().filter(|c| is_inside(c)).map(id).collect();
         shown.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(shown, wanted);
-        assert!(
-            idle.iter()
-                .all(|(resting, handle)| resting.place.id == *handle)
-        );
+        assert!(idle.iter().all(|(period, handle)| period.key.id == *handle));
         let mut late = Vec::new();
         for conn in self.leased.iter_mut().filter(|conn| is_inside(conn)) {
+            if conn.expires.is_some_and(|at| at <= now) {
+                expected.recalled.push(conn.key.id);
+            }
             let held = now.saturating_duration_since(conn.since);
             if conn.is_held && self.rules.leak_after.is_some_and(|after| held >= after) {
                 conn.is_held = false;
-                late.push((conn.place.id, held));
+                late.push((conn.key.id, held));
             }
         }
         late.sort_unstable();
@@ -82,11 +74,11 @@ impl Walk {
         reported.sort_unstable();
         assert_eq!(reported, late);
         self.reporting.extend(late.iter().map(|&(id, _)| id));
-        for (resting, id) in idle {
-            let conn = self.idle.iter().find(|conn| conn.place.id == id);
-            self.looked_at.push((resting, conn.unwrap().leases));
+        for (period, id) in idle {
+            let conn = self.idle.iter().find(|conn| conn.key.id == id);
+            self.looked_at.push((period, conn.unwrap().leases));
         }
-        self.settle(&mut expected);
+        self.dispatch(&mut expected);
         self.check(&expected);
     }
 
@@ -94,28 +86,28 @@ impl Walk {
         let mut expected = Expected::default();
         if self.random.chance(20) {
             self.look_at_the_clock();
-            let found = self.table.evict_oldest();
+            let found = self.core.evict_oldest();
             assert_eq!(found, !self.idle.is_empty());
             self.shed(usize::from(found), Eviction::OverLimit, &mut expected);
             if found {
-                self.settle(&mut expected);
+                self.dispatch(&mut expected);
             }
         } else if !self.looked_at.is_empty() {
             let index = self.random.below(self.looked_at.len());
-            let (resting, leases) = self.looked_at.swap_remove(index);
+            let (period, leases) = self.looked_at.swap_remove(index);
             self.look_at_the_clock();
             let why = Eviction::Unread;
-            let evicted = self.table.evict_idle(resting, why);
-            let rests = |conn: &&Conn| conn.place == resting.place && conn.leases == leases;
+            let evicted = self.core.evict_idle(period, why);
+            let rests = |conn: &&Conn| conn.key == period.key && conn.leases == leases;
             let is_there = self.idle.iter().any(|conn| rests(&conn));
             assert_eq!(
                 evicted, is_there,
                 "what was seen before a lease counts after it"
             );
             if is_there {
-                let conn = remove(&mut self.idle, resting.place.id).unwrap();
-                self.gone(&conn, why, true, false, &mut expected);
-                self.settle(&mut expected);
+                let conn = remove(&mut self.idle, period.key.id).unwrap();
+                self.close(&conn, why, &mut expected);
+                self.dispatch(&mut expected);
             }
         }
         self.check(&expected);
@@ -126,17 +118,17 @@ impl Walk {
         let every = self.random.millis(500);
         let mut from = u32::try_from(self.random.below(3)).unwrap();
         let first = from;
-        let found = self.table.next_ping(&mut from, every);
+        let found = self.core.next_ping(&mut from, every);
         let is_due = |conn: &&Conn| {
-            conn.place.index >= first && now.saturating_duration_since(conn.tended) >= every
+            conn.key.index >= first && now.saturating_duration_since(conn.answered) >= every
         };
         let due = self.idle.iter().filter(is_due);
-        let expected = due.min_by_key(|c| c.place.index).map(id);
+        let expected = due.min_by_key(|c| c.key.index).map(id);
         let expected = expected.filter(|_| !self.has_ended && self.queue.is_empty());
-        assert_eq!(found.as_ref().map(|(lease, _)| lease.place.id), expected);
+        assert_eq!(found.as_ref().map(|(lease, _)| lease.key.id), expected);
         if let Some((lease, pinged)) = found {
-            assert!(from > lease.place.index);
-            let at = self.idle.iter().position(|c| c.place == lease.place);
+            assert!(from > lease.key.index);
+            let at = self.idle.iter().position(|c| c.key == lease.key);
             let before = at.unwrap().checked_sub(1).map(|at| id(&self.idle[at]));
             let mut conn = self.idle.remove(at.unwrap());
             conn.leases += 1;
@@ -150,14 +142,14 @@ impl Walk {
     pub(super) fn set_limit(&mut self) {
         let limit = self.random.below(7);
         self.look_at_the_clock();
-        self.table.set_limit(limit);
+        self.core.set_limit(limit);
         self.limit = limit;
-        assert_eq!(self.table.limit(), limit);
-        let surplus = self.occupied().saturating_sub(limit);
+        assert_eq!(self.core.limit(), limit);
+        let surplus = self.in_use().saturating_sub(limit);
         let mut expected = Expected::default();
         let count = surplus.min(self.idle.len());
         self.shed(count, Eviction::OverLimit, &mut expected);
-        self.settle(&mut expected);
+        self.dispatch(&mut expected);
         self.check(&expected);
     }
 
@@ -165,23 +157,26 @@ impl Walk {
         let keep = self.random.pick(&[0, 1, 2, 5, usize::MAX]);
         let close = self.random.pick(&[Close::Soft, Close::Hard]);
         self.look_at_the_clock();
-        let freed = self.table.free(keep, close);
+        let freed = self.core.free(keep, close);
         let open = self.open();
         let mut expected = Expected::default();
+        self.close_left(&mut expected);
         let mut wanted = Freed::NONE;
         let mut leased = std::mem::take(&mut self.leased);
-        leased.sort_unstable_by_key(|conn| conn.place.index);
+        leased.sort_unstable_by_key(|conn| conn.key.index);
         for mut conn in leased {
             if conn.doom.is_none() && wanted.kept < keep {
                 wanted.kept += 1;
                 self.leased.push(conn);
             } else if close == Close::Hard {
                 wanted.closed += 1;
-                self.gone(&conn, Eviction::Freed, false, true, &mut expected);
-                self.severed += 1;
+                self.abort(&conn, Eviction::Freed, &mut expected);
             } else {
                 wanted.doomed += 1;
-                conn.doom = conn.doom.or(Some(Eviction::Freed));
+                if conn.doom.is_none() {
+                    conn.doom = Some(Eviction::Freed);
+                    expected.recalled.push(conn.key.id);
+                }
                 self.leased.push(conn);
             }
         }
@@ -192,44 +187,54 @@ impl Walk {
         assert_eq!(freed, wanted);
         assert_eq!(freed.kept + freed.closed + freed.doomed, open);
         self.shed(surplus, Eviction::Freed, &mut expected);
-        self.settle(&mut expected);
+        self.dispatch(&mut expected);
         self.check(&expected);
+    }
+
+    fn close_left(&mut self, expected: &mut Expected) {
+        while let Some((key, gone)) = self.left.pop() {
+            self.hand_out(key, gone, expected);
+        }
     }
 
     pub(super) fn end(&mut self, close: Close) {
         self.look_at_the_clock();
-        let first = self.table.end(close);
+        let first = self.core.end(close);
         assert_eq!(first, !self.has_ended);
         self.has_ended = true;
+        self.has_reaper = false;
         let mut expected = Expected::default();
+        self.close_left(&mut expected);
         self.shed(self.idle.len(), Eviction::Ended, &mut expected);
         if close == Close::Hard {
             for conn in std::mem::take(&mut self.leased) {
-                self.gone(&conn, Eviction::Ended, false, true, &mut expected);
-                self.severed += 1;
+                self.abort(&conn, Eviction::Ended, &mut expected);
             }
         }
         for conn in &mut self.leased {
-            conn.doom = conn.doom.or(Some(Eviction::Ended));
+            if conn.doom.is_none() {
+                conn.doom = Some(Eviction::Ended);
+                expected.recalled.push(conn.key.id);
+            }
         }
         while !self.queue.is_empty() {
             self.serve(Told::Ended, &mut expected);
         }
-        self.settle(&mut expected);
+        self.dispatch(&mut expected);
         self.check(&expected);
     }
 
     pub(super) fn drain_or_report(&mut self) {
         if self.random.chance(50) {
             let reporting = std::mem::take(&mut self.reporting);
-            let told = self.table.reported(&reporting);
+            let told = self.core.reported(&reporting);
             let told: Vec<_> = told.iter().map(|late| (late.id, late.why)).collect();
             assert_eq!(told, std::mem::take(&mut self.late));
         } else if self.drainers > 0 {
-            self.table.end_draining();
+            self.core.end_draining();
             self.drainers -= 1;
         } else {
-            let waits = self.table.begin_draining();
+            let waits = self.core.begin_draining();
             assert_eq!(waits, !self.is_drained());
             self.drainers += usize::from(waits);
         }
@@ -241,7 +246,7 @@ impl Walk {
         self.hanging_up = self.random.pick(&[0, 0, 50, 100, 100]);
         if self.random.chance(40) {
             let now = self.look_at_the_clock();
-            self.table.factory_changed();
+            self.core.factory_changed();
             self.outage = None;
             self.hang_ups = 0;
             self.news_since = Some(now);
@@ -250,19 +255,19 @@ impl Walk {
                 connect.owner = None;
             }
             let mut expected = Expected::default();
-            self.settle(&mut expected);
+            self.dispatch(&mut expected);
             self.check(&expected);
         }
     }
 
-    /// For a while little time passes, and the table has just handed off many connections.
+    /// For a while little time passes, and the core has just handed off many connections.
     pub(super) fn hurry(&mut self) {
         self.is_hurried = self.random.chance(30);
         if self.is_hurried {
             let now = self.now;
             for _ in 0..100 {
                 self.convoy.handed_off(now);
-                self.table.convoy().handed_off(now);
+                self.core.convoy().handed_off(now);
             }
         }
     }
@@ -270,10 +275,10 @@ impl Walk {
     pub(super) fn rarely(&mut self) {
         if self.random.chance(95) {
             self.look_at_the_clock();
-            self.table.top_up();
-            self.is_topping_up = true;
+            self.core.refill();
+            self.is_refilling = true;
             let mut expected = Expected::default();
-            self.settle(&mut expected);
+            self.dispatch(&mut expected);
             self.check(&expected);
         } else {
             let close = self.random.pick(&[Close::Soft, Close::Hard]);

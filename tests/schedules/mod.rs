@@ -756,9 +756,9 @@ fn an_outage_comes_and_goes_while_callers_time_out() {
 
 /// Makes the pool believe that hand-offs have followed close upon each other.
 fn form_convoy(pool: &Pool) {
-    pool.shared().with(|state| {
+    pool.shared().with(|core| {
         for _ in 0..100 {
-            state.table.convoy().handed_off(sync::now());
+            core.convoy().handed_off(sync::now());
         }
     });
 }

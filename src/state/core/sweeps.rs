@@ -1,34 +1,53 @@
-//! How idle connections leave: what sweeps ask of the table, and a connect without a descriptor.
+//! How idle connections leave: what sweeps ask of the core, and a connect without a descriptor.
 
+use std::thread::Thread;
 use std::time::Duration;
 
-use super::{Late, Overdue, Resting, Table};
+use super::{Core, Departure};
 use crate::report::outcome::Eviction;
-use crate::state::slots::{Lease, Pinged, Place};
+use crate::state::slots::{Lease, Pinged, SlotKey};
 
-impl<L, H: Clone, W: Clone> Table<L, H, W> {
+/// An idle connection between two leases.
+///
+/// What is seen of its socket holds only until the next one: a reply that was on its way to a
+/// caller is no unread byte, even if the lease is over by the time that the pool acts on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IdlePeriod {
+    pub(crate) key: SlotKey,
+    leases: u64,
+}
+
+/// A lease that has been out for too long.
+#[derive(Debug)]
+pub(crate) struct Overdue {
+    pub(crate) id: u64,
+    pub(crate) held: Duration,
+    pub(crate) holder: Thread,
+}
+
+impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// Closes the least recently used idle connection, to give its descriptor away.
     pub(crate) fn evict_oldest(&mut self) -> bool {
         let Some(oldest) = self.slots.oldest() else {
             return false;
         };
-        self.close(self.slots.place(oldest), Eviction::OverLimit, None);
-        self.settle();
+        self.close(self.slots.key(oldest), Eviction::OverLimit, None);
+        self.dispatch();
         true
     }
 
     /// Closes an idle connection that was found dead, unless it has been leased meanwhile.
-    pub(crate) fn evict_idle(&mut self, resting: Resting, why: Eviction) -> bool {
-        let Resting { place, leases } = resting;
-        let rests = self
+    pub(crate) fn evict_idle(&mut self, period: IdlePeriod, why: Eviction) -> bool {
+        let IdlePeriod { key, leases } = period;
+        let is_idle_still = self
             .slots
-            .get(place)
+            .get(key)
             .is_some_and(|open| open.is_idle() && open.leases == leases);
-        if rests {
-            self.close(place, why, None);
-            self.settle();
+        if is_idle_still {
+            self.close(key, why, None);
+            self.dispatch();
         }
-        rests
+        is_idle_still
     }
 
     /// Closes up to `most` connections that were idle too long, but leaves `min_idle`.
@@ -37,66 +56,73 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             return 0;
         };
         let spare = self.slots.idle().saturating_sub(self.min_idle());
-        let stale: Vec<Place> = self
+        let stale: Vec<SlotKey> = self
             .slots
             .by_age()
-            .map(|index| self.slots.place(index))
-            .take_while(|&place| {
-                let open = self.slots.get(place).expect("bug: idle but not open");
+            .map(|index| self.slots.key(index))
+            .take_while(|&key| {
+                let open = self.slots.get(key).expect("bug: idle but not open");
                 self.now.saturating_duration_since(open.since) >= timeout
             })
             .take(spare.min(most))
             .collect();
-        for &place in &stale {
-            self.close(place, Eviction::IdleTimeout, None);
+        for &key in &stale {
+            self.close(key, Eviction::IdleTimeout, None);
         }
-        self.settle();
+        self.dispatch();
         stale.len()
     }
 
-    /// One batch of a sweep: closes what is too old, and hands out what is to be probed.
+    /// One batch of a sweep: closes idle connections that may not stay, and hands out the others to
+    /// be probed; recalls leases that are too old, and finds those that have been out too long.
     ///
-    /// Returns how many it closed. Leases that have been out too long go to `overdue`.
+    /// Returns how many it closed.
     pub(crate) fn inspect(
         &mut self,
         slots: std::ops::Range<u32>,
-        idle: &mut Vec<(Resting, H)>,
+        idle: &mut Vec<(IdlePeriod, H)>,
         overdue: &mut Vec<Overdue>,
     ) -> usize {
         let mut closed = 0;
         for index in slots.start..slots.end.min(self.slots.len()) {
-            let Some((place, open)) = self.slots.open_in(index) else {
+            let Some((key, open)) = self.slots.open_in(index) else {
                 continue;
             };
             if !open.is_idle() {
-                overdue.extend(self.overdue(place));
-            } else if open.has_expired(self.now) {
-                self.close(place, Eviction::MaxLifetime, None);
+                if open.has_expired(self.now) {
+                    self.effects.recall.push(open.handle.clone());
+                }
+                overdue.extend(self.overdue(key));
+            } else if let Some(why) = self.reason_to_close(open, None) {
+                self.close(key, why, None);
                 closed += 1;
             } else {
                 let leases = open.leases;
-                idle.push((Resting { place, leases }, open.handle.clone()));
+                idle.push((IdlePeriod { key, leases }, open.handle.clone()));
             }
         }
-        self.settle();
+        self.dispatch();
         closed
     }
 
-    fn overdue(&mut self, place: Place) -> Option<Overdue> {
+    fn overdue(&mut self, key: SlotKey) -> Option<Overdue> {
         let leak_after = self.rules.leak_after?;
-        let open = self.slots.get_mut(place)?;
-        let held = self.now.saturating_duration_since(open.since);
-        let holder = open.holder.take_if(|_| held >= leak_after)?;
-        self.reporting.push(place.id);
+        let since = self.slots.get(key)?.since;
+        let held = self.now.saturating_duration_since(since);
+        if held < leak_after {
+            return None;
+        }
+        let holder = self.slots.take_holder(key)?;
+        self.reporting.push(key.id);
         Some(Overdue {
-            id: place.id,
+            id: key.id,
             held,
             holder,
         })
     }
 
     /// These overdue leases have been reported; what happened to them meanwhile.
-    pub(crate) fn reported(&mut self, ids: &[u64]) -> Vec<Late> {
+    pub(crate) fn reported(&mut self, ids: &[u64]) -> Vec<Departure> {
         // Two sweeps may report leases of one connection at the same time: the last one tells.
         for id in ids {
             if let Some(at) = self.reporting.iter().position(|other| other == id) {
@@ -106,12 +132,12 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
         let late = std::mem::take(&mut self.late);
         let (kept, told) = late
             .into_iter()
-            .partition(|late| self.reporting.contains(&late.id));
+            .partition(|departure| self.reporting.contains(&departure.id));
         self.late = kept;
         told
     }
 
-    /// The next idle connection, from this slot on, that was not tended for so long.
+    /// The next idle connection, from this slot on, that has not answered for so long.
     ///
     /// A ping is the pool's own lease, and there is one at a time.
     pub(crate) fn next_ping(
@@ -128,7 +154,7 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
             let Some((_, open)) = self.slots.open_in(index) else {
                 continue;
             };
-            if open.is_idle() && self.now.saturating_duration_since(open.tended) >= every {
+            if open.is_idle() && self.now.saturating_duration_since(open.answered) >= every {
                 return Some(self.slots.lease_for_ping(index));
             }
         }
@@ -145,8 +171,8 @@ impl<L, H: Clone, W: Clone> Table<L, H, W> {
     }
 
     /// Begins to make connections until `min_idle` are idle.
-    pub(crate) fn top_up(&mut self) {
-        self.topping_up = true;
-        self.settle();
+    pub(crate) fn refill(&mut self) {
+        self.refilling = true;
+        self.dispatch();
     }
 }

@@ -1,0 +1,98 @@
+//! The thread that pings: `jackpot-ping`.
+
+use std::sync::Arc;
+
+use crate::report::outcome::{Eviction, PeerSignal};
+use crate::runtime::shared::{Core, Held, Shared};
+use crate::state::slots::{Pinged, SlotKey};
+use crate::sync::thread;
+use crate::sync::user_code::{guarded_call, log};
+
+/// A lease of the pool's own, for a ping; dropped, it goes back.
+struct Ping<C: Send + 'static> {
+    shared: Arc<Shared<C>>,
+    key: SlotKey,
+    held: Option<Held<C>>,
+    pinged: Pinged,
+    verdict: Option<Eviction>,
+}
+
+/// The right to ping, of which there is one.
+struct Pinging<C: Send + 'static>(Arc<Shared<C>>);
+
+/// Pings what asks for it, one at a time, on a thread of its own: a server that hangs must not
+/// hang the sweep.
+pub(super) fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
+    if shared.settings.ping.is_none() || !shared.with(Core::begin_pinging) {
+        return;
+    }
+    let pinging = Pinging(Arc::clone(shared));
+    let mut from = 0;
+    let Some(first) = pinging.next(&mut from) else {
+        return;
+    };
+    let started = thread::Builder::new()
+        .name("jackpot-ping".into())
+        .spawn(move || {
+            let mut next = Some(first);
+            while let Some(mut ping) = next {
+                ping.run();
+                drop(ping);
+                next = pinging.next(&mut from);
+            }
+        });
+    if let Err(error) = started {
+        log!(Warn, "cannot start the ping thread: {error}");
+    }
+}
+
+impl<C: Send + 'static> Pinging<C> {
+    fn next(&self, from: &mut u32) -> Option<Ping<C>> {
+        let (every, _) = self.0.settings.ping.as_ref()?;
+        let (lease, pinged) = self.0.with(|core| core.next_ping(from, *every))?;
+        Some(Ping {
+            shared: Arc::clone(&self.0),
+            key: lease.key,
+            held: Some(lease.client),
+            pinged,
+            verdict: None,
+        })
+    }
+}
+
+impl<C: Send + 'static> Drop for Pinging<C> {
+    fn drop(&mut self) {
+        self.0.with(Core::end_pinging);
+    }
+}
+
+impl<C: Send + 'static> Ping<C> {
+    fn run(&mut self) {
+        let (Some((_, ping)), Some(held)) = (&self.shared.settings.ping, &mut self.held) else {
+            return;
+        };
+        let socket = Arc::clone(held.stream.socket());
+        socket.set_leased(true);
+        self.verdict = match guarded_call(ping, &mut held.client) {
+            Ok(()) => socket.settle(self.shared.settings.allow_unanswered),
+            Err(error) => {
+                let id = self.key.id;
+                log!(Debug, "connection {id}: ping failed: {error}");
+                Some(Eviction::PingFailed)
+            }
+        };
+        socket.set_leased(self.verdict.is_some());
+    }
+}
+
+impl<C: Send + 'static> Drop for Ping<C> {
+    fn drop(&mut self) {
+        let Some(held) = self.held.take() else {
+            return;
+        };
+        let (key, verdict) = (self.key, self.verdict);
+        self.shared.with(|core| {
+            core.give_back(key, held, verdict, PeerSignal::Silence, Some(&self.pinged));
+        });
+    }
+}

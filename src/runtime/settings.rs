@@ -1,0 +1,45 @@
+//! The settings that are looked at outside the lock, and the functions that the user gave us.
+
+use std::time::Duration;
+
+use crate::net::stream::Stream;
+use crate::report::event::Event;
+use crate::sync::user_code::{BoxError, Hook, destroy};
+
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings are independent switches, not states"
+)]
+pub(crate) struct Settings<C> {
+    pub(crate) allow_unread: bool,
+    pub(crate) allow_unanswered: bool,
+    pub(crate) only_finished: bool,
+    pub(crate) read_timeout: Option<Option<Duration>>,
+    pub(crate) write_timeout: Option<Option<Duration>>,
+    /// Whether a lease's start must be exact, which costs `pull` a look at the clock.
+    pub(crate) exact_leases: bool,
+    /// Whether a lease's end must be exact, which costs the drop a look at the clock.
+    pub(crate) looks_on_return: bool,
+    /// Whether to remember which thread took a lease.
+    pub(crate) watches_leases: bool,
+    /// Whether the client is the plain `Stream`, whose destructor is ours.
+    pub(crate) plain_client: bool,
+    pub(crate) handshake: Handshake<C>,
+    pub(crate) ping: Option<(Duration, Hook<C>)>,
+    pub(crate) recycle: Option<Hook<C>>,
+    pub(crate) on_event: Option<Listener>,
+}
+
+pub(crate) type Listener = Box<dyn Fn(&Event) + Send + Sync>;
+pub(crate) type Handshake<C> = Box<dyn Fn(Stream) -> Result<C, BoxError> + Send + Sync>;
+
+impl<C> Settings<C> {
+    /// Drops the functions; panics of what they captured end here.
+    pub(crate) fn release(&mut self) {
+        let gone = |_| Err("the pool is gone".into());
+        destroy(std::mem::replace(&mut self.handshake, Box::new(gone)));
+        destroy(self.ping.take());
+        destroy(self.recycle.take());
+        destroy(self.on_event.take());
+    }
+}

@@ -1,0 +1,371 @@
+//! The pool's decisions, as a pure state machine: slots, the queue and the circuit breaker.
+//!
+//! Time enters through [`Core::advance`], before a transition; what must happen outside the lock
+//! comes out through [`Core::take_effects`], after it. Nothing here locks, reads a clock, touches a
+//! socket or runs code of the user's.
+//!
+//! Every transition that frees a place, or makes a connection idle, ends in `Core::dispatch`, which
+//! brings idle connections and waiters together and starts the connects that are wanted.
+//!
+//! This file has what all transitions share, and the pool's own verbs. The files below it have who
+//! is served next (`dispatch`), and the transitions of callers, of what comes back, and of sweeps.
+
+mod callers;
+mod dispatch;
+mod effects;
+mod returns;
+mod sweeps;
+
+use std::time::{Duration, Instant};
+
+use crate::backoff::{Backoff, Random};
+use crate::report::event::{Close, Freed};
+use crate::report::outcome::Eviction;
+use crate::report::stats::Stats;
+use crate::state::barging::Convoy;
+use crate::state::breaker::Breaker;
+use crate::state::queue::{Answer, Failure, Queue, Seat, Ticket};
+use crate::state::slots::{Closed, Ending, SlotKey, Slots};
+
+pub(crate) use callers::{Caller, Turn};
+pub(crate) use effects::{Departure, Effects, Reserved};
+pub(crate) use returns::{Dead, WhoCloses};
+pub(crate) use sweeps::{IdlePeriod, Overdue};
+
+/// The settings that the decisions depend on.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) min_idle: usize,
+    pub(crate) max_connecting: usize,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) probe_after: Duration,
+    pub(crate) leak_after: Option<Duration>,
+}
+
+/// `L` is what a lease consists of, `H` the pool's handle on a connection, `W` wakes a waiter.
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
+pub(crate) struct Core<L, H, W> {
+    /// What the clock showed when anybody last looked; it never goes back.
+    now: Instant,
+    /// What is to be done once the lock is free.
+    effects: Effects<L, H, W>,
+    slots: Slots<L, H>,
+    waiters: Queue<L, W>,
+    breaker: Breaker,
+    convoy: Convoy,
+    rules: Rules,
+    limit: usize,
+    backoff: Backoff,
+    ended: bool,
+    /// Whether connects are made for `min_idle`: from a sweep on until it is reached or one fails.
+    refilling: bool,
+    /// The first waiter, and when it must look again to keep the pool trying during an outage.
+    alarm: Option<(Seat, Instant)>,
+    /// When idle connections and waiters were last brought together.
+    dispatched: Instant,
+    /// Leases that were aborted and whose guards are still out.
+    aborted: usize,
+    /// Threads that wait in `drain`.
+    drainers: usize,
+    /// Whether there is a reaper to which dead connections may be left.
+    has_reaper: bool,
+    /// Whether a ping is under way.
+    pinging: bool,
+    /// Connections being reported overdue, and evictions that wait for that.
+    reporting: Vec<u64>,
+    late: Vec<Departure>,
+    counts: Stats,
+    random: Random,
+}
+
+impl<L, H: Clone, W: Clone> Core<L, H, W> {
+    pub(crate) fn new(limit: usize, rules: Rules, backoff: Backoff, now: Instant) -> Self {
+        Self {
+            now,
+            effects: Effects::default(),
+            slots: Slots::new(),
+            waiters: Queue::new(),
+            breaker: Breaker::new(),
+            convoy: Convoy::new(),
+            rules,
+            limit,
+            backoff,
+            ended: false,
+            refilling: false,
+            alarm: None,
+            dispatched: now,
+            aborted: 0,
+            drainers: 0,
+            has_reaper: false,
+            pinging: false,
+            reporting: Vec::new(),
+            late: Vec::new(),
+            counts: Stats::default(),
+            random: Random::new(),
+        }
+    }
+
+    /// Moves the clock forward, never back: a thread may be held up between its look at the clock
+    /// and the lock.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// What remains to be done once the lock is free, if anything does.
+    pub(crate) fn take_effects(&mut self) -> Option<Effects<L, H, W>> {
+        self.effects.errors.append(&mut self.breaker.retired);
+        (!self.effects.is_empty()).then(|| std::mem::take(&mut self.effects))
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn backoff(&self) -> &Backoff {
+        &self.backoff
+    }
+
+    pub(crate) fn set_backoff(&mut self, backoff: Backoff) {
+        self.backoff = backoff;
+    }
+
+    pub(crate) fn set_has_reaper(&mut self) {
+        self.has_reaper = true;
+    }
+
+    /// Whether every lease should come back soon: others wait and no connect under way will serve
+    /// them, or the limit was lowered.
+    pub(crate) fn is_short(&self) -> bool {
+        self.waiters.len() > self.slots.connecting_current() || self.is_over_limit()
+    }
+
+    /// See [`Pool::free_with`](crate::Pool::free_with); the dead have been evicted before.
+    pub(crate) fn free(&mut self, keep: usize, close: Close) -> Freed {
+        self.close_left(usize::MAX);
+        let mut freed = Freed::NONE;
+        for index in 0..self.slots.len() {
+            let Some((key, open)) = self.slots.open_in(index) else {
+                continue;
+            };
+            if open.is_idle() {
+                continue;
+            }
+            if open.doom().is_none() && freed.kept < keep {
+                freed.kept += 1;
+            } else if close == Close::Hard {
+                self.abort(key, Eviction::Freed);
+                freed.closed += 1;
+            } else {
+                self.doom(key, Eviction::Freed);
+                freed.doomed += 1;
+            }
+        }
+        let spared = self.slots.idle().min(keep - freed.kept);
+        freed.closed += self.shed(self.slots.idle() - spared, Eviction::Freed);
+        freed.kept += spared;
+        self.dispatch();
+        freed
+    }
+
+    /// Ends the pool; true the first time.
+    pub(crate) fn end(&mut self, close: Close) -> bool {
+        let first = !std::mem::replace(&mut self.ended, true);
+        self.has_reaper = false;
+        self.close_left(usize::MAX);
+        self.shed(self.slots.idle(), Eviction::Ended);
+        for index in 0..self.slots.len() {
+            let Some((key, _)) = self.slots.open_in(index) else {
+                continue;
+            };
+            match close {
+                Close::Soft => self.doom(key, Eviction::Ended),
+                Close::Hard => self.abort(key, Eviction::Ended),
+            }
+        }
+        while let Some(seat) = self.waiters.first() {
+            self.answer_last(seat, Answer::Ended);
+        }
+        self.dispatch();
+        first
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+        let surplus = self.slots.in_use().saturating_sub(limit);
+        self.shed(surplus.min(self.slots.idle()), Eviction::OverLimit);
+        self.dispatch();
+    }
+
+    /// The factory is another one: forgets the outage, and counts on no connect under way.
+    pub(crate) fn factory_changed(&mut self) {
+        self.breaker.reset(self.now);
+        self.slots.outdate_connects();
+        self.waiters.unassign_all();
+        self.dispatch();
+    }
+
+    /// Joins those who wait until nothing is outstanding; false if that is so already.
+    pub(crate) fn begin_draining(&mut self) -> bool {
+        let waits = !self.is_drained();
+        self.drainers += usize::from(waits);
+        waits
+    }
+
+    pub(crate) fn end_draining(&mut self) {
+        self.drainers -= 1;
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.slots.leased() + self.slots.connecting() + self.aborted == 0
+    }
+
+    pub(crate) fn stats(&self, allocations: u64) -> Stats {
+        Stats {
+            limit: self.limit,
+            open: self.slots.open(),
+            idle: self.slots.idle(),
+            leased: self.slots.leased(),
+            connecting: self.slots.connecting(),
+            waiting: self.waiters.len(),
+            allocations,
+            ..self.counts.clone()
+        }
+    }
+
+    pub(crate) fn slots(&self) -> &Slots<L, H> {
+        &self.slots
+    }
+
+    fn min_idle(&self) -> usize {
+        self.rules.min_idle.min(self.limit)
+    }
+
+    fn is_over_limit(&self) -> bool {
+        self.slots.in_use() > self.limit
+    }
+
+    /// Whether there is a place to connect in, or will be once what is closing has been closed by
+    /// whoever wants its place.
+    fn has_place(&mut self) -> bool {
+        let free_soon = self.slots.left() + self.effects.occupying().count();
+        self.slots.occupied() < self.limit + free_soon
+    }
+
+    /// Makes a free place out of those that connections occupy which are closing.
+    ///
+    /// Effects close before they connect, so these are closed before the connect begins.
+    fn make_place(&mut self) {
+        while self.slots.occupied() >= self.limit {
+            if self.effects.occupying().next().is_none() {
+                self.close_left(1);
+            }
+            let closed = self.effects.occupying().next();
+            let closed = closed.expect("bug: no place to make");
+            closed.occupies = false;
+            self.slots.vacate(closed.key);
+        }
+    }
+
+    /// These connections have been closed, so their places are free.
+    pub(crate) fn vacate(&mut self, keys: &[SlotKey]) {
+        for &key in keys {
+            self.slots.vacate(key);
+        }
+        self.dispatch();
+    }
+
+    /// Closes up to `most` of the connections that were left in their slots to be closed; how many.
+    pub(crate) fn close_left(&mut self, most: usize) -> usize {
+        let count = most.min(self.slots.left());
+        for _ in 0..count {
+            self.effects.close.extend(self.slots.take_left());
+        }
+        count
+    }
+
+    /// Closes the `count` least recently used idle connections.
+    fn shed(&mut self, count: usize, why: Eviction) -> usize {
+        for _ in 0..count {
+            let oldest = self.slots.oldest().expect("bug: fewer idle than counted");
+            self.close(self.slots.key(oldest), why, None);
+        }
+        count
+    }
+
+    fn doom(&mut self, key: SlotKey, why: Eviction) {
+        if let Some(handle) = self.slots.doom(key, why) {
+            self.effects.recall.push(handle);
+        }
+    }
+
+    /// Ends a lease from our side: the socket is shut down under its holder.
+    fn abort(&mut self, key: SlotKey, why: Eviction) {
+        let closed = self.depart(key, why, None, Ending::Abort);
+        self.effects.close.push(closed);
+        self.aborted += 1;
+    }
+
+    fn close(&mut self, key: SlotKey, why: Eviction, returned: Option<L>) {
+        let closed = self.depart(key, why, returned, Ending::Close);
+        self.effects.close.push(closed);
+    }
+
+    /// A connection stops being idle or leased, and is counted as released. It occupies its place
+    /// until it has been closed.
+    fn depart(
+        &mut self,
+        key: SlotKey,
+        why: Eviction,
+        returned: Option<L>,
+        ending: Ending,
+    ) -> Closed<L, H> {
+        let mut closed = self.slots.close(key, why, self.now, returned, ending);
+        self.counts.releases += 1;
+        self.counts.evictions.count(why);
+        if self.reporting.contains(&key.id) {
+            closed.tell = false;
+            let (id, age) = (key.id, closed.age);
+            self.late.push(Departure { id, why, age });
+        }
+        closed
+    }
+
+    fn count_wait(&mut self, ticket: Ticket) {
+        let waited = self.now.saturating_duration_since(ticket.since());
+        self.counts.waits += u64::from(!ticket.is_counted());
+        self.counts.wait_total += waited;
+        self.counts.wait_max = self.counts.wait_max.max(waited);
+    }
+
+    fn note_drained(&mut self) {
+        self.effects.drained |= self.drainers > 0 && self.is_drained();
+    }
+}
+
+#[cfg(test)]
+impl<L, H, W> Core<L, H, W> {
+    pub(crate) fn effects(&mut self) -> &mut Effects<L, H, W> {
+        &mut self.effects
+    }
+
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    pub(crate) fn convoy(&mut self) -> &mut Convoy {
+        &mut self.convoy
+    }
+}

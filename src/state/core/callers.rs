@@ -1,0 +1,198 @@
+//! How a caller comes to a connection: at once, after a wait, or not at all.
+
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::Instant;
+
+use super::{Answer, Core, Dead, Failure, Seat, Ticket, WhoCloses};
+use crate::state::slots::Lease;
+
+/// A call that found nothing idle.
+#[derive(Debug)]
+pub(crate) struct Caller<W> {
+    waker: W,
+    /// Whether it goes on after a failed try.
+    stays: bool,
+    /// The calling thread, if leases are watched.
+    holder: Option<Thread>,
+    /// Its place in the queue, which it keeps when its connection proves dead.
+    ticket: Option<Ticket>,
+    /// Where it waits, while it does.
+    seat: Option<Seat>,
+}
+
+/// How it stands with a caller.
+#[derive(Debug)]
+pub(crate) enum Turn<L> {
+    /// It has a connection.
+    Granted(Lease<L>),
+    /// Its try failed. One that stays is still in the queue, and looks again at this time.
+    Failed(Failure, Option<Instant>),
+    /// Nothing yet; it looks again when woken, and at this time.
+    Pending(Option<Instant>),
+    /// The pool has ended.
+    Ended,
+}
+
+impl<W> Caller<W> {
+    pub(crate) fn new(waker: W, stays: bool, holder: Option<Thread>) -> Self {
+        Self {
+            waker,
+            stays,
+            holder,
+            ticket: None,
+            seat: None,
+        }
+    }
+
+    pub(crate) fn waker(&self) -> &W {
+        &self.waker
+    }
+
+    pub(crate) fn stays(&self) -> bool {
+        self.stays
+    }
+
+    #[cfg(test)]
+    pub(crate) fn seat(&self) -> Option<Seat> {
+        self.seat
+    }
+
+    fn waiting_seat(&self) -> Seat {
+        self.seat.expect("bug: a caller that does not wait")
+    }
+}
+
+impl<L, H: Clone, W: Clone> Core<L, H, W> {
+    /// A caller that found nothing idle: it connects, waits, or is refused.
+    pub(crate) fn enter(&mut self, caller: &mut Caller<W>) -> Turn<L> {
+        if self.ended {
+            return Turn::Ended;
+        }
+        if let Some(lease) = self.take(caller.stays, caller.holder.clone()) {
+            return Turn::Granted(lease);
+        }
+        let claims = match caller.ticket {
+            Some(ticket) => self.waiters.ahead_of(ticket),
+            None => self.slots.connecting().max(self.waiters.len()),
+        };
+        let refusal = self.refusal(claims);
+        if let Some(failure) = refusal.clone().filter(|_| !caller.stays) {
+            return Turn::Failed(failure, None);
+        }
+        let ticket = match caller.ticket {
+            Some(ticket) => ticket.resumed(self.now),
+            None => self.waiters.new_ticket(self.now),
+        };
+        let waker = caller.waker.clone();
+        let seat = self
+            .waiters
+            .join(ticket, waker, refusal.is_none(), caller.stays);
+        caller.seat = Some(seat);
+        self.allow_barging(seat);
+        self.go_on(seat, refusal)
+    }
+
+    /// A caller's connection proved dead: it goes on at its old place in the queue.
+    ///
+    /// All in one transition, so that nobody who came later is served in between.
+    pub(crate) fn come_back(&mut self, caller: &mut Caller<W>, dead: Dead<L>) -> Turn<L> {
+        self.remove_dead(dead, WhoCloses::Finder);
+        let turn = self.enter(caller);
+        self.dispatch();
+        turn
+    }
+
+    /// What this waiter is told, or when it should look again.
+    pub(crate) fn poll(&mut self, caller: &mut Caller<W>) -> Turn<L> {
+        let seat = caller.waiting_seat();
+        if let Some(turn) = self.answer(caller) {
+            return turn;
+        }
+        let look_at = self.look_at(seat);
+        if look_at.is_none_or(|at| self.now < at) {
+            return Turn::Pending(look_at);
+        }
+        self.dispatch();
+        self.answer(caller)
+            .unwrap_or_else(|| Turn::Pending(self.look_at(seat)))
+    }
+
+    /// The next try of a waiter that has just been polled.
+    pub(crate) fn retry(&mut self, caller: &mut Caller<W>) -> Turn<L> {
+        let seat = caller.waiting_seat();
+        let claims = self.waiters.ahead_of(self.waiters.ticket(seat));
+        let refusal = self.refusal(claims);
+        if refusal.is_none() {
+            self.waiters.try_again(seat);
+        }
+        self.go_on(seat, refusal)
+    }
+
+    /// A waiter gives up.
+    pub(crate) fn leave(&mut self, caller: &mut Caller<W>) {
+        let seat = caller.waiting_seat();
+        caller.seat = None;
+        self.count_wait(self.waiters.ticket(seat));
+        self.waiters.leave(seat);
+        self.dispatch();
+    }
+
+    /// Why there is no connection at this moment, if there is more to say than "not yet".
+    pub(crate) fn cause(&self) -> Option<Failure> {
+        if self.slots.open() >= self.limit {
+            return Some(Failure::Full);
+        }
+        let error = self.breaker.error()?;
+        Some(Failure::Connect(Arc::clone(error)))
+    }
+
+    fn go_on(&mut self, seat: Seat, refusal: Option<Failure>) -> Turn<L> {
+        if refusal.is_none() {
+            self.begin_try(seat);
+        }
+        self.dispatch();
+        let look_at = self.look_at(seat);
+        match refusal {
+            None => Turn::Pending(look_at),
+            Some(failure) => Turn::Failed(failure, look_at),
+        }
+    }
+
+    /// What a waiter has been told; an answer that ends the wait ends its seat.
+    fn answer(&mut self, caller: &mut Caller<W>) -> Option<Turn<L>> {
+        let seat = caller.waiting_seat();
+        let ticket = self.waiters.ticket(seat);
+        let is_over = !self.waiters.is_waiting(seat);
+        let turn = match self.waiters.take_answer(seat)? {
+            Answer::Granted(lease) => {
+                self.slots.set_holder(lease.key, caller.holder.clone());
+                Turn::Granted(lease)
+            }
+            Answer::Failed(failure) => {
+                let look_at = if is_over { None } else { self.look_at(seat) };
+                Turn::Failed(failure, look_at)
+            }
+            Answer::Ended => Turn::Ended,
+        };
+        if is_over {
+            caller.ticket = Some(ticket);
+            caller.seat = None;
+        }
+        Some(turn)
+    }
+
+    /// When this waiter must look again by itself: to keep the pool trying during an outage, or to
+    /// see whether a connection was left lying while others might overtake it.
+    pub(crate) fn look_at(&self, seat: Seat) -> Option<Instant> {
+        let keeper = self.alarm.filter(|&(first, _)| first == seat);
+        if let Some((_, at)) = keeper {
+            return Some(at);
+        }
+        let until = self.waiters.barging_until(seat)?;
+        // After twice the time: by then most have been served and need not wake up for nothing.
+        let since = self.waiters.ticket(seat).since();
+        let at = until + until.saturating_duration_since(since);
+        (at > self.dispatched).then_some(at)
+    }
+}

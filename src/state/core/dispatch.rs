@@ -1,0 +1,203 @@
+//! Who is served next, and when connects start: the one file that decides it.
+
+use std::sync::Arc;
+use std::thread::Thread;
+
+use super::{Answer, Core, Failure, Reserved, Seat};
+use crate::state::slots::Lease;
+
+impl<L, H: Clone, W: Clone> Core<L, H, W> {
+    /// The most recently used idle connection, for a caller that is not in the queue.
+    ///
+    /// Idle connections beside waiters mean that those may still be overtaken (see `barging`), and
+    /// then only a caller that may `barge` gets one.
+    pub(crate) fn take(&mut self, barge: bool, holder: Option<Thread>) -> Option<Lease<L>> {
+        if !barge && !self.waiters.is_empty() {
+            return None;
+        }
+        let newest = self.slots.newest()?;
+        Some(self.lease(newest, holder))
+    }
+
+    /// Whether a connection that comes back may become idle without a `dispatch`.
+    pub(super) fn wants_nothing(&self) -> bool {
+        self.waiters.is_empty() && !self.refilling && self.drainers == 0
+    }
+
+    /// Lets callers overtake this new waiter for a while, if there is a convoy to dissolve and no
+    /// place to connect in.
+    pub(super) fn allow_barging(&mut self, seat: Seat) {
+        if self.has_place() {
+            return;
+        }
+        let window = self.convoy.window(self.waiters.len() - 1, self.now);
+        let until = window.and_then(|window| self.now.checked_add(window));
+        self.waiters.set_barging_until(seat, until);
+    }
+
+    /// Brings idle connections and waiters together, and starts the connects that are wanted.
+    pub(super) fn dispatch(&mut self) {
+        self.dispatched = self.now;
+        if self.waiters.is_empty() && !self.refilling {
+            self.alarm = None;
+            return self.note_drained();
+        }
+        self.refilling &= self.slots.idle() < self.min_idle();
+        while let (Some(newest), Some(first)) = (self.slots.newest(), self.waiters.first()) {
+            let barging_until = self.waiters.barging_until(first);
+            if barging_until.is_some_and(|until| self.now < until) && !self.has_place() {
+                break;
+            }
+            self.convoy.handed_off(self.now);
+            self.grant(newest, first, true);
+        }
+        while self.is_connect_due() {
+            self.start(self.waiters.unassigned());
+        }
+        self.fail_tries_without_a_connect();
+        self.set_alarm();
+        self.note_drained();
+    }
+
+    /// A connection was just made: it goes to the first waiter, or becomes idle.
+    pub(super) fn serve_first(&mut self, index: u32, owner: Option<Seat>) {
+        if let Some(first) = self.waiters.first() {
+            // The others were not there when it was made, and it may have died meanwhile.
+            self.grant(index, first, owner != Some(first));
+        }
+    }
+
+    /// Gives an idle connection to a waiter. One that was made for it just now needs no probe.
+    fn grant(&mut self, index: u32, seat: Seat, may_be_dead: bool) {
+        let mut lease = self.lease(index, None);
+        lease.probe &= may_be_dead;
+        self.answer_last(seat, Answer::Granted(lease));
+    }
+
+    fn lease(&mut self, index: u32, holder: Option<Thread>) -> Lease<L> {
+        let after = self.rules.probe_after;
+        let (mut lease, idle_since) = self.slots.lease(index, self.now, holder);
+        lease.probe = after.is_zero() || self.now.saturating_duration_since(idle_since) >= after;
+        lease
+    }
+
+    /// Ends the wait of this waiter, whatever it was to be told before.
+    pub(super) fn answer_last(&mut self, seat: Seat, answer: Answer<L>) {
+        self.count_wait(self.waiters.ticket(seat));
+        let (waker, old) = self.waiters.serve(seat, answer);
+        self.effects.wake.push(waker);
+        self.retire(old);
+    }
+
+    /// Ends the current try of this waiter, and its wait with it if it has only one.
+    pub(super) fn fail(&mut self, seat: Seat, failure: Failure) {
+        if self.waiters.stays(seat) {
+            let (waker, old) = self.waiters.fail(seat, failure);
+            self.effects.wake.push(waker);
+            self.retire(old);
+        } else {
+            self.answer_last(seat, Answer::Failed(failure));
+        }
+    }
+
+    /// An answer that nobody has taken may own an error, which is the user's to drop.
+    fn retire(&mut self, old: Option<Answer<L>>) {
+        if let Some(Answer::Failed(Failure::Connect(error))) = old {
+            self.effects.errors.push(error);
+        }
+    }
+
+    /// Why a try that comes behind `claims` others would fail at once.
+    ///
+    /// During an outage those who wait claim nothing: what stops the try is the failed connect.
+    pub(super) fn refusal(&mut self, claims: usize) -> Option<Failure> {
+        let open = self.slots.open();
+        let Some(error) = self.breaker.error().map(Arc::clone) else {
+            return (open + claims >= self.limit).then_some(Failure::Full);
+        };
+        if open >= self.limit {
+            return Some(Failure::Full);
+        }
+        if self.may_try_connect() && self.breaker.may_start(self.now) {
+            return None;
+        }
+        Some(Failure::Connect(error))
+    }
+
+    /// Begins a try: one through an open breaker starts its connect itself.
+    pub(super) fn begin_try(&mut self, seat: Seat) {
+        if self.breaker.error().is_some() {
+            self.start(Some(seat));
+        }
+    }
+
+    /// Whether another connect is wanted, and may start.
+    fn is_connect_due(&mut self) -> bool {
+        if self.ended || self.slots.connecting_current() >= self.wanted() {
+            return false;
+        }
+        match self.breaker.retry_at() {
+            None => self.may_connect(),
+            Some(retry_at) => self.now >= retry_at && self.may_try_connect(),
+        }
+    }
+
+    fn may_connect(&mut self) -> bool {
+        self.slots.connecting() < self.rules.max_connecting && self.has_place()
+    }
+
+    /// Half-open: there is one connect at a time; one of a replaced factory does not count.
+    fn may_try_connect(&mut self) -> bool {
+        self.slots.connecting_current() == 0 && self.may_connect()
+    }
+
+    /// How many connects should be under way, if nothing forbids it.
+    fn wanted(&self) -> usize {
+        let spare = if self.refilling {
+            self.min_idle().saturating_sub(self.slots.idle())
+        } else {
+            0
+        };
+        self.waiters.len().saturating_add(spare)
+    }
+
+    fn start(&mut self, owner: Option<Seat>) {
+        self.make_place();
+        let key = self.slots.reserve(self.now);
+        self.breaker.started(self.now);
+        if let Some(seat) = owner {
+            self.waiters.assign(seat, key.id);
+        }
+        let needed = owner.is_some();
+        self.effects.connects.push(Reserved { key, needed });
+    }
+
+    /// Ends the tries for which no connect is under way or can be started; the last comers' first.
+    fn fail_tries_without_a_connect(&mut self) {
+        let (served, failure) = match self.breaker.error() {
+            Some(error) => (
+                self.slots.connecting_current(),
+                Failure::Connect(Arc::clone(error)),
+            ),
+            None => (self.limit.saturating_sub(self.slots.open()), Failure::Full),
+        };
+        let surplus = self.waiters.trying().saturating_sub(served);
+        for seat in self.waiters.last_trying(surplus) {
+            self.fail(seat, failure.clone());
+        }
+    }
+
+    /// During an outage the first waiter keeps the pool trying; tells it when.
+    fn set_alarm(&mut self) {
+        let retry_at = self.breaker.retry_at();
+        let retry_at = retry_at.filter(|_| self.may_try_connect());
+        let alarm = self.waiters.first().zip(retry_at);
+        if self.alarm == alarm {
+            return;
+        }
+        self.alarm = alarm;
+        if let Some((first, _)) = alarm {
+            self.effects.wake.push(self.waiters.waker(first));
+        }
+    }
+}

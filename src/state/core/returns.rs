@@ -1,0 +1,228 @@
+//! How a connection comes to the core, from a connect or from a lease, and leaves it.
+
+use std::sync::Arc;
+
+use super::{Core, Failure};
+use crate::report::error::Error;
+use crate::report::outcome::{Eviction, PeerSignal};
+use crate::state::slots::{Ending, Lease, Open, Pinged, SlotKey};
+
+/// A connection that was found dead on its way to a caller.
+#[derive(Debug)]
+pub(crate) struct Dead<L> {
+    pub(crate) lease: Lease<L>,
+    pub(crate) why: Eviction,
+    /// Whether the other side ended it without having sent a byte.
+    pub(crate) silent: bool,
+}
+
+/// Who closes a connection that was found dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhoCloses {
+    /// Who found it.
+    Finder,
+    /// Whoever wants its place, else the reaper if there is one, and if it is called for this.
+    ///
+    /// To close a socket takes far longer than to find it dead, and after a restart of the server
+    /// the caller that comes first finds one after the other.
+    Others,
+}
+
+impl<L, H: Clone, W: Clone> Core<L, H, W> {
+    /// Why this connection may not stay in the pool, if it may not, whoever brings it.
+    pub(super) fn reason_to_close(
+        &self,
+        open: &Open<L, H>,
+        verdict: Option<Eviction>,
+    ) -> Option<Eviction> {
+        open.doom()
+            .or(verdict)
+            .or_else(|| self.ended.then_some(Eviction::Ended))
+            .or_else(|| self.is_over_limit().then_some(Eviction::OverLimit))
+            .or_else(|| open.has_expired(self.now).then_some(Eviction::MaxLifetime))
+    }
+
+    /// A fit lease is over, and becomes idle where there is nothing else to decide.
+    ///
+    /// That is what happens nearly always, and it needs no look at the clock. Where there is more
+    /// to it, the client comes out again, for [`give_back`](Self::give_back).
+    pub(crate) fn make_idle(
+        &mut self,
+        key: SlotKey,
+        client: L,
+        signal: PeerSignal,
+    ) -> Result<(), L> {
+        let says_nothing_new = match signal {
+            PeerSignal::Silence => true,
+            PeerSignal::Heard => self.breaker.is_untroubled(),
+            PeerSignal::HungUp => false,
+        };
+        let stays = says_nothing_new
+            && self.wants_nothing()
+            && self
+                .slots
+                .get(key)
+                .is_some_and(|open| self.reason_to_close(open, None).is_none());
+        if !stays {
+            return Err(client);
+        }
+        self.slots.make_idle(key, client, self.now, None);
+        Ok(())
+    }
+
+    /// A lease is over, of a caller or of a ping; it goes back unless there is a reason to close it.
+    pub(crate) fn give_back(
+        &mut self,
+        key: SlotKey,
+        client: L,
+        verdict: Option<Eviction>,
+        signal: PeerSignal,
+        ping: Option<&Pinged>,
+    ) {
+        self.hear(key, signal);
+        let open = self.slots.get(key);
+        match open.map(|open| self.reason_to_close(open, verdict)) {
+            None => self.end_aborted(Some(client)),
+            Some(Some(why)) => self.close(key, why, Some(client)),
+            Some(None) => self.slots.make_idle(key, client, self.now, ping),
+        }
+        self.dispatch();
+    }
+
+    /// The holder of a lease closes it.
+    pub(crate) fn discard(&mut self, key: SlotKey, client: L, signal: PeerSignal) {
+        self.hear(key, signal);
+        if self.slots.get(key).is_none() {
+            self.end_aborted(Some(client));
+        } else {
+            self.close(key, Eviction::Discarded, Some(client));
+        }
+        self.dispatch();
+    }
+
+    /// The holder of a lease keeps the client for good; the place is free at once.
+    pub(crate) fn detach(&mut self, key: SlotKey, signal: PeerSignal) {
+        self.hear(key, signal);
+        if self.slots.get(key).is_none() {
+            self.end_aborted(None);
+        } else {
+            let mut closed = self.depart(key, Eviction::Detached, None, Ending::Detach);
+            closed.occupies = false;
+            self.effects.close.push(closed);
+            self.slots.vacate(key);
+        }
+        self.dispatch();
+    }
+
+    /// A connection was found dead by a caller that is not in the queue.
+    pub(crate) fn found_dead(&mut self, dead: Dead<L>, who_closes: WhoCloses) {
+        self.remove_dead(dead, who_closes);
+        self.dispatch();
+    }
+
+    /// If it died on its way from the connect to the caller, the other side hung up on it. One that
+    /// lay idle may have died with all the others.
+    pub(super) fn remove_dead(&mut self, dead: Dead<L>, who_closes: WhoCloses) {
+        let Dead { lease, why, silent } = dead;
+        let key = lease.key;
+        if lease.fresh && silent {
+            self.hear(key, PeerSignal::HungUp);
+        }
+        // Unread bytes say nothing of the other connections.
+        let calls_reaper = why != Eviction::Unread;
+        self.effects.wake_reaper |= calls_reaper;
+        if self.slots.get(key).is_none() {
+            return self.end_aborted(Some(lease.client));
+        }
+        let closed = self.depart(key, why, Some(lease.client), Ending::Close);
+        if who_closes == WhoCloses::Others && calls_reaper && self.has_reaper {
+            self.slots.leave(closed);
+        } else {
+            self.effects.close.push(closed);
+        }
+    }
+
+    fn end_aborted(&mut self, client: Option<L>) {
+        self.aborted -= 1;
+        self.effects.aborted = client;
+    }
+
+    /// A lease that is about to end tells of the other side. Of an aborted one it tells nothing: it
+    /// was ended by us.
+    fn hear(&mut self, key: SlotKey, signal: PeerSignal) {
+        let Some(born) = self.slots.get(key).map(|open| open.born) else {
+            return;
+        };
+        match signal {
+            PeerSignal::Silence => {}
+            PeerSignal::Heard => self.breaker.heard(born),
+            PeerSignal::HungUp => {
+                if self.breaker.hung_up(born, self.now) {
+                    self.refilling = false;
+                    self.effects.warn_of_hang_ups = true;
+                }
+            }
+        }
+    }
+
+    /// A connect succeeded.
+    pub(crate) fn connected(&mut self, key: SlotKey, client: L, handle: H) {
+        self.counts.connects += 1;
+        if !self.slots.is_outdated(key) {
+            self.breaker.connected(self.now);
+        }
+        let owner = self.waiters.unassign(key.id);
+        self.slots.fill(key, handle, self.now);
+        let open = self.slots.get(key);
+        if let Some(why) = open.and_then(|open| self.reason_to_close(open, None)) {
+            self.close(key, why, Some(client));
+        } else {
+            self.draw_lifetime(key);
+            self.slots.make_idle(key, client, self.now, None);
+            self.serve_first(key.index, owner);
+        }
+        self.dispatch();
+    }
+
+    fn draw_lifetime(&mut self, key: SlotKey) {
+        let Some(lifetime) = self.rules.max_lifetime else {
+            return;
+        };
+        let lifetime = self.random.between(lifetime / 10 * 9, lifetime);
+        self.slots.set_expiry(key, self.now.checked_add(lifetime));
+    }
+
+    /// A connect failed.
+    pub(crate) fn connect_failed(&mut self, key: SlotKey, error: Arc<Error>) {
+        self.counts.connect_failures += 1;
+        let outdated = self.slots.is_outdated(key);
+        self.slots.abandon(key);
+        if !outdated {
+            self.refilling = false;
+            let failure = Failure::Connect(Arc::clone(&error));
+            if error.is_permanent() {
+                // Those who sleep hear of it too: what they wait for does not come.
+                for seat in self.waiters.sleeping() {
+                    self.fail(seat, failure.clone());
+                }
+            }
+            if let Some(seat) = self.waiters.unassign(key.id) {
+                self.fail(seat, failure);
+            }
+            self.breaker.failed(error, self.now);
+        }
+        self.dispatch();
+    }
+
+    /// A connect will not be made, because the pool has ended.
+    pub(crate) fn connect_dropped(&mut self, key: SlotKey) {
+        self.waiters.unassign(key.id);
+        self.slots.abandon(key);
+        self.dispatch();
+    }
+
+    /// Whether this lease is to close when it comes back, or was aborted.
+    pub(crate) fn is_doomed(&self, key: SlotKey) -> bool {
+        self.slots.get(key).is_none_or(|open| open.doom().is_some())
+    }
+}
