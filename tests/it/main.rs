@@ -7,6 +7,8 @@ mod events;
 mod faults;
 mod foreign_drops;
 mod hostile;
+#[cfg(unix)]
+mod imap;
 mod late_replies;
 mod line;
 mod lines;
