@@ -9,6 +9,7 @@ mod foreign_drops;
 mod hostile;
 #[cfg(unix)]
 mod imap;
+mod interface;
 mod late_replies;
 mod line;
 mod lines;

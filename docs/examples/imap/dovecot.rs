@@ -57,7 +57,6 @@ pub(crate) fn start() -> Result<Dovecot, Box<dyn std::error::Error + Send + Sync
         .arg("-c")
         .arg(&config)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .spawn()?;
     let mut server = Dovecot {
         child,
