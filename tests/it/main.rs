@@ -3,6 +3,7 @@
 mod allocation;
 mod config;
 mod control;
+mod documents;
 mod events;
 mod faults;
 mod foreign_drops;
