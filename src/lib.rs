@@ -383,6 +383,19 @@
 //! there is something to connect, at most [`max_connecting`](Builder::max_connecting) at once, and
 //! a `jackpot-ping` thread as long as there is something to ping. None of them keeps a pool alive
 //! that nobody uses any more, and no drop waits for one.
+//!
+//! # Platforms
+//!
+//! Linux, macOS, FreeBSD and Windows. The tests run on Linux, and as Windows programs under Wine;
+//! macOS and FreeBSD have been type-checked only. What differs:
+//!
+//! | | |
+//! |---|---|
+//! | the probe | one `recv` with `MSG_PEEK` and `MSG_DONTWAIT`; Windows has no such flag, so there the socket is switched to non-blocking for the peek and back, between leases only; who duplicated the descriptor sees it |
+//! | [`user_timeout`](Connector::user_timeout) | Linux and Android; ignored elsewhere: set a [`write_timeout`](Builder::write_timeout) and rely on keepalive there |
+//! | aborting a lease ([`Close::Hard`]) | by `shutdown`, which wakes a blocked thread; not for Windows programs under Wine, where it wakes nobody |
+//! | keepalive | the count of probes needs Windows 10, version 1703; below that the system's own count stays |
+//! | the socket itself | `AsFd` and `AsRawFd` on Unix, `AsSocket` and `AsRawSocket` on Windows |
 #![warn(missing_docs)]
 
 mod backoff;

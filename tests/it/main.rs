@@ -4,10 +4,14 @@ mod allocation;
 mod closing;
 mod config;
 mod control;
+mod documents;
 mod events;
 mod faults;
 mod foreign_drops;
 mod hostile;
+#[cfg(unix)]
+mod imap;
+mod interface;
 mod late_replies;
 mod line;
 mod lines;

@@ -1,10 +1,10 @@
-//! The fault matrix in docs/RELIABILITY.md against the tests that it names.
+//! The tests that docs/RELIABILITY.md, docs/SECURITY.md and docs/LESSONS.md name, against those that exist.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
-/// Every fault that the matrix must have a row for, in its order.
+/// Every fault that the matrix must speak of.
 const FAULTS: [&str; 26] = [
     "FIN",
     "RST",
@@ -40,110 +40,159 @@ const MOMENTS: [&str; 6] = [
     "coming back",
     "connecting",
     "while waiting",
-    "during `end`",
+    "during end",
 ];
 
-fn read(path: &str) -> Option<String> {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
+fn read(page: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docs")
+        .join(page);
+    fs::read_to_string(path).unwrap()
 }
 
-/// The cells of each row of the table, its head first.
-fn table(page: &str) -> Vec<Vec<&str>> {
-    page.lines()
-        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+/// The cells of each row of the page's tables, without their heads.
+fn rows(page: &str) -> Vec<Vec<&str>> {
+    let lines: Vec<_> = page.lines().collect();
+    let is_head = |n: usize| {
+        lines
+            .get(n + 1)
+            .is_some_and(|next| next.starts_with("|---"))
+    };
+    let bodies = (0..lines.len()).filter(|&n| !is_head(n) && !lines[n].starts_with("|---"));
+    bodies
+        .filter_map(|n| lines[n].strip_prefix("| ")?.strip_suffix(" |"))
         .map(|line| line.split(" | ").collect())
         .collect()
 }
 
-/// What each code of this letter stands for.
-fn list(page: &str, letter: char) -> HashMap<&str, &str> {
-    let entries: Vec<_> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("- ")?.split_once(": "))
-        .filter(|(code, _)| is_code(code, letter))
-        .collect();
-    let found: HashMap<_, _> = entries.iter().copied().collect();
-    assert_eq!(found.len(), entries.len(), "a code stands for two things");
+/// What stands between backquotes and looks like the name of a test.
+fn quoted(text: &str) -> Vec<&str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter(|name| is_test_name(name)).collect()
+}
+
+/// Names of tests are sentences; what else is quoted has fewer words, or other characters.
+fn is_test_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    text.chars().all(allowed) && text.matches('_').count() >= 3
+}
+
+/// The names of all tests, in the sources and beside them.
+fn tests() -> HashSet<String> {
+    let mut found = HashSet::new();
+    let mut folders = ["src", "tests"]
+        .map(|f| Path::new(env!("CARGO_MANIFEST_DIR")).join(f))
+        .to_vec();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let source = fs::read_to_string(path).unwrap();
+                found.extend(names(&source).into_iter().map(str::to_owned));
+            }
+        }
+    }
     found
 }
 
-fn is_code(text: &str, letter: char) -> bool {
-    text.strip_prefix(letter)
-        .is_some_and(|number| number.parse::<u32>().is_ok())
+/// The functions in a source that have `#[test]` above them.
+fn names(source: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut marked = false;
+    for line in source.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("fn ") {
+            let name = rest.split('(').next().filter(|_| marked);
+            names.extend(name);
+        }
+        marked = line == "#[test]" || (marked && line.starts_with("#["));
+    }
+    names
 }
 
-/// Whether there is such a test, in its room among the integration tests or the sources.
-fn exists(test: &str) -> bool {
-    let Some((room, name)) = test.split_once("::") else {
-        return false;
-    };
-    let folders = ["tests/it", "src", "src/net", "src/runtime", "src/state"];
-    let rooms = folders.map(|folder| format!("{folder}/{room}.rs"));
-    rooms.iter().filter_map(|path| read(path)).any(|source| {
-        let Some((before, _)) = source.split_once(&format!("fn {name}() {{")) else {
-            return false;
-        };
-        let mut above = before.trim_end().lines().rev().map(str::trim);
-        above.find(|line| !line.starts_with("#[cfg(")) == Some("#[test]")
-    })
+/// Fails unless there is a test of this name.
+fn assert_exists(tests: &HashSet<String>, name: &str) {
+    assert!(tests.contains(name), "no such test: {name}");
+}
+
+/// Notes each pair of a fault and a moment; fails if one was noted before.
+fn note(noted: &mut HashSet<(String, String)>, groups: &HashMap<&str, &str>, row: &[&str]) {
+    let faults = row[0].split("; ");
+    let faults = faults.flat_map(|fault| groups.get(fault).unwrap_or(&fault).split("; "));
+    for fault in faults {
+        assert!(FAULTS.contains(&fault), "no such fault: {fault}");
+        for moment in row[1].split("; ") {
+            assert!(MOMENTS.contains(&moment), "no such moment: {moment}");
+            let pair = (fault.to_owned(), moment.to_owned());
+            assert!(noted.insert(pair), "{fault}, {moment}: answered twice");
+        }
+    }
 }
 
 #[test]
 fn every_cell_has_its_test() {
-    let page = read("docs/RELIABILITY.md").unwrap();
+    let page = read("RELIABILITY.md");
     let (_, page) = page.split_once("\n## The fault matrix\n").unwrap();
-    let page = page.split("\n## ").next().unwrap().to_owned();
-    let (tests, reasons) = (list(&page, 'T'), list(&page, 'R'));
-    let rows = table(&page);
-    assert_eq!(rows[0][1..], MOMENTS);
-    let faults: Vec<&str> = rows[1..].iter().map(|row| row[0]).collect();
-    assert_eq!(faults, FAULTS);
+    let page = page.split("\n## ").next().unwrap();
+    let groups = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("- *")?.split_once("*: "));
+    let groups: HashMap<&str, &str> = groups.collect();
+    let tests = tests();
 
-    let mut used = HashSet::new();
-    for row in &rows[1..] {
-        assert_eq!(row.len(), 1 + MOMENTS.len(), "{row:?}");
-        for (cell, moment) in row[1..].iter().zip(MOMENTS) {
-            let here = format!("{}, {moment}: {cell}", row[0]);
-            let (text, codes) = cell.rsplit_once(" (").expect(&here);
-            let listed = if text == "–" { &reasons } else { &tests };
-            for code in codes.strip_suffix(')').expect(&here).split(", ") {
-                assert!(listed.contains_key(code), "{code} is not listed: {here}");
-                used.insert(code);
+    let mut noted = HashSet::new();
+    for row in rows(page) {
+        note(&mut noted, &groups, &row);
+        assert!(!row[2].is_empty(), "{row:?}");
+        if let Some(shown_by) = row.get(3) {
+            let named = quoted(shown_by);
+            assert!(!named.is_empty(), "no test: {row:?}");
+            assert_eq!(named.len(), shown_by.split(", ").count(), "{row:?}");
+            for name in named {
+                assert_exists(&tests, name);
             }
         }
     }
-    for (code, test) in &tests {
-        assert!(used.contains(code), "{code} is in no cell");
-        assert!(exists(test.trim_matches('`')), "no such test: {test}");
-    }
-    for (code, reason) in reasons {
-        assert!(
-            used.contains(code) && reason.ends_with('.'),
-            "{code}: {reason}"
-        );
+    for fault in FAULTS {
+        for moment in MOMENTS {
+            let pair = (fault.to_owned(), moment.to_owned());
+            assert!(noted.contains(&pair), "{fault}, {moment}: no answer");
+        }
     }
 }
 
 #[test]
 fn each_test_that_shows_a_defence_exists() {
-    let page = read("docs/SECURITY.md").unwrap();
-    let quoted = page.split('`').skip(1).step_by(2);
-    let named: Vec<&str> = quoted
-        .filter(|text| text.contains("::") && text.starts_with(char::is_lowercase))
-        .collect();
+    let page = read("SECURITY.md");
+    let (tests, named) = (tests(), quoted(&page));
     assert!(named.len() > 10, "{named:?}");
-    for test in named {
-        assert!(exists(test), "no such test: {test}");
+    for name in named {
+        assert_exists(&tests, name);
+    }
+}
+
+#[test]
+fn each_lesson_has_a_test_that_exists() {
+    let page = read("LESSONS.md");
+    let (tests, rows) = (tests(), rows(&page));
+    assert!(rows.len() > 30, "{}", rows.len());
+    for row in rows {
+        let named = quoted(row.last().unwrap());
+        assert!(!named.is_empty(), "no test: {row:?}");
+        for name in named {
+            assert_exists(&tests, name);
+        }
     }
 }
 
 #[test]
 fn a_test_that_is_not_there_is_missed() {
-    assert!(exists("matrix::every_cell_has_its_test"));
-    assert!(exists(
-        "connector::a_dead_first_address_leaves_time_for_the_second"
-    ));
-    assert!(!exists("matrix::exists"), "a function, but no test");
-    assert!(!exists("matrix::no_such_test"));
-    assert!(!exists("no_such_room::every_cell_has_its_test"));
+    let tests = tests();
+    assert_exists(&tests, "every_cell_has_its_test");
+    assert_exists(&tests, "a_dead_first_address_leaves_time_for_the_second");
+    assert!(!tests.contains("assert_exists"), "a function, but no test");
+    assert!(!tests.contains("no_such_test_is_anywhere"));
+    assert!(is_test_name("no_such_test_is_anywhere"));
+    assert!(!is_test_name("max_lifetime") && !is_test_name("Stream::peek"));
 }
