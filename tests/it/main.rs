@@ -9,6 +9,7 @@ mod faults;
 mod foreign_drops;
 mod hostile;
 mod late_replies;
+mod layers;
 mod line;
 mod lines;
 mod liveness;
