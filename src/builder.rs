@@ -63,6 +63,37 @@ pub struct Builder<C = Stream> {
     misplaced: Option<&'static str>,
 }
 
+impl Pool {
+    /// A pool of at most `limit` connections with the default settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for a limit of 0; [`Error::Spawn`] where no thread can be
+    /// started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// let pool = jackpot::Pool::new(100, move || std::net::TcpStream::connect(address))?;
+    /// let connection = pool.pull()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new(limit: usize, factory: impl Factory) -> Result<Pool, Error> {
+        Self::builder(factory).limit(limit).build()
+    }
+
+    /// The settings of a pool, to be changed one by one.
+    ///
+    /// # Examples
+    ///
+    /// See [`Builder`].
+    pub fn builder(factory: impl Factory) -> Builder<Stream> {
+        Builder::new(factory)
+    }
+}
+
 impl Builder<Stream> {
     pub(crate) fn new(factory: impl Factory) -> Self {
         Self {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::builder::Builder;
 use crate::net::connector::Factory;
 use crate::net::stream::Stream;
 use crate::report::error::Error;
@@ -70,37 +69,6 @@ impl<C> Pool<C> {
 
     pub(crate) fn shared(&self) -> &Arc<Shared<C>> {
         &self.owner.shared
-    }
-}
-
-impl Pool {
-    /// A pool of at most `limit` connections with the default settings.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidConfig`] for a limit of 0; [`Error::Spawn`] where no thread can be
-    /// started.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
-    /// # let address = server.local_addr()?;
-    /// let pool = jackpot::Pool::new(100, move || std::net::TcpStream::connect(address))?;
-    /// let connection = pool.pull()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn new(limit: usize, factory: impl Factory) -> Result<Pool, Error> {
-        Self::builder(factory).limit(limit).build()
-    }
-
-    /// The settings of a pool, to be changed one by one.
-    ///
-    /// # Examples
-    ///
-    /// See [`Builder`].
-    pub fn builder(factory: impl Factory) -> Builder<Stream> {
-        Builder::new(factory)
     }
 }
 

@@ -131,7 +131,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                             .with(|core| core.come_back(&mut self.caller, dead))
                     }
                 },
-                Turn::Failed(failure, _) if !self.caller.stays() => {
+                Turn::Failed(failure, _) if !self.caller.stays => {
                     return Err(self.error(&failure));
                 }
                 Turn::Failed(failure, look_at) => {
@@ -183,7 +183,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         if !is_last_look {
             let times = [look_at, retry_at, self.deadline];
             let until = times.into_iter().flatten().min();
-            self.caller.waker().park_until(until);
+            self.caller.waker.park_until(until);
         }
         let looked = self.shared.with(|core| {
             let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= core.now());

@@ -108,9 +108,7 @@ impl<C> Shared<C> {
         let decided = decide(&mut state);
         let (effects, reaper) = self.conclude(&mut state);
         drop(state);
-        if let Some(effects) = effects {
-            self.act(effects, reaper);
-        }
+        self.act(effects, reaper);
         decided
     }
 
@@ -121,23 +119,22 @@ impl<C> Shared<C> {
     ) -> (R, Option<Reserved>) {
         let mut state = self.lock_at(now());
         let decided = decide(&mut state.core);
-        let (effects, reaper) = self.conclude(&mut state);
+        let (mut effects, reaper) = self.conclude(&mut state);
         drop(state);
-        let mut effects = effects.unwrap_or_default();
         let next = effects.connects.pop();
         self.act(effects, reaper);
         (decided, next)
     }
 
     /// What is to be done once the lock is free, and how to wake the reaper if that is part of it.
-    fn conclude(&self, state: &mut State<C>) -> (Option<Effects<C>>, Option<Sender<()>>) {
+    fn conclude(&self, state: &mut State<C>) -> (Effects<C>, Option<Sender<()>>) {
         let short = state.core.is_short();
         if self.short.load(Relaxed) != short {
             self.short.store(short, Relaxed);
         }
         let effects = state.core.take_effects();
-        let wakes = effects.as_ref().is_some_and(|effects| effects.wake_reaper);
-        let reaper = if wakes { state.reaper.clone() } else { None };
+        let reaper = state.reaper.as_ref().filter(|_| effects.wake_reaper);
+        let reaper = reaper.cloned();
         (effects, reaper)
     }
 

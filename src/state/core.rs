@@ -25,7 +25,7 @@ use crate::report::stats::Stats;
 use crate::state::barging::Convoy;
 use crate::state::breaker::Breaker;
 use crate::state::queue::{Answer, Failure, Queue, Seat, Ticket};
-use crate::state::slots::{Closed, Ending, SlotKey, Slots};
+use crate::state::slots::{Closed, Ending, SlotKey, Slots, Usage};
 
 pub(crate) use callers::{Caller, Turn};
 pub(crate) use effects::{Departure, Effects, Reserved};
@@ -120,10 +120,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.now
     }
 
-    /// What remains to be done once the lock is free, if anything does.
-    pub(crate) fn take_effects(&mut self) -> Option<Effects<L, H, W>> {
+    /// What remains to be done once the lock is free.
+    pub(crate) fn take_effects(&mut self) -> Effects<L, H, W> {
         self.effects.errors.append(&mut self.breaker.retired);
-        (!self.effects.is_empty()).then(|| std::mem::take(&mut self.effects))
+        std::mem::take(&mut self.effects)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -306,8 +306,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     fn doom(&mut self, key: SlotKey, why: Eviction) {
-        if let Some(handle) = self.slots.doom(key, why) {
-            self.effects.recall.push(handle);
+        let Some(open) = self.slots.get_mut(key) else {
+            return;
+        };
+        if let Usage::Leased {
+            doom: doom @ None, ..
+        } = &mut open.usage
+        {
+            *doom = Some(why);
+            self.effects.recall.push(open.handle.clone());
         }
     }
 

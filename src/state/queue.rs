@@ -187,28 +187,24 @@ impl<L, W: Clone> Queue<L, W> {
         self.seat(seat).stays
     }
 
-    /// Ends the wait of this waiter; an answer that it had not taken comes out.
-    pub(crate) fn serve(&mut self, seat: Seat, answer: Answer<L>) -> (W, Option<Answer<L>>) {
-        self.line.remove(seat.0);
+    /// Ends the wait of this waiter, or only its current try; an answer that it had not taken comes
+    /// out.
+    pub(crate) fn tell(
+        &mut self,
+        seat: Seat,
+        answer: Answer<L>,
+        is_last: bool,
+    ) -> Option<Answer<L>> {
+        if is_last {
+            self.line.remove(seat.0);
+        }
         let waiter = self.seat_mut(seat);
+        waiter.waits &= !is_last;
+        waiter.ticket.counted |= is_last;
+        let was_trying = std::mem::take(&mut waiter.trying);
         let old = waiter.answer.replace(answer);
-        waiter.ticket.counted = true;
-        waiter.waits = false;
-        let was_trying = std::mem::take(&mut waiter.trying);
-        let waker = waiter.waker.clone();
         self.trying -= usize::from(was_trying);
-        (waker, old)
-    }
-
-    /// Tells this waiter of a failure, which ends its current try; an answer that it had not taken
-    /// comes out.
-    pub(crate) fn fail(&mut self, seat: Seat, failure: Failure) -> (W, Option<Answer<L>>) {
-        let waiter = self.seat_mut(seat);
-        let was_trying = std::mem::take(&mut waiter.trying);
-        let old = waiter.answer.replace(Answer::Failed(failure));
-        let waker = waiter.waker.clone();
-        self.trying -= usize::from(was_trying);
-        (waker, old)
+        old
     }
 
     /// Begins another try of this waiter, which has taken its answer to the one before.
@@ -315,12 +311,16 @@ mod tests {
         queue.join(ticket, waker, trying, true)
     }
 
+    fn fail(queue: &mut Line, seat: Seat) {
+        queue.tell(seat, Answer::Failed(Failure::Full), false);
+    }
+
     #[test]
     fn a_waiter_whose_connection_was_dead_comes_back_to_its_place() {
         let mut queue = Line::new();
         let first = join(&mut queue, "first", true);
         let second = join(&mut queue, "second", true);
-        queue.serve(first, Answer::Ended);
+        queue.tell(first, Answer::Ended, true);
         let ticket = queue.ticket(first);
         queue.take_answer(first);
         let third = join(&mut queue, "third", true); // on the seat that fell vacant
@@ -340,11 +340,11 @@ mod tests {
         join(&mut queue, "sleeper", false);
         join(&mut queue, "last", true);
         let last = queue.last_trying(2);
-        let woken: Vec<_> = last
-            .iter()
-            .map(|&seat| queue.fail(seat, Failure::Full).0)
-            .collect();
-        assert_eq!(woken, ["last", "second"]);
+        for &seat in &last {
+            fail(&mut queue, seat);
+        }
+        let failed: Vec<_> = last.iter().map(|&seat| queue.waker(seat)).collect();
+        assert_eq!(failed, ["last", "second"]);
         assert_eq!((queue.trying(), queue.len()), (1, 4));
     }
 
@@ -352,9 +352,9 @@ mod tests {
     fn a_failure_that_was_not_taken_gives_way_to_a_connection() {
         let mut queue = Line::new();
         let seat = join(&mut queue, "only", true);
-        queue.fail(seat, Failure::Full);
+        fail(&mut queue, seat);
         assert!(queue.is_waiting(seat));
-        let (_, old) = queue.serve(seat, Answer::Ended);
+        let old = queue.tell(seat, Answer::Ended, true);
         assert!(matches!(old, Some(Answer::Failed(Failure::Full))));
         assert!(matches!(queue.take_answer(seat), Some(Answer::Ended)));
         assert!(queue.is_empty() && queue.trying() == 0);
@@ -364,7 +364,7 @@ mod tests {
     fn a_failure_is_told_once_and_keeps_the_seat() {
         let mut queue = Line::new();
         let seat = join(&mut queue, "only", true);
-        queue.fail(seat, Failure::Full);
+        fail(&mut queue, seat);
         assert!(matches!(queue.take_answer(seat), Some(Answer::Failed(_))));
         assert!(queue.take_answer(seat).is_none());
         queue.try_again(seat);

@@ -104,7 +104,7 @@ enum Content<L, H> {
 #[derive(Debug)]
 pub(crate) struct Open<L, H> {
     pub(crate) handle: H,
-    usage: Usage<L>,
+    pub(crate) usage: Usage<L>,
     pub(crate) born: Instant,
     /// When it became idle, or its lease began; the last look at the clock before that, where
     /// nobody looked then.
@@ -116,8 +116,9 @@ pub(crate) struct Open<L, H> {
     pub(crate) leases: u64,
 }
 
+/// What an open connection is at.
 #[derive(Debug)]
-enum Usage<L> {
+pub(crate) enum Usage<L> {
     Idle {
         client: L,
     },
@@ -139,6 +140,14 @@ impl<L, H> Open<L, H> {
         match self.usage {
             Usage::Idle { .. } => None,
             Usage::Leased { doom, .. } => doom,
+        }
+    }
+
+    /// Who took the lease, if leases are watched and it has not been reported overdue.
+    pub(crate) fn holder(&mut self) -> Option<&mut Option<Thread>> {
+        match &mut self.usage {
+            Usage::Leased { holder, .. } => Some(holder),
+            Usage::Idle { .. } => None,
         }
     }
 
@@ -276,12 +285,6 @@ impl<L, H> Slots<L, H> {
         });
     }
 
-    pub(crate) fn set_expiry(&mut self, key: SlotKey, expires: Option<Instant>) {
-        if let Some(open) = self.get_mut(key) {
-            open.expires = expires;
-        }
-    }
-
     /// The most recently used idle connection.
     pub(crate) fn newest(&self) -> Option<u32> {
         self.idle.last()
@@ -340,36 +343,6 @@ impl<L, H> Slots<L, H> {
             neighbour,
         };
         (lease, pinged)
-    }
-
-    /// Who took this lease, if leases are watched.
-    pub(crate) fn set_holder(&mut self, key: SlotKey, holder: Option<Thread>) {
-        if let Some(Usage::Leased { holder: old, .. }) = self.usage_mut(key) {
-            *old = holder;
-        }
-    }
-
-    /// Who took this lease, unless that was told before.
-    pub(crate) fn take_holder(&mut self, key: SlotKey) -> Option<Thread> {
-        match self.usage_mut(key)? {
-            Usage::Leased { holder, .. } => holder.take(),
-            Usage::Idle { .. } => None,
-        }
-    }
-
-    /// A lease is to close when it comes back; its handle, unless it was to before.
-    pub(crate) fn doom(&mut self, key: SlotKey, why: Eviction) -> Option<H>
-    where
-        H: Clone,
-    {
-        let open = self.get_mut(key)?;
-        match &mut open.usage {
-            Usage::Leased { doom, .. } if doom.is_none() => {
-                *doom = Some(why);
-                Some(open.handle.clone())
-            }
-            _ => None,
-        }
     }
 
     /// A lease is over and its connection idle: the most recently used one. After a ping it is as
@@ -492,7 +465,7 @@ impl<L, H> Slots<L, H> {
         }
     }
 
-    fn get_mut(&mut self, key: SlotKey) -> Option<&mut Open<L, H>> {
+    pub(crate) fn get_mut(&mut self, key: SlotKey) -> Option<&mut Open<L, H>> {
         match &mut self.all[key.index as usize] {
             Slot {
                 id,
@@ -500,10 +473,6 @@ impl<L, H> Slots<L, H> {
             } if *id == key.id => Some(open),
             _ => None,
         }
-    }
-
-    fn usage_mut(&mut self, key: SlotKey) -> Option<&mut Usage<L>> {
-        self.get_mut(key).map(|open| &mut open.usage)
     }
 
     /// The open connection in this slot and its key, if there is one.

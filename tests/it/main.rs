@@ -13,6 +13,7 @@ mod hostile;
 mod imap;
 mod interface;
 mod late_replies;
+mod layers;
 mod line;
 mod lines;
 mod liveness;

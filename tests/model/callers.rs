@@ -83,7 +83,7 @@ impl Walk {
             assert!(matches!(turn, Turn::Ended));
             return;
         }
-        if let Some(granted) = self.take_newest(itself.stays()) {
+        if let Some(granted) = self.take_newest(itself.stays) {
             let Turn::Granted(lease) = turn else {
                 panic!("there was an idle one, but {turn:?}");
             };
@@ -101,7 +101,7 @@ impl Walk {
             (Turn::Failed(failure, _), Some(cause)) => assert!(*cause == *failure),
             _ => panic!("{turn:?}, but {refusal:?}"),
         }
-        if refusal.is_some() && !itself.stays() {
+        if refusal.is_some() && !itself.stays {
             return;
         }
         let is_counted = number.is_some();
@@ -110,7 +110,7 @@ impl Walk {
             self.next_number
         });
         let place = self.ahead_of(number);
-        let who = *itself.waker();
+        let who = itself.waker;
         let caller = Caller {
             who,
             itself,
@@ -134,7 +134,7 @@ impl Walk {
         self.dispatch(expected);
         let mut callers = self.queue.iter().chain(&self.served);
         let caller = callers.find(|caller| caller.who == who).unwrap();
-        let look_at = self.core.look_at(caller.itself.seat().unwrap());
+        let look_at = self.core.look_at(caller.itself.seat.unwrap());
         match turn {
             Turn::Pending(at) | Turn::Failed(_, at) => assert_eq!(*at, look_at),
             _ => panic!("{turn:?}"),
@@ -150,7 +150,7 @@ impl Walk {
         let sleepers: Vec<u64> = self
             .queue
             .iter()
-            .filter(|caller| !caller.is_trying && caller.itself.stays() && caller.pending.is_none())
+            .filter(|caller| !caller.is_trying && caller.itself.stays && caller.pending.is_none())
             .map(|caller| caller.who)
             .collect();
         if sleepers.is_empty() {
@@ -193,7 +193,7 @@ impl Walk {
     /// Asks the core; it may be that this brings connections and waiters together.
     fn poll(&mut self, who: u64, expected: &mut Expected) -> Turn<Value> {
         let caller = self.callers().find(|caller| caller.who == who).unwrap();
-        let (seat, has_answer) = (caller.itself.seat().unwrap(), caller.pending.is_some());
+        let (seat, has_answer) = (caller.itself.seat.unwrap(), caller.pending.is_some());
         let look_at = self.core.look_at(seat);
         let mut itself = std::mem::replace(
             &mut self

@@ -5,7 +5,7 @@ use super::*;
 impl Walk {
     /// Compares what the core did and is with what it should have done and be.
     pub(super) fn check(&mut self, expected: &Expected) {
-        let fx = self.core.take_effects().unwrap_or_default();
+        let fx = self.core.take_effects();
         assert_eq!(fx.connects.len(), expected.connects, "connects");
         self.check_alarm(expected, &fx);
         let mut gone: Vec<Gone> = fx
@@ -62,7 +62,7 @@ impl Walk {
             .filter(|first| Some(first.who) == self.keeper);
         let mut alarm = None;
         if let (Some(first), Some(outage)) = (first, &mut self.outage) {
-            let at = self.core.look_at(first.itself.seat().unwrap());
+            let at = self.core.look_at(first.itself.seat.unwrap());
             let at = at.expect("nobody keeps the pool trying");
             assert!(outage.earliest <= at && at <= outage.latest, "{at:?}");
             (outage.earliest, outage.latest) = (at.max(outage.earliest), at);
@@ -73,7 +73,7 @@ impl Walk {
             let looks = caller.barging_until.map(|at| at + (at - caller.since));
             let looks = looks.filter(|&at| at > self.dispatched);
             let wanted = keeps.map(|(_, at)| at).or(looks);
-            assert_eq!(self.core.look_at(caller.itself.seat().unwrap()), wanted);
+            assert_eq!(self.core.look_at(caller.itself.seat.unwrap()), wanted);
         }
         for who in &expected.answered {
             assert!(fx.wake.contains(who), "{who} has an answer and sleeps");
@@ -134,7 +134,7 @@ impl Walk {
         );
         let first = self.queue.first().filter(|_| stats.idle > 0);
         assert!(
-            first.is_none_or(|first| self.core.look_at(first.itself.seat().unwrap()).is_some()),
+            first.is_none_or(|first| self.core.look_at(first.itself.seat.unwrap()).is_some()),
             "idle beside a waiter who will not look"
         );
         assert!(
@@ -162,7 +162,7 @@ impl Walk {
         assert!(
             self.queue
                 .iter()
-                .all(|c| (c.itself.seat().unwrap().0 as usize) < self.most.0)
+                .all(|c| (c.itself.seat.unwrap().0 as usize) < self.most.0)
         );
         assert!(self.core.slots().len() as usize <= self.most.1);
     }

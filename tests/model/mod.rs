@@ -732,7 +732,7 @@ impl Walk {
 
     /// A caller's try fails; one that has only one leaves the queue with that.
     fn fail(&mut self, place: usize, cause: Cause, expected: &mut Expected) {
-        if self.queue[place].itself.stays() {
+        if self.queue[place].itself.stays {
             let caller = &mut self.queue[place];
             caller.is_trying = false;
             caller.pending = Some(Told::Failed(cause));

@@ -5,7 +5,8 @@
 //! of an exhaustive search. In each of them
 //!
 //! - nobody sleeps for ever: that is a deadlock, which the checker finds;
-//! - leases and connects under way never exceed the limit, and no connection is leased twice;
+//! - leases and connects under way never exceed the limit, nor do the sockets that the server sees
+//!   open, and no connection is leased twice;
 //! - the books balance at the end, and agree with those of the other side;
 //! - the pool can then still hand out as many connections as its limit says: none was lost;
 //! - nothing outlives the pool: its threads end and its sockets close.
@@ -16,7 +17,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::env;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -334,9 +335,17 @@ impl Factory for Door {
             let (ours, theirs) = UnixStream::pair()?;
             theirs.set_nonblocking(true)?;
             books.peers.push(theirs);
+            let open = books.peers.iter().filter(|peer| is_open(peer)).count();
+            assert!(open <= self.world.most, "{open} sockets are open at once");
             Ok(TcpStream::from(OwnedFd::from(ours)))
         })
     }
+}
+
+/// Whether the pool has not closed this connection, as the server sees it.
+fn is_open(mut peer: &UnixStream) -> bool {
+    let seen = peer.read(&mut [0]);
+    seen.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 impl Drop for Door {
@@ -664,6 +673,66 @@ fn the_dead_are_left_to_the_reaper_and_each_is_told_of_once() {
         world.balance(&pool);
         world.leave(pool);
         world.note(|books| assert_eq!(told.load(SeqCst), books.made));
+    });
+}
+
+/// A client that is not the plain stream: its destructor must find the socket shut down.
+struct Client {
+    stream: Stream,
+    world: Arc<World>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.world.step();
+        let sent = (&self.stream).write(b"goodbye");
+        assert!(sent.is_err(), "a destructor sent something");
+    }
+}
+
+/// Closes and returns leases of clients whose destructors are the user's, in a pool that ends.
+fn clients(world: &Arc<World>, end: fn(&Pool<Client>)) {
+    let maker = Arc::clone(world);
+    let pool = world
+        .builder(false)
+        .handshake(move |stream| {
+            let world = Arc::clone(&maker);
+            Ok::<_, io::Error>(Client { stream, world })
+        })
+        .build()
+        .unwrap();
+    let callers = [Broken, Fit].map(|how| {
+        let (world, pool) = (Arc::clone(world), pool.clone());
+        thread::spawn(move || match pool.pull() {
+            Ok(lease) if matches!(how, Broken) => Connection::discard(lease),
+            Ok(lease) => {
+                world.step();
+                drop(lease);
+            }
+            Err(error) => assert!(error.is_ended(), "{error:?}"),
+        })
+    });
+    end(&pool);
+    join(callers);
+    assert!(pool.drain(EVER));
+    let stats = pool.stats();
+    assert_eq!(stats.connects, stats.releases + stats.open as u64);
+    drop(pool);
+    let mut doors = world.doors.lock().unwrap();
+    while *doors > 0 {
+        doors = world.gone.wait(doors).unwrap();
+    }
+}
+
+#[test]
+fn clients_are_dropped_after_their_sockets_were_shut_down() {
+    play(Time::Stands, || clients(&World::new(1), |_| ()));
+}
+
+#[test]
+fn a_hard_end_meets_clients_with_destructors() {
+    play(Time::Stands, || {
+        clients(&World::new(1), |pool| pool.end_with(Close::Hard));
     });
 }
 

@@ -5,20 +5,20 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use super::{Answer, Core, Dead, Failure, Seat, Ticket, WhoCloses};
-use crate::state::slots::Lease;
+use crate::state::slots::{Lease, Open};
 
 /// A call that found nothing idle.
 #[derive(Debug)]
 pub(crate) struct Caller<W> {
-    waker: W,
+    pub(crate) waker: W,
     /// Whether it goes on after a failed try.
-    stays: bool,
+    pub(crate) stays: bool,
     /// The calling thread, if leases are watched.
     holder: Option<Thread>,
     /// Its place in the queue, which it keeps when its connection proves dead.
     ticket: Option<Ticket>,
     /// Where it waits, while it does.
-    seat: Option<Seat>,
+    pub(crate) seat: Option<Seat>,
 }
 
 /// How it stands with a caller.
@@ -43,19 +43,6 @@ impl<W> Caller<W> {
             ticket: None,
             seat: None,
         }
-    }
-
-    pub(crate) fn waker(&self) -> &W {
-        &self.waker
-    }
-
-    pub(crate) fn stays(&self) -> bool {
-        self.stays
-    }
-
-    #[cfg(test)]
-    pub(crate) fn seat(&self) -> Option<Seat> {
-        self.seat
     }
 
     fn waiting_seat(&self) -> Seat {
@@ -166,7 +153,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let is_over = !self.waiters.is_waiting(seat);
         let turn = match self.waiters.take_answer(seat)? {
             Answer::Granted(lease) => {
-                self.slots.set_holder(lease.key, caller.holder.clone());
+                if let Some(holder) = self.slots.get_mut(lease.key).and_then(Open::holder) {
+                    holder.clone_from(&caller.holder);
+                }
                 Turn::Granted(lease)
             }
             Answer::Failed(failure) => {

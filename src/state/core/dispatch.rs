@@ -84,25 +84,24 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// Ends the wait of this waiter, whatever it was to be told before.
     pub(super) fn answer_last(&mut self, seat: Seat, answer: Answer<L>) {
         self.count_wait(self.waiters.ticket(seat));
-        let (waker, old) = self.waiters.serve(seat, answer);
-        self.effects.wake.push(waker);
-        self.retire(old);
+        self.tell(seat, answer, true);
     }
 
     /// Ends the current try of this waiter, and its wait with it if it has only one.
     pub(super) fn fail(&mut self, seat: Seat, failure: Failure) {
         if self.waiters.stays(seat) {
-            let (waker, old) = self.waiters.fail(seat, failure);
-            self.effects.wake.push(waker);
-            self.retire(old);
+            self.tell(seat, Answer::Failed(failure), false);
         } else {
             self.answer_last(seat, Answer::Failed(failure));
         }
     }
 
-    /// An answer that nobody has taken may own an error, which is the user's to drop.
-    fn retire(&mut self, old: Option<Answer<L>>) {
-        if let Some(Answer::Failed(Failure::Connect(error))) = old {
+    fn tell(&mut self, seat: Seat, answer: Answer<L>, is_last: bool) {
+        self.effects.wake.push(self.waiters.waker(seat));
+        // An answer that nobody has taken may own an error, which is the user's to drop.
+        if let Some(Answer::Failed(Failure::Connect(error))) =
+            self.waiters.tell(seat, answer, is_last)
+        {
             self.effects.errors.push(error);
         }
     }

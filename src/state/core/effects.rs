@@ -31,18 +31,6 @@ pub(crate) struct Effects<L, H, W> {
 }
 
 impl<L, H, W> Effects<L, H, W> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.wake.is_empty()
-            && self.recall.is_empty()
-            && self.close.is_empty()
-            && self.connects.is_empty()
-            && self.aborted.is_none()
-            && !self.drained
-            && !self.wake_reaper
-            && !self.warn_of_hang_ups
-            && self.errors.is_empty()
-    }
-
     /// The connections to close whose places are not free before that was done.
     pub(super) fn occupying(&mut self) -> impl Iterator<Item = &mut Closed<L, H>> {
         let last_first = self.close.iter_mut().rev();

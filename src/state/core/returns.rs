@@ -177,19 +177,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if let Some(why) = open.and_then(|open| self.reason_to_close(open, None)) {
             self.close(key, why, Some(client));
         } else {
-            self.draw_lifetime(key);
+            let lifetime = self.rules.max_lifetime;
+            let lifetime = lifetime.map(|most| self.random.between(most / 10 * 9, most));
+            if let Some(open) = self.slots.get_mut(key) {
+                open.expires = lifetime.and_then(|lifetime| self.now.checked_add(lifetime));
+            }
             self.slots.make_idle(key, client, self.now, None);
             self.serve_first(key.index, owner);
         }
         self.dispatch();
-    }
-
-    fn draw_lifetime(&mut self, key: SlotKey) {
-        let Some(lifetime) = self.rules.max_lifetime else {
-            return;
-        };
-        let lifetime = self.random.between(lifetime / 10 * 9, lifetime);
-        self.slots.set_expiry(key, self.now.checked_add(lifetime));
     }
 
     /// A connect failed.

@@ -107,12 +107,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     fn overdue(&mut self, key: SlotKey) -> Option<Overdue> {
         let leak_after = self.rules.leak_after?;
-        let since = self.slots.get(key)?.since;
-        let held = self.now.saturating_duration_since(since);
-        if held < leak_after {
-            return None;
-        }
-        let holder = self.slots.take_holder(key)?;
+        let open = self.slots.get_mut(key)?;
+        let held = self.now.saturating_duration_since(open.since);
+        let holder = open.holder()?.take_if(|_| held >= leak_after)?;
         self.reporting.push(key.id);
         Some(Overdue {
             id: key.id,
