@@ -8,6 +8,9 @@ mod documents;
 mod events;
 mod faults;
 mod foreign_drops;
+#[cfg(target_os = "linux")]
+mod given_up;
+mod handshake_options;
 mod hostile;
 #[cfg(unix)]
 mod imap;
@@ -17,6 +20,7 @@ mod line;
 mod lines;
 mod liveness;
 mod load;
+mod looks;
 mod matrix;
 mod options;
 mod outage;
@@ -27,7 +31,9 @@ mod reaper;
 mod returns;
 #[cfg(target_os = "linux")]
 mod scale;
+mod second_try;
 mod support;
+mod thread_locals;
 mod tls;
 #[cfg(target_os = "linux")]
 mod vanished;
