@@ -1,9 +1,11 @@
 //! Tests of the pool against real sockets, in rooms by behaviour.
 
 mod allocation;
+mod buffered;
 mod closing;
 mod config;
 mod control;
+mod deadline;
 mod documents;
 mod events;
 mod faults;
