@@ -108,7 +108,7 @@ impl Socket {
                 self.clear(UNANSWERED | AWAITING | LATE);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if sys::is_pause(error) => self.came_to_nothing(error, UNANSWERED),
+            Err(error) if sys::is_pause(error) => self.read_in_vain(error),
             Err(_) => return self.ended(result),
         }
         result
@@ -121,7 +121,7 @@ impl Socket {
             Ok(0) => return self.ended(result),
             Ok(_) => self.mark(HEARD),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if sys::is_pause(error) => self.came_to_nothing(error, 0),
+            Err(error) if sys::is_pause(error) => self.looked_in_vain(),
             Err(_) => return self.ended(result),
         }
         result
@@ -415,19 +415,27 @@ impl Socket {
         }
     }
 
-    /// A read or peek came to nothing, which is what makes an outstanding reply late.
+    /// A read came to nothing, which is what makes an outstanding reply late.
     ///
-    /// Who waits for a reply expects one, or the rest of one. Who does not wait may only have
-    /// looked for more; and in the middle of its own request nobody expects the reply yet.
+    /// Who waits for a byte expects one, if it has asked: a reply or the rest of one. Who does not
+    /// wait may only have looked for more.
     #[cold]
-    fn came_to_nothing(&self, error: &io::Error, flags: u32) {
-        let looked = self.has_any(NONBLOCKING | BYPASSED) && !is_deadline(error);
-        let outstanding = if looked {
-            self.has(AWAITING) && !self.has_any(PARTIAL | STALLED)
-        } else {
-            self.has(ASKED)
-        };
-        self.mark(flags | if outstanding { LATE } else { 0 });
+    fn read_in_vain(&self, error: &io::Error) {
+        self.mark(UNANSWERED);
+        if self.has_any(NONBLOCKING | BYPASSED) && !is_deadline(error) {
+            self.looked_in_vain();
+        } else if self.has(ASKED) {
+            self.mark(LATE);
+        }
+    }
+
+    /// The same after a mere look, which shows less: a reply is late if no byte of it has come,
+    /// and the request was sent to its end.
+    #[cold]
+    fn looked_in_vain(&self) {
+        if self.has(AWAITING) && !self.has_any(PARTIAL | STALLED) {
+            self.mark(LATE);
+        }
     }
 
     /// A call found the connection's end; an error that a look took away comes first.

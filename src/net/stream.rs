@@ -25,11 +25,11 @@ use crate::net::socket::Socket;
 ///
 /// A second try leaves two replies on their way, and a byte may be of either. Outstanding is a
 /// reply after a read that waited in vain, if the lease has written anything: even behind bytes,
-/// since nobody waits for more once the reply is whole. A read without blocking only looks, so
-/// there a reply is outstanding from a write to the next byte. While a write has taken only a
-/// part of what it was given, further writes are the rest of the same request, not a second try.
-/// A peek that comes to nothing counts like a read. [`finish`](crate::Connection::finish)
-/// overrides all that is called "unanswered" here.
+/// since nobody waits for more once the reply is whole. A read without blocking only looks, and so
+/// does a peek: there a reply is outstanding from a write to the next byte that is read. While a
+/// write has taken only a part of what it was given, further writes are the rest of the same
+/// request, not a second try. [`finish`](crate::Connection::finish) overrides all that is called
+/// "unanswered" here.
 ///
 /// A connection that the kernel gave up (`ETIMEDOUT` on Unix: keepalive, `TCP_USER_TIMEOUT`) is
 /// broken, although the error's kind is `TimedOut`.
@@ -439,7 +439,9 @@ impl Stream {
     /// (but for the blocking mode on Windows, where the probe sets it). A caller who reads or
     /// writes this way and gives up in the middle must [`discard`](crate::Connection::discard) the
     /// lease. Asking for the socket makes the pool check, when the lease comes back, that its
-    /// sending side was not shut down; `AsFd` and its like do the same.
+    /// sending side was not shut down; `AsFd` and its like do the same. A pending error that a
+    /// sweep of the pool's took from the socket comes back to reads and writes through `Stream`
+    /// only; without one, the lease closes.
     ///
     /// # Examples
     ///

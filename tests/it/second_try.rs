@@ -112,6 +112,30 @@ fn a_second_try_after_half_a_reply_counts_too() {
 }
 
 #[test]
+fn a_second_try_after_a_peek_in_vain_counts_too() {
+    let (pool, mut lease, mut far) = impatient(|b| b);
+    lease.write_all(b"first").unwrap();
+    lease.peek(&mut [0; 1]).unwrap_err();
+    lease.write_all(b"second").unwrap();
+    read_one(&mut lease, &mut far);
+    drop(lease);
+    assert_left(&pool, Eviction::Unanswered);
+}
+
+/// Some look whether the connection lives before they ask on.
+#[test]
+fn a_request_after_a_reply_and_a_peek_in_vain_is_no_second_try() {
+    let (pool, mut lease, mut far) = impatient(|b| b);
+    for _ in 0..3 {
+        lease.write_all(b"request").unwrap();
+        read_one(&mut lease, &mut far);
+        lease.peek(&mut [0; 1]).unwrap_err();
+    }
+    drop(lease);
+    assert_back(&pool);
+}
+
+#[test]
 fn finish_says_that_a_second_try_is_over() {
     let settings: [fn(Builder) -> Builder; 2] = [|b| b, |b| b.only_finished(true)];
     for settings in settings {
