@@ -114,27 +114,35 @@ mod tests {
     use super::*;
     use crate::net::stream::Stream;
 
-    /// Our end of a connection whose peer sends this and resets it; none where a reset cannot be
-    /// told from an orderly end.
-    fn reset_after(bytes: &[u8]) -> Option<Stream> {
+    /// Our end of a connection whose peer sends this and resets it, and what this look, repeated,
+    /// finds at last.
+    fn reset_after<T>(bytes: &[u8], look: impl Fn(&Socket) -> Option<T>) -> (Stream, Option<T>) {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         let mut far = server.accept().unwrap().0;
         far.write_all(bytes).unwrap();
-        socket2::SockRef::from(&far)
-            .set_linger(Some(Duration::ZERO))
-            .unwrap();
+        let linger = Some(Duration::ZERO);
+        socket2::SockRef::from(&far).set_linger(linger).unwrap();
         drop(far);
         let stream = Stream::new(near);
-        let mut found = None;
-        for _ in 0..10_000 {
-            found = sweep(stream.socket(), true, false);
-            if found.is_some() {
-                break;
+        for _ in 0..1_000 {
+            if let Some(found) = look(stream.socket()) {
+                return (stream, Some(found));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        (found? == Eviction::SocketError).then_some(stream)
+        (stream, None)
+    }
+
+    /// The same after a sweep has found the reset; none where it cannot be told from an orderly
+    /// end.
+    fn swept(bytes: &[u8]) -> Option<Stream> {
+        let (stream, found) = reset_after(bytes, |socket| sweep(socket, true, false));
+        let shows = found == Some(Eviction::SocketError);
+        if !shows {
+            eprintln!("skipped: here, a reset looks like an end of file");
+        }
+        shows.then_some(stream)
     }
 
     #[test]
@@ -153,8 +161,8 @@ mod tests {
             },
         ];
         for call in calls {
-            let Some(mut stream) = reset_after(b"half") else {
-                return eprintln!("skipped: here, a reset looks like an end of file");
+            let Some(mut stream) = swept(b"half") else {
+                return;
             };
             let error = call(&mut stream).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
@@ -168,8 +176,8 @@ mod tests {
     #[test]
     fn a_holder_that_did_not_see_the_error_does_not_give_the_connection_back() {
         for bytes in [&b""[..], b"whole"] {
-            let Some(mut stream) = reset_after(bytes) else {
-                return eprintln!("skipped: here, a reset looks like an end of file");
+            let Some(mut stream) = swept(bytes) else {
+                return;
             };
             stream.read_exact(&mut vec![0; bytes.len()]).unwrap();
             let unfit = stream.socket().make_reusable(true, true);
@@ -188,6 +196,17 @@ mod tests {
         let found = sweep(stream.socket(), true, true);
         assert_eq!(found, Some(Eviction::HalfClosed));
         drop(far);
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    /// Why a sweep that looks at the sending side has an error to give back.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_write_of_nothing_takes_a_pending_error_away() {
+        let (mut stream, found) = reset_after(b"", |socket| socket.try_sending().err());
+        let (why, error) = found.unwrap();
+        assert_eq!(why, Eviction::SocketError);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
 }
