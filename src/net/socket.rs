@@ -532,3 +532,51 @@ fn deadline_is_past() -> io::Error {
 fn is_deadline(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair() -> (Socket, TcpStream) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        (Socket::new(near), server.accept().unwrap().0)
+    }
+
+    /// Time-outs of sockets are rounded to the system's ticks, and may end early.
+    #[test]
+    fn a_call_that_comes_back_shortly_before_the_deadline_is_made_again() {
+        let (socket, _far) = pair();
+        let deadline = now() + COARSE / 2;
+        let set = socket.set_deadline(Owner::Caller, Some(deadline));
+        set.unwrap();
+        let mut calls = 0;
+        let result = socket.read(true, |_| {
+            calls += 1;
+            std::thread::sleep(COARSE / 10);
+            Err(ErrorKind::WouldBlock.into())
+        });
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(calls > 1 && now() >= deadline, "{calls}");
+    }
+
+    #[test]
+    fn a_lease_leaves_no_flag_behind_that_costs_the_next_one() {
+        let (socket, mut far) = pair();
+        let at = Some(now() + Duration::from_secs(60));
+        socket.set_deadline(Owner::Caller, at).unwrap();
+        socket.set_deadline(Owner::Pool, at).unwrap();
+        socket.set_ttl(9).unwrap();
+        socket.bypass();
+        socket.write(1, |mut tcp| tcp.write(b"?")).unwrap();
+        far.write_all(b"!").unwrap();
+        let read = socket.read(true, |mut tcp| io::Read::read(&mut tcp, &mut [0; 1]));
+        assert_eq!(read.unwrap(), 1);
+        assert_eq!(socket.make_reusable(false, false), None);
+        assert_eq!(socket.flags.load(Relaxed), HEARD);
+        assert_eq!(socket.deadline(), None);
+    }
+}
