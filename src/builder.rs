@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::net::buffered::BufStream;
 use crate::net::connector::Factory;
 use crate::net::stream::Stream;
 use crate::pool::Pool;
@@ -209,6 +210,38 @@ impl Builder<Stream> {
             },
             misplaced,
         }
+    }
+}
+
+impl Builder<Stream> {
+    /// Leases of a buffered stream: `write!` a request, `read_line` its reply.
+    ///
+    /// It is a [`handshake`](Builder::handshake) that wraps each socket in a [`BufStream`], and so
+    /// it takes the place of one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (mut peer, _) = server.accept().unwrap();
+    /// #     std::io::copy(&mut peer.try_clone().unwrap(), &mut peer).unwrap();
+    /// # });
+    /// use jackpot::Pool;
+    /// use std::io::{BufRead, Write};
+    ///
+    /// let pool = Pool::builder(move || TcpStream::connect(address)).buffered().build()?;
+    /// let mut lease = pool.pull()?;
+    /// writeln!(lease, "one {}", "line")?; // sent by the read, in one piece
+    /// let mut line = String::new();
+    /// lease.read_line(&mut line)?;
+    /// assert_eq!(line, "one line\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn buffered(self) -> Builder<BufStream> {
+        self.handshake(|stream| Ok::<_, std::io::Error>(BufStream::new(stream)))
     }
 }
 

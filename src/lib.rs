@@ -415,6 +415,7 @@ mod sync;
 
 pub use backoff::{Backoff, Delays, Jitter};
 pub use builder::Builder;
+pub use net::buffered::BufStream;
 pub use net::connector::{Connector, Factory};
 pub use net::stream::Stream;
 pub use pool::Pool;

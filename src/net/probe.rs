@@ -5,122 +5,208 @@
 //! down. Where the flag's value is not known (Windows), the socket's blocking mode is switched for
 //! the peek and put back, by one thread at a time and never while a lease is out.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 
-use crate::net::stream::Socket;
+use crate::net::socket::{Outside, Socket};
+use crate::net::sys;
 use crate::report::outcome::Eviction;
 use crate::sync::user_code::log;
 
-/// What a peek at the receiving side of a socket shows.
-#[derive(Debug)]
-pub(crate) enum Pulse {
-    /// It lives, and nothing lies in it.
-    Quiet,
-    /// Bytes lie in it; what comes behind them cannot be seen.
-    Bytes,
-    /// It is dead, for this reason.
-    Dead(Eviction),
+/// What is wrong with a connection, and the error that was taken from it to find out.
+struct Death {
+    why: Eviction,
+    error: Option<io::Error>,
 }
 
-/// Why this idle connection must leave the pool, if it must.
+/// Why this connection must leave the pool, if it must; for who has it alone.
 pub(crate) fn verdict(socket: &Socket, allow_unread: bool) -> Option<Eviction> {
-    match pulse(socket) {
-        Pulse::Quiet => None,
-        Pulse::Dead(why) => Some(why),
-        Pulse::Bytes => {
-            socket.heard();
-            match socket.tcp().take_error() {
-                Ok(None) if allow_unread => None,
-                Ok(None) => Some(Eviction::Unread),
-                Ok(Some(_)) | Err(_) => Some(Eviction::SocketError),
+    let Death { why, error } = judge(socket, allow_unread, || peek(socket)).err()?;
+    if let Some(error) = error {
+        log!(Debug, "probe found: {error}");
+    }
+    Some(why)
+}
+
+/// [`verdict`] for a sweep, during which a lease may begin.
+///
+/// What the look takes away from the socket is left for that lease. `try_sending` is whether to
+/// look at our sending side too.
+pub(crate) fn sweep(socket: &Socket, allow_unread: bool, try_sending: bool) -> Option<Eviction> {
+    let mut outside = socket.outside();
+    if outside.leased {
+        return None;
+    }
+    let looked = judge(socket, allow_unread, || match sys::PEEK_WITHOUT_WAITING {
+        Some(flags) => sys::peek(socket.tcp(), flags),
+        None => peek_switching(socket, &outside),
+    });
+    let found = looked.and_then(|()| {
+        if !try_sending {
+            return Ok(());
+        }
+        socket.try_sending().map_err(|(why, error)| Death {
+            why,
+            // That our own side was shut down is no error that could be taken away.
+            error: (why == Eviction::SocketError).then_some(error),
+        })
+    });
+    let Death { why, error } = found.err()?;
+    if let Some(error) = error {
+        let text = error.to_string();
+        socket.give_error(&mut outside, error);
+        drop(outside); // the logger may use a connection of its own
+        log!(Debug, "probe found: {text}");
+    }
+    Some(why)
+}
+
+fn judge(
+    socket: &Socket,
+    allow_unread: bool,
+    mut peek: impl FnMut() -> io::Result<usize>,
+) -> Result<(), Death> {
+    let (why, error) = loop {
+        match peek() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => break (Eviction::SocketError, Some(error)),
+            Ok(0) if socket.is_error_taken() => break (Eviction::SocketError, None),
+            Ok(0) => break (Eviction::PeerClosed, None),
+            Ok(_) => {
+                socket.note_heard();
+                match socket.tcp().take_error() {
+                    Ok(None) if allow_unread => return Ok(()),
+                    Ok(None) => break (Eviction::Unread, None),
+                    Ok(Some(error)) | Err(error) => break (Eviction::SocketError, Some(error)),
+                }
             }
         }
-    }
+    };
+    Err(Death { why, error })
 }
-
-/// Whether our sending side was shut down, or broke.
-pub(crate) fn cannot_send(socket: &Socket) -> Option<Eviction> {
-    match socket.tcp().write(&[]) {
-        Ok(_) => None,
-        Err(error) if is_passing(&error) => None,
-        Err(error) if is_shut_down(&error) => Some(Eviction::HalfClosed),
-        Err(_) => Some(Eviction::SocketError),
-    }
-}
-
-/// Whether a write failed because our sending side was shut down (EPIPE; WSAESHUTDOWN, which std
-/// gives no kind of its own).
-fn is_shut_down(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::BrokenPipe || (cfg!(windows) && error.raw_os_error() == Some(10058))
-}
-
-fn pulse(socket: &Socket) -> Pulse {
-    loop {
-        return match peek(socket) {
-            Ok(0) => Pulse::Dead(Eviction::PeerClosed),
-            Ok(_) => Pulse::Bytes,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Pulse::Quiet,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => {
-                log!(Debug, "probe found: {error}");
-                Pulse::Dead(Eviction::SocketError)
-            }
-        };
-    }
-}
-
-/// Whether an error says nothing about the connection's health.
-pub(crate) fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut
-    )
-}
-
-/// `MSG_PEEK` is 2 wherever sockets came from BSD; `MSG_DONTWAIT` differs.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const PEEK_FLAGS: Option<i32> = Some(0x2 | 0x40);
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd",
-    target_os = "openbsd"
-))]
-const PEEK_FLAGS: Option<i32> = Some(0x2 | 0x80);
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd",
-    target_os = "openbsd"
-)))]
-const PEEK_FLAGS: Option<i32> = None;
-
-/// With `--cfg jackpot_switching` the tests see everywhere what is done where no flags are known.
-const PEEK_WITHOUT_WAITING: Option<i32> = if cfg!(jackpot_switching) {
-    None
-} else {
-    PEEK_FLAGS
-};
-
-/// Whether a probe switches the blocking mode, which the holder of a lease would notice.
-pub(crate) const SWITCHES_MODE: bool = PEEK_WITHOUT_WAITING.is_none();
 
 fn peek(socket: &Socket) -> io::Result<usize> {
-    if let Some(flags) = PEEK_WITHOUT_WAITING {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        return socket2::SockRef::from(socket.tcp()).recv_with_flags(&mut byte, flags);
+    match sys::PEEK_WITHOUT_WAITING {
+        Some(flags) => sys::peek(socket.tcp(), flags),
+        None => peek_switching(socket, &socket.outside()),
     }
-    socket
-        .unless_leased(|tcp| {
-            // Even if it should be so already: a lease may have gone round the bookkeeping.
-            tcp.set_nonblocking(true)?;
-            let found = tcp.peek(&mut [0]);
-            tcp.set_nonblocking(socket.is_nonblocking())?;
-            found
-        })
-        .unwrap_or_else(|| Err(ErrorKind::WouldBlock.into()))
+}
+
+/// Switches the blocking mode unless a lease is out; no lease begins, and nobody else does this,
+/// while the lock is held.
+fn peek_switching(socket: &Socket, outside: &Outside) -> io::Result<usize> {
+    if outside.leased {
+        return Err(ErrorKind::WouldBlock.into());
+    }
+    // Even if it should be so already: a lease may have gone round the bookkeeping.
+    socket.tcp().set_nonblocking(true)?;
+    let found = socket.tcp().peek(&mut [0]);
+    socket.tcp().set_nonblocking(socket.is_nonblocking())?;
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::stream::Stream;
+
+    /// Our end of a connection whose peer sends this and resets it, and what this look, repeated,
+    /// finds at last.
+    fn reset_after<T>(bytes: &[u8], look: impl Fn(&Socket) -> Option<T>) -> (Stream, Option<T>) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let mut far = server.accept().unwrap().0;
+        far.write_all(bytes).unwrap();
+        let linger = Some(Duration::ZERO);
+        socket2::SockRef::from(&far).set_linger(linger).unwrap();
+        drop(far);
+        let stream = Stream::new(near);
+        for _ in 0..1_000 {
+            if let Some(found) = look(stream.socket()) {
+                return (stream, Some(found));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        (stream, None)
+    }
+
+    /// The same after a sweep has found the reset; none where it cannot be told from an orderly
+    /// end.
+    fn swept(bytes: &[u8]) -> Option<Stream> {
+        let (stream, found) = reset_after(bytes, |socket| sweep(socket, true, false));
+        let shows = found == Some(Eviction::SocketError);
+        if !shows {
+            eprintln!("skipped: here, a reset looks like an end of file");
+        }
+        shows.then_some(stream)
+    }
+
+    #[test]
+    fn the_error_that_a_look_took_away_comes_back_to_every_call_of_the_holder() {
+        let calls: [fn(&mut Stream) -> io::Result<usize>; 5] = [
+            |stream| stream.read_to_end(&mut Vec::new()),
+            |stream| {
+                stream.read_exact(&mut [0; 4])?;
+                stream.peek(&mut [0; 1])
+            },
+            |stream| stream.write(b"?"),
+            |stream| stream.take_error()?.map_or(Ok(0), Err),
+            |stream| {
+                stream.read_exact(&mut [0; 4])?;
+                io::BufRead::fill_buf(&mut io::BufReader::new(stream)).map(<[u8]>::len)
+            },
+        ];
+        for call in calls {
+            let Some(mut stream) = swept(b"half") else {
+                return;
+            };
+            let error = call(&mut stream).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            // Once, as the system does.
+            assert!(stream.take_error().unwrap().is_none());
+            let unfit = stream.socket().make_reusable(true, true);
+            assert_eq!(unfit, Some(Eviction::Broken));
+        }
+    }
+
+    #[test]
+    fn a_holder_that_did_not_see_the_error_does_not_give_the_connection_back() {
+        for bytes in [&b""[..], b"whole"] {
+            let Some(mut stream) = swept(bytes) else {
+                return;
+            };
+            stream.read_exact(&mut vec![0; bytes.len()]).unwrap();
+            let unfit = stream.socket().make_reusable(true, true);
+            assert_eq!(unfit, Some(Eviction::SocketError));
+            assert_eq!(verdict(stream.socket(), true), Some(Eviction::SocketError));
+        }
+    }
+
+    #[test]
+    fn a_look_at_our_own_sending_side_takes_no_error_away() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let far = server.accept().unwrap().0;
+        near.shutdown(Shutdown::Write).unwrap();
+        let mut stream = Stream::new(near);
+        let found = sweep(stream.socket(), true, true);
+        assert_eq!(found, Some(Eviction::HalfClosed));
+        drop(far);
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    /// Why a sweep that looks at the sending side has an error to give back.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_write_of_nothing_takes_a_pending_error_away() {
+        let (mut stream, found) = reset_after(b"", |socket| socket.try_sending().err());
+        let (why, error) = found.unwrap();
+        assert_eq!(why, Eviction::SocketError);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
 }

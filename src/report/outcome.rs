@@ -18,13 +18,15 @@ use std::fmt;
 pub enum Eviction {
     /// The other side closed it (FIN) while it was idle.
     PeerClosed,
-    /// The kernel reported an error on it while it was idle: reset, keepalive ran out.
+    /// The kernel reported an error on it while it was idle, or one that its last lease did not
+    /// see: reset, keepalive ran out.
     SocketError,
     /// Our sending side was shut down behind the pool's back.
     HalfClosed,
-    /// Bytes that nobody read lay in it: they belonged to an earlier caller.
+    /// Bytes that nobody read lay in it, or in its `BufStream`: they belonged to an earlier caller.
     Unread,
-    /// The last thing that happened in the lease was a write, or a read that timed out.
+    /// The last thing that happened in the lease was a write, or a read that timed out; or a
+    /// request followed one whose reply was late; or a `BufStream` held unsent bytes.
     Unanswered,
     /// It came back without `finish` in a pool with `only_finished(true)`.
     Unfinished,

@@ -52,7 +52,7 @@ fn hand_out<C: Send + 'static>(
     let socket = lease.client.stream.socket();
     if lease.probe {
         if let Some(why) = probe::verdict(socket, shared.settings.allow_unread) {
-            let silent = socket.word(false) != PeerSignal::Heard;
+            let silent = socket.peer_signal(false) != PeerSignal::Heard;
             return Err(Dead { lease, why, silent });
         }
     }
@@ -380,7 +380,7 @@ mod tests {
         let greeting = |_: &Held<Stream>, mut far: TcpStream| far.write_all(b"hello").unwrap();
         assert_eq!(found(greeting), (Eviction::Unread, false));
         let was_heard = |held: &Held<Stream>, far: TcpStream| {
-            held.stream.socket().word(true);
+            held.stream.socket().peer_signal(true);
             drop(far);
         };
         assert_eq!(found(was_heard), (Eviction::PeerClosed, false));

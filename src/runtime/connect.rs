@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use crate::net::connector::Factory;
 use crate::net::stream::Stream;
+use crate::net::sys;
 use crate::report::error::Error;
 use crate::report::event::Event;
+use crate::report::outcome::Eviction;
 use crate::report::stats::Brief;
 use crate::runtime::reaper::CLOSE_BATCH;
 use crate::runtime::shared::{Held, Shared};
@@ -101,7 +103,7 @@ impl<C: Send + 'static> Reservation<C> {
             });
             let retry = opened
                 .as_ref()
-                .is_err_and(|error| is_out_of_descriptors(error) && self.give_up_some(needed));
+                .is_err_and(|error| sys::is_out_of_descriptors(error) && self.give_up_some(needed));
             if !retry {
                 return opened;
             }
@@ -132,10 +134,19 @@ impl<C: Send + 'static> Reservation<C> {
         let client = guarded(|| (settings.handshake)(stream.another()))
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| Error::Handshake(Arc::from(error)))?;
-        if let Some(why) = stream.socket().settle(true) {
+        let (read, write) = (settings.read_timeout, settings.write_timeout);
+        let unfit = stream
+            .socket()
+            .end_handshake(read, write, settings.allow_unread);
+        if let Some(why) = unfit {
             let socket = Arc::clone(stream.socket());
             self.shared.dispose(client, &socket, stream);
-            let error: BoxError = format!("the connection was {why} during the handshake").into();
+            let text = match why {
+                Eviction::Unanswered => "the handshake left bytes unsent in its buffer".to_owned(),
+                Eviction::Unread => "the handshake left bytes unread in its buffer".to_owned(),
+                why => format!("the connection was {why} during the handshake"),
+            };
+            let error: BoxError = text.into();
             return Err(Error::Handshake(Arc::from(error)));
         }
         Ok(Held { client, stream })
@@ -182,18 +193,6 @@ fn refuse_echo(tcp: TcpStream) -> io::Result<TcpStream> {
         )),
         _ => Ok(tcp),
     }
-}
-
-/// Whether the process or the system has no descriptor left (EMFILE, ENFILE, WSAEMFILE).
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let code = match error.raw_os_error() {
-        Some(code) => Some(code),
-        None => std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<io::Error>())
-            .and_then(io::Error::raw_os_error),
-    };
-    let codes: &[i32] = if cfg!(windows) { &[10024] } else { &[23, 24] };
-    code.is_some_and(|code| codes.contains(&code))
 }
 
 /// An error with its sources, in one line.

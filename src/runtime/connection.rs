@@ -158,7 +158,7 @@ impl<C> Connection<C> {
         let Some(held) = this.held.take() else {
             return;
         };
-        let (key, signal) = (this.key, held.stream.socket().word(false));
+        let (key, signal) = (this.key, held.stream.socket().peer_signal(false));
         this.shared.with(|core| core.discard(key, held, signal));
     }
 
@@ -186,7 +186,7 @@ impl<C> Connection<C> {
     #[must_use = "to close the connection, call `discard`"]
     pub fn detach(mut this: Self) -> C {
         let held = this.held.take().expect("bug: a lease without a client");
-        let (key, signal) = (this.key, held.stream.socket().word(false));
+        let (key, signal) = (this.key, held.stream.socket().peer_signal(false));
         this.shared.with(|core| core.detach(key, signal));
         held.client
     }

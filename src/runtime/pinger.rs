@@ -74,7 +74,10 @@ impl<C: Send + 'static> Ping<C> {
         let socket = Arc::clone(held.stream.socket());
         socket.set_leased(true);
         self.verdict = match guarded_call(ping, &mut held.client) {
-            Ok(()) => socket.settle(self.shared.settings.allow_unanswered),
+            Ok(()) => {
+                let settings = &self.shared.settings;
+                socket.make_reusable(settings.allow_unanswered, settings.allow_unread)
+            }
             Err(error) => {
                 let id = self.key.id;
                 log!(Debug, "connection {id}: ping failed: {error}");

@@ -103,13 +103,7 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
         let look_at_sending = u64::from(first / SENDING_CHECKS) == turn;
         let mut dead: Vec<(IdlePeriod, Eviction)> = Vec::new();
         for (period, socket) in idle.drain(..) {
-            let verdict = probe::verdict(&socket, allow_unread).or_else(|| {
-                if look_at_sending {
-                    probe::cannot_send(&socket)
-                } else {
-                    None
-                }
-            });
+            let verdict = probe::sweep(&socket, allow_unread, look_at_sending);
             dead.extend(verdict.map(|why| (period, why)));
         }
         if !dead.is_empty() {

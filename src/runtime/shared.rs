@@ -12,7 +12,8 @@ use crossbeam_channel::Sender;
 
 use crate::backoff::Backoff;
 use crate::net::connector::Factory;
-use crate::net::stream::{Socket, Stream};
+use crate::net::socket::Socket;
+use crate::net::stream::Stream;
 use crate::report::event::{Close, Event, Freed};
 use crate::report::outcome::Eviction;
 use crate::report::stats::{Brief, ConnectionInfo, Stats};
@@ -158,7 +159,7 @@ impl<C> Shared<C> {
         for closed in &effects.close {
             if closed.ending == Ending::Abort {
                 closed.handle.recall();
-                closed.handle.cut();
+                closed.handle.abort();
             }
         }
         // Closed before others are opened: a server may count as strictly as the pool does.
@@ -212,13 +213,13 @@ impl<C> Shared<C> {
     pub(crate) fn dispose(&self, client: C, socket: &Arc<Socket>, stream: Stream) {
         drop(stream);
         if !self.settings.plain_client {
-            socket.cut();
+            socket.abort();
             return self.closer.drop_later(client);
         }
         drop(client);
         // A sweep that is just looking at the socket has a handle too.
         if Arc::strong_count(socket) > 1 {
-            socket.cut();
+            socket.abort();
         }
     }
 
@@ -261,7 +262,7 @@ impl<C> Shared<C> {
         let has_sent = held.stream.socket().is_unanswered();
         let verdict = self.verdict(key, &mut held, finished);
         let was_of_use = finished || (has_sent && verdict.is_none());
-        let signal = held.stream.socket().word(was_of_use);
+        let signal = held.stream.socket().peer_signal(was_of_use);
         held.stream.socket().set_leased(verdict.is_some());
         let looks = self.settings.looks_on_return || verdict.is_some();
         let looked = looks.then(now);
@@ -291,7 +292,11 @@ impl<C> Shared<C> {
             return Some(Eviction::Panicked);
         }
         let over = finished || settings.allow_unanswered || settings.only_finished;
-        if let Some(why) = held.stream.socket().settle(over) {
+        if let Some(why) = held
+            .stream
+            .socket()
+            .make_reusable(over, settings.allow_unread)
+        {
             return Some(why);
         }
         if settings.only_finished && !finished {
@@ -305,7 +310,9 @@ impl<C> Shared<C> {
             log!(Debug, "connection {}: recycle failed: {error}", key.id);
             return Some(Eviction::RecycleFailed);
         }
-        held.stream.socket().settle(true)
+        held.stream
+            .socket()
+            .make_reusable(true, settings.allow_unread)
     }
 
     /// Whether the pool wants a lease back whose socket this is; costs no lock.

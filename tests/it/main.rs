@@ -1,13 +1,18 @@
 //! Tests of the pool against real sockets, in rooms by behaviour.
 
 mod allocation;
+mod buffered;
 mod closing;
 mod config;
 mod control;
+mod deadline;
 mod documents;
 mod events;
 mod faults;
 mod foreign_drops;
+#[cfg(target_os = "linux")]
+mod given_up;
+mod handshake_options;
 mod hostile;
 #[cfg(unix)]
 mod imap;
@@ -18,6 +23,7 @@ mod line;
 mod lines;
 mod liveness;
 mod load;
+mod looks;
 mod matrix;
 mod options;
 mod outage;
@@ -28,7 +34,9 @@ mod reaper;
 mod returns;
 #[cfg(target_os = "linux")]
 mod scale;
+mod second_try;
 mod support;
+mod thread_locals;
 mod tls;
 #[cfg(target_os = "linux")]
 mod vanished;

@@ -242,16 +242,12 @@ fn the_builders_timeouts_hold_during_the_handshake() {
 }
 
 #[test]
-fn what_a_handshake_or_recycle_changed_is_put_back() {
+fn what_recycle_changed_is_put_back() {
     let (_peer, untouched) = pool_with(None, |b| b);
     let expected = Options::of(&untouched.pull().unwrap());
     let peer = Peer::new();
     let pool = peer
         .builder(1)
-        .handshake(|stream| {
-            STRANGE.set_on(&stream);
-            Ok::<_, std::io::Error>(stream)
-        })
         .recycle(|stream| {
             STRANGE.set_on(stream);
             Ok::<_, std::io::Error>(())

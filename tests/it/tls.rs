@@ -19,11 +19,11 @@ use crate::load::{ECHO, Load};
 use crate::support::{Gate, Opened, SOON, Server, ask, background, eventually, read_line};
 
 /// What callers of these pools work with.
-type Tls = StreamOwned<ClientConnection, Stream>;
+pub(crate) type Tls = StreamOwned<ClientConnection, Stream>;
 
 /// How many session tickets a server sends once a TLS 1.3 handshake is over, as most do.
 const TICKETS: usize = 2;
-const NAME: &str = "localhost";
+pub(crate) const NAME: &str = "localhost";
 
 #[test]
 fn requests_and_replies_pass_through_one_session() {
@@ -239,8 +239,11 @@ const TWICE: &str = "twice";
 /// The line that the server answers, and after which it closes the session when told.
 const BYE: &str = "bye";
 
+/// The line after which the server sends a byte again and again, and never a line.
+pub(crate) const DRIP_LINE: &str = "drip";
+
 /// A line server behind TLS that echoes.
-struct TlsServer {
+pub(crate) struct TlsServer {
     server: Server,
     stalls: Arc<AtomicBool>,
     goodbye: Gate,
@@ -249,7 +252,7 @@ struct TlsServer {
 }
 
 impl TlsServer {
-    fn new(tickets: usize) -> Self {
+    pub(crate) fn new(tickets: usize) -> Self {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -297,7 +300,7 @@ impl TlsServer {
         Connector::new(self.server.address().to_string())
     }
 
-    fn pool(&self, version: &'static SupportedProtocolVersion) -> Pool<Tls> {
+    pub(crate) fn pool(&self, version: &'static SupportedProtocolVersion) -> Pool<Tls> {
         self.builder(version).build().unwrap()
     }
 
@@ -341,13 +344,21 @@ fn serve(
                 tls.conn.send_close_notify();
                 return tls.flush();
             }
+            line if line == DRIP_LINE.as_bytes() => loop {
+                tls.write_all(b".")?;
+                std::thread::sleep(Duration::from_millis(5));
+            },
             _ => tls.write_all(&line)?,
         }
     }
 }
 
 /// A session on this stream, with the handshake done.
-fn shake_hands(config: &Arc<ClientConfig>, name: &'static str, stream: Stream) -> io::Result<Tls> {
+pub(crate) fn shake_hands(
+    config: &Arc<ClientConfig>,
+    name: &'static str,
+    stream: Stream,
+) -> io::Result<Tls> {
     let name = ServerName::try_from(name).map_err(io::Error::other)?;
     let session = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
     let mut tls = StreamOwned::new(session, stream);
@@ -367,7 +378,7 @@ fn left_clean(tls: &mut Tls) -> Result<(), &'static str> {
     }
 }
 
-fn client(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+pub(crate) fn client(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(IDENTITY.0.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(provider())

@@ -1,0 +1,85 @@
+//! What differs between systems: flags, and what error codes mean.
+
+use std::io::{self, ErrorKind};
+use std::net::TcpStream;
+
+/// `MSG_PEEK` is 2 wherever sockets came from BSD; `MSG_DONTWAIT` differs.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const PEEK_FLAGS: Option<i32> = Some(0x2 | 0x40);
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd"
+))]
+const PEEK_FLAGS: Option<i32> = Some(0x2 | 0x80);
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)))]
+const PEEK_FLAGS: Option<i32> = None;
+
+/// The flags of a peek that does not wait, where they are known.
+///
+/// With `--cfg jackpot_switching` the tests see everywhere what is done where they are not.
+pub(crate) const PEEK_WITHOUT_WAITING: Option<i32> = if cfg!(jackpot_switching) {
+    None
+} else {
+    PEEK_FLAGS
+};
+
+/// Whether a probe switches the blocking mode, which the holder of a lease would notice.
+pub(crate) const SWITCHES_MODE: bool = PEEK_WITHOUT_WAITING.is_none();
+
+pub(crate) fn peek(tcp: &TcpStream, flags: i32) -> io::Result<usize> {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    socket2::SockRef::from(tcp).recv_with_flags(&mut byte, flags)
+}
+
+/// Whether the socket is in non-blocking mode; Windows cannot be asked.
+pub(crate) fn is_nonblocking(tcp: &TcpStream) -> bool {
+    #[cfg(unix)]
+    return socket2::SockRef::from(tcp).nonblocking().unwrap_or(false);
+    #[cfg(not(unix))]
+    {
+        let _ = tcp;
+        false
+    }
+}
+
+/// Whether a call only came to nothing: interrupted, or nothing came in time.
+///
+/// On Unix a time-out of the socket's is EAGAIN, and ETIMEDOUT is what is left of a connection
+/// whose peer has vanished (keepalive, `TCP_USER_TIMEOUT`). On Windows the time-out of a read is
+/// WSAETIMEDOUT, and a vanished peer is another code. A deadline's error has no code.
+pub(crate) fn is_pause(error: &io::Error) -> bool {
+    match error.kind() {
+        ErrorKind::Interrupted | ErrorKind::WouldBlock => true,
+        ErrorKind::TimedOut => cfg!(windows) || error.raw_os_error().is_none(),
+        _ => false,
+    }
+}
+
+/// Whether a write failed because our sending side was shut down (EPIPE; WSAESHUTDOWN, which std
+/// gives no kind of its own).
+pub(crate) fn is_shut_down(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::BrokenPipe || (cfg!(windows) && error.raw_os_error() == Some(10058))
+}
+
+/// Whether the process or the system has no descriptor left (EMFILE, ENFILE, WSAEMFILE).
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let code = match error.raw_os_error() {
+        Some(code) => Some(code),
+        None => std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<io::Error>())
+            .and_then(io::Error::raw_os_error),
+    };
+    let codes: &[i32] = if cfg!(windows) { &[10024] } else { &[23, 24] };
+    code.is_some_and(|code| codes.contains(&code))
+}
