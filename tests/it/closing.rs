@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,32 @@ struct Polite {
 
 #[derive(Default)]
 struct Manners {
-    gate: Gate,
+    /// How many are inside, and whether they may go on.
+    gate: Mutex<(usize, bool)>,
+    bell: Condvar,
     dropped: AtomicUsize,
     threads: Mutex<Vec<String>>,
+}
+
+impl Manners {
+    /// Waits until a test lets go; in a test that fails, for longer than anything may take.
+    fn wait(&self) {
+        let mut gate = self.gate.lock().unwrap();
+        gate.0 += 1;
+        let waited = self
+            .bell
+            .wait_timeout_while(gate, 2 * PROMPT, |gate| !gate.1);
+        waited.unwrap().0.0 -= 1;
+    }
+
+    fn let_go(&self) {
+        self.gate.lock().unwrap().1 = true;
+        self.bell.notify_all();
+    }
+
+    fn waiting(&self) -> usize {
+        self.gate.lock().unwrap().0
+    }
 }
 
 impl Drop for Polite {
@@ -34,7 +57,7 @@ impl Drop for Polite {
         let name = thread::current().name().unwrap_or_default().to_owned();
         self.manners.threads.lock().unwrap().push(name);
         let _ = self.stream.write_all(b"goodbye");
-        self.manners.gate.pass();
+        self.manners.wait();
         self.manners.dropped.fetch_add(1, SeqCst);
     }
 }
@@ -125,8 +148,9 @@ fn a_destructor_that_blocks_holds_up_nobody_and_no_place() {
     }
     assert_eq!(server.most.load(SeqCst), 1, "a place was free too early");
     assert_eq!(manners.dropped.load(SeqCst), 0);
-    assert_eq!(manners.gate.waiting(), 1, "more than one at a time");
-    manners.gate.open();
+    eventually("the first is being dropped", || manners.waiting() > 0);
+    assert_eq!(manners.waiting(), 1, "more than one at a time");
+    manners.let_go();
     eventually("all are dropped", || manners.dropped.load(SeqCst) == 10);
     let threads = manners.threads.lock().unwrap();
     assert!(threads.iter().all(|name| name == "jackpot-close"));
@@ -170,7 +194,7 @@ fn a_call_over_dead_connections_keeps_its_time_whatever_their_destructors_do() {
     let none = promptly("pull_timeout(100 ms)", || pool.pull_timeout(brief));
     assert!(none.unwrap_err().is_timeout());
     gate.open();
-    manners.gate.open();
+    manners.let_go();
 }
 
 #[test]
@@ -189,7 +213,7 @@ fn a_waiter_beside_a_blocked_destructor_is_served_promptly() {
         waiter.join();
     });
     assert_eq!(manners.dropped.load(SeqCst), 0);
-    manners.gate.open();
+    manners.let_go();
 }
 
 #[test]
@@ -200,7 +224,7 @@ fn dropping_the_last_handle_waits_for_no_destructor() {
     let all: Vec<_> = (0..8).map(|_| pool.pull().unwrap()).collect();
     drop(all);
     promptly("the drop of the pool", || drop(pool));
-    manners.gate.open();
+    manners.let_go();
     eventually("all are dropped", || manners.dropped.load(SeqCst) == 8);
     assert!(server.said.lock().unwrap().is_empty());
 }
@@ -221,7 +245,7 @@ fn the_reaper_goes_on_while_a_destructor_blocks() {
             pool.stats().evicted(Eviction::IdleTimeout) == 2 * round
         });
     }
-    manners.gate.open();
+    manners.let_go();
 }
 
 #[test]
@@ -234,7 +258,7 @@ fn a_hard_end_is_not_held_up_by_destructors() {
     promptly("the end", || pool.end_with(jackpot::Close::Hard));
     promptly("the return", || drop(leased));
     assert!(pool.drain(SOON));
-    manners.gate.open();
+    manners.let_go();
     eventually("both are dropped", || manners.dropped.load(SeqCst) == 2);
     assert!(server.said.lock().unwrap().is_empty());
 }
@@ -255,7 +279,7 @@ fn a_handshake_that_breaks_its_connection_is_not_held_up_by_the_client() {
         .unwrap();
     let error = promptly("the failure", || pool.allocate().map(drop).unwrap_err());
     assert!(error.is_connect());
-    manners.gate.open();
+    manners.let_go();
 }
 
 /// A pool of buffered writers, of which one lies idle with a request that was never flushed.
