@@ -381,8 +381,9 @@
 //! A pool has one thread of its own, `jackpot-reaper`, unless
 //! [`reap_interval`](Builder::reap_interval) is `None`. `jackpot-connect` threads live as long as
 //! there is something to connect, at most [`max_connecting`](Builder::max_connecting) at once, and
-//! a `jackpot-ping` thread as long as there is something to ping. None of them keeps a pool alive
-//! that nobody uses any more, and no drop waits for one.
+//! a `jackpot-ping` thread as long as there is something to ping. Clients that a
+//! [`handshake`](Builder::handshake) made are dropped on a `jackpot-close` thread, one at a time.
+//! None of them keeps a pool alive that nobody uses any more, and no drop waits for one.
 //!
 //! # Platforms
 //!
