@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// What each address gets at least: enough for a handshake to the other side of the world.
-const LEAST_SHARE: Duration = Duration::from_millis(250);
+pub(crate) const LEAST_SHARE: Duration = Duration::from_millis(250);
 /// A failed address is avoided for so many times what its failure took, ...
 const AVOIDED_TIMES: u32 = 100;
 /// ... and at least for so long.

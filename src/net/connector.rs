@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::net::address;
-use crate::net::attempts::{Failures, share};
+use crate::net::attempts::{Failures, LEAST_SHARE, share};
 use crate::sync::seed;
 
 /// Opens connections for a pool.
@@ -319,9 +319,9 @@ impl Connector {
             if left.is_zero() {
                 break;
             }
-            let untried = addresses.len() - tried;
+            let share = share(left, addresses.len() - tried);
             tried += 1;
-            match dial(address, share(left, untried)) {
+            match dial(address, share) {
                 Ok(made) => {
                     self.failures().worked(*address);
                     return Ok(made);
@@ -329,7 +329,12 @@ impl Connector {
                 Err(error) => {
                     let now = Instant::now();
                     let took = now.saturating_duration_since(begun);
-                    self.failures().failed(*address, took, now);
+                    // What was cut short by those before it has not shown that it is dead, and comes
+                    // first in the next connect.
+                    let cut_short = tried > 1 && share < LEAST_SHARE;
+                    if !cut_short || error.kind() != io::ErrorKind::TimedOut {
+                        self.failures().failed(*address, took, now);
+                    }
                     last = Some(error);
                 }
             }
@@ -549,6 +554,25 @@ mod tests {
             Ok(*address)
         });
         assert_eq!(reached.unwrap().port(), 1);
+    }
+
+    #[test]
+    fn an_address_that_never_got_enough_time_was_never_reached() {
+        let [dead, live] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let path = Duration::from_millis(100);
+        let connector = connector();
+        let connect = || {
+            let deadline = Instant::now() + Duration::from_millis(300);
+            connector.reach(vec![dead, live], deadline, |address, bound| {
+                if *address == dead || bound < path {
+                    std::thread::sleep(bound);
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Ok(*address)
+            })
+        };
+        assert!(connect().is_err());
+        assert_eq!(connect().unwrap(), live);
     }
 
     #[test]
