@@ -230,7 +230,8 @@ impl<C: Send + 'static> Pool<C> {
     /// connection: the first time at once if the connection had been made before this call needed
     /// it, then after the delays of the pool's [`Backoff`]. The tries of the pulls and these delays
     /// share its retries. Every other error comes out as it is, a read that timed out for instance.
-    /// Each lease ends by the rules that hold for every lease (see [`Stream`]).
+    /// Each lease ends by the rules that hold for every lease (see [`Stream`]): a request that gives
+    /// up in the middle of a reply has to break it, by [`Stream::shutdown`].
     ///
     /// A server that dies and comes back before the retries are used up is not seen by its callers.
     ///

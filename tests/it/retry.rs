@@ -243,3 +243,40 @@ fn pull_until_is_over_by_then() {
     // A deadline that is past asks for what is idle.
     assert!(pool.pull_until(deadline).is_ok());
 }
+
+#[test]
+fn only_the_first_repetition_comes_at_once() {
+    let server = Server::new(|n| if n < 3 { Act::Echo } else { Act::Fin });
+    let pool = quick(&server, 5);
+    let mut leases: Vec<_> = (0..3).map(|_| pool.pull().unwrap()).collect();
+    for lease in &mut leases {
+        ask(lease).unwrap();
+    }
+    drop(leases);
+    pool.set_backoff(Backoff::default().min(SOON)).unwrap();
+    let error = pool
+        .retry_until(Instant::now() + SOON / 2, ask)
+        .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(server.requests(), 5);
+}
+
+#[test]
+fn a_deadline_that_passes_in_the_pull_of_a_repetition_leaves_the_requests_own_error() {
+    let mut server = Server::echo();
+    let pool = quick(&server, 1000);
+    assert_eq!(pool.retry(ask).unwrap(), "hello\n");
+    let deadline = Instant::now() + Duration::from_millis(100);
+    let error = pool
+        .retry_until(deadline, |connection| {
+            server.die(false);
+            ask(connection)
+        })
+        .unwrap_err();
+    assert!(
+        error.get_ref().is_none_or(|source| !source.is::<Error>()),
+        "{error}"
+    );
+    assert!(pool.stats().connect_failures > 0);
+    assert!(Instant::now() >= deadline);
+}
