@@ -14,18 +14,16 @@ mod stand_in;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use jackpot::{Connection, Connector, Pool, Stream};
-
-type Memcached = BufReader<Stream>;
+use jackpot::{BufStream, Connector, Pool};
 
 /// Fetches keys from memcached.
 #[derive(Parser)]
@@ -57,12 +55,7 @@ fn run(args: Args) -> Result<(), Box<dyn Error>> {
     }
     let pool = Pool::builder(Connector::new(address).connect_timeout(Duration::from_secs(1)))
         .limit(8)
-        .read_timeout(Some(Duration::from_secs(2)))
-        .handshake(|stream| Ok::<_, io::Error>(BufReader::new(stream)))
-        .recycle(|lines| match lines.buffer() {
-            [] => Ok(()),
-            _ => Err("bytes that nobody read"),
-        })
+        .buffered()
         .build()?;
 
     let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} keys, {eta} left")?;
@@ -101,30 +94,28 @@ fn run(args: Args) -> Result<(), Box<dyn Error>> {
 }
 
 /// The value of a key, if there is one.
-fn fetch(pool: &Pool<Memcached>, key: &str) -> io::Result<Option<Vec<u8>>> {
-    // Three seconds for the way to a connection: a server that restarts is back by then.
-    let pull = || pool.pull_timeout(Duration::from_secs(3));
-    // What fails is done once more, on another connection: asking again does no harm.
-    get(pull()?, key).or_else(|_| get(pull()?, key))
-}
-
-fn get(mut server: Connection<Memcached>, key: &str) -> io::Result<Option<Vec<u8>>> {
-    let request = format!("get {key}\r\n");
-    server.get_mut().write_all(request.as_bytes())?;
-    let mut line = String::new();
-    server.read_line(&mut line)?;
-    if line == "END\r\n" {
-        return Ok(None);
-    }
-    let header = line.trim_end().strip_prefix("VALUE ");
-    let Some(Ok(size)) = header.and_then(|it| Some(it.rsplit(' ').next()?.parse::<usize>())) else {
-        Connection::discard(server); // who knows what comes after that
-        return Err(io::Error::other(format!("not memcached: it says {line:?}")));
-    };
-    let mut value = vec![0; size + "\r\nEND\r\n".len()];
-    server.read_exact(&mut value)?;
-    value.truncate(size);
-    Ok(Some(value))
+///
+/// To ask twice does no harm, so a server that restarts is not noticed: it has three seconds.
+fn fetch(pool: &Pool<BufStream>, key: &str) -> io::Result<Option<Vec<u8>>> {
+    pool.retry_until(Instant::now() + Duration::from_secs(3), |server| {
+        write!(server, "get {key}\r\n")?;
+        let mut line = String::new();
+        server.read_line(&mut line)?;
+        if line == "END\r\n" {
+            return Ok(None);
+        }
+        let header = line.trim_end().strip_prefix("VALUE ");
+        let size = header.and_then(|it| it.rsplit(' ').next()?.parse::<usize>().ok());
+        let Some(size) = size else {
+            // Who knows what comes after that. Nobody reads it: the lease breaks here.
+            server.get_ref().shutdown(Shutdown::Both)?;
+            return Err(io::Error::other(format!("not memcached: it says {line:?}")));
+        };
+        let mut value = vec![0; size + "\r\nEND\r\n".len()];
+        server.read_exact(&mut value)?;
+        value.truncate(size);
+        Ok(Some(value))
+    })
 }
 
 /// A key goes into the request as it is, so nothing in it may end that.

@@ -28,6 +28,15 @@ pub(crate) fn pull<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     effort: Effort,
 ) -> Result<Connection<C>, Error> {
+    pull_within(shared, effort, &mut None)
+}
+
+/// [`pull`], with what a longer undertaking has left of its retries; none until it needs the first.
+pub(crate) fn pull_within<C: Send + 'static>(
+    shared: &Arc<Shared<C>>,
+    effort: Effort,
+    delays: &mut Option<Delays>,
+) -> Result<Connection<C>, Error> {
     let barge = match effort {
         Effort::OneTry => false,
         Effort::Retries(timeout) => timeout != Some(Duration::ZERO),
@@ -41,7 +50,7 @@ pub(crate) fn pull<C: Send + 'static>(
         // One dead connection is enough for one caller.
         who_closes = WhoCloses::Others;
     }
-    Call::new(shared, effort).run()
+    Call::new(shared, effort, delays).run()
 }
 
 /// Hands a connection to its caller if it lives; else it must leave the pool.
@@ -79,7 +88,7 @@ struct Call<'a, C> {
     is_asleep: bool,
     /// As it was when the call began.
     backoff: Option<Backoff>,
-    delays: Option<Delays>,
+    delays: &'a mut Option<Delays>,
 }
 
 /// What follows a failed try.
@@ -91,7 +100,7 @@ enum Next {
 }
 
 impl<'a, C: Send + 'static> Call<'a, C> {
-    fn new(shared: &'a Arc<Shared<C>>, effort: Effort) -> Self {
+    fn new(shared: &'a Arc<Shared<C>>, effort: Effort, delays: &'a mut Option<Delays>) -> Self {
         let started = now();
         let deadline = match effort {
             Effort::Retries(Some(timeout)) => started.checked_add(timeout),
@@ -109,7 +118,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             next: None,
             is_asleep: false,
             backoff: None,
-            delays: None,
+            delays,
         }
     }
 
@@ -166,7 +175,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
 
     fn next_delay(&mut self) -> Option<Duration> {
         if self.delays.is_none() {
-            self.delays = self.backoff.as_ref().map(Backoff::delays);
+            *self.delays = self.backoff.as_ref().map(Backoff::delays);
         }
         self.delays.as_mut()?.next()
     }

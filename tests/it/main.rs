@@ -32,6 +32,7 @@ mod panics;
 #[cfg(unix)]
 mod real;
 mod reaper;
+mod retry;
 mod returns;
 #[cfg(target_os = "linux")]
 mod scale;
