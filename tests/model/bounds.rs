@@ -1,5 +1,6 @@
 //! What a transition costs does not depend on how many wait, or how many slots there are.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
@@ -19,7 +20,7 @@ struct Crowd {
     /// One that is under way where the limit leaves a place.
     connect: Option<Reserved>,
     lease: Option<Lease<()>>,
-    waiters: Vec<Caller<()>>,
+    waiters: VecDeque<Caller<()>>,
     now: Instant,
 }
 
@@ -46,7 +47,7 @@ impl Crowd {
         let Turn::Granted(lease) = core.poll(&mut first) else {
             panic!("a connection was made");
         };
-        let mut waiters: Vec<_> = (0..waiting).map(|_| caller()).collect();
+        let mut waiters: VecDeque<_> = (0..waiting).map(|_| caller()).collect();
         for waiter in &mut waiters {
             assert!(matches!(core.enter(waiter), Turn::Failed(..)));
         }
@@ -93,7 +94,7 @@ fn assert_costs_the_same(limit: usize, round: impl Fn(&mut Crowd)) {
 #[test]
 fn a_retry_walks_no_line() {
     assert_costs_the_same(1, |crowd| {
-        let last = crowd.waiters.last_mut().unwrap();
+        let last = crowd.waiters.back_mut().unwrap();
         assert!(matches!(crowd.core.retry(last), Turn::Failed(..)));
     });
 }
@@ -158,7 +159,8 @@ fn a_dead_connection_on_its_way_walks_no_line() {
         // For the next round: the last comer of all.
         *first = caller();
         crowd.core.enter(first);
-        crowd.waiters.rotate_left(1);
+        let first = crowd.waiters.pop_front().unwrap();
+        crowd.waiters.push_back(first);
     });
 }
 
