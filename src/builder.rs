@@ -578,7 +578,7 @@ impl<C: Send + 'static> Builder<C> {
     /// After how long a lease is reported as overdue; default `None`, never.
     ///
     /// The report is a warning in the log and an [`Event::Overdue`], once for each lease, with the
-    /// name of the thread that took it. Nothing is taken away. A sweep of the reaper finds it, so
+    /// name of the thread that took it, `jackpot-ping` for a ping. Nothing is taken away. A sweep of the reaper finds it, so
     /// it comes up to [`reap_interval`](Builder::reap_interval) later.
     ///
     /// # Examples
@@ -613,7 +613,8 @@ impl<C: Send + 'static> Builder<C> {
     ///
     /// The function sends the protocol's own question and reads the answer. It runs between two
     /// leases on a thread of its own (`jackpot-ping`), on one connection at a time and only while
-    /// nobody waits; its connection counts as leased meanwhile. An error or a panic closes the
+    /// nobody waits, after a probe, so that no byte left over passes for the answer; its connection
+    /// counts as leased meanwhile. An error or a panic closes the
     /// connection. Give it a bound: [`read_timeout`](Builder::read_timeout) holds here too. A ping
     /// is no use of the connection: [`idle_timeout`](Builder::idle_timeout) goes on counting.
     /// [`build`](Builder::build) refuses an interval of zero, and a second ping.
@@ -659,7 +660,8 @@ impl<C: Send + 'static> Builder<C> {
     /// Prepares a client for its next caller, or says that it is not fit for one.
     ///
     /// The function runs when a lease comes back that is otherwise fit, on the thread that gives
-    /// it back. An error or a panic closes the connection. It is the place to look into the
+    /// it back, after a probe: bytes that lie unread close the connection before. An error or a panic
+    /// closes it too. It is the place to look into the
     /// client's own buffers, which no probe can see, and to roll back what a caller left open.
     /// [`build`](Builder::build) refuses a second one.
     ///
@@ -693,7 +695,8 @@ impl<C: Send + 'static> Builder<C> {
     /// Tells this function what happens in the pool; a second call replaces the first.
     ///
     /// It runs after the lock is released, on the thread that caused the event, and may call back
-    /// into the pool. Keep it short: that thread waits for it. Its panic is logged and goes no
+    /// into the pool. Keep it short: that thread waits for it. One that pulls while it is told of
+    /// [`Event::Connected`] waits for another connection: the new one is nobody's before it returns. Its panic is logged and goes no
     /// further. Of several dead connections that a `pull` finds idle when it comes, the reaper
     /// closes all but the first, and tells of them, a moment later. A function that owns a handle
     /// of its pool keeps the pool alive until `end`.

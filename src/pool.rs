@@ -115,14 +115,14 @@ impl<C: Send + 'static> Pool<C> {
     /// keep the pool busy (32 hand-offs, none more than 10 ms after the last), a caller that begins
     /// to wait lets running ones go first for 64 µs, and as much again for each that waits already,
     /// but for 4 ms at most: handing each connection to a thread that must wake up first would
-    /// leave it idle meanwhile. What comes back after that time is the waiter's; what came back
-    /// before and was left lying it picks up within twice that time. [`allocate`](Pool::allocate)
+    /// leave it idle meanwhile. Once that time is over nobody goes first any more; what was left
+    /// lying the waiter picks up within twice that time. [`allocate`](Pool::allocate)
     /// and a time-out of zero never go first.
     ///
     /// # Errors
     ///
-    /// [`Error::Exhausted`] after the last try, or at once for a cause that waiting cannot cure;
-    /// [`Error::Ended`].
+    /// [`Error::Exhausted`] after the last try, or at once for a cause that waiting cannot cure
+    /// where no connection is open that could come back; [`Error::Ended`].
     ///
     /// # Blocking
     ///
@@ -152,7 +152,8 @@ impl<C: Send + 'static> Pool<C> {
     /// [`pull`](Pool::pull) with a hard upper bound on the whole call.
     ///
     /// The bound holds however long the factory takes: a connect that outlives its caller serves
-    /// the next one. Zero means whatever is idle right now, and starts no connect.
+    /// the next one. Zero means whatever is idle right now, and starts no connect; it looks for a
+    /// live one among dead ones for a millisecond at most.
     ///
     /// # Errors
     ///
@@ -352,6 +353,15 @@ impl<C: Send + 'static> Pool<C> {
     /// ones close at once. Leased ones close when they come back, or at once with
     /// [`Close::Hard`], which shuts the socket down so that a thread blocked on it returns.
     ///
+    /// `Close::Hard` also gives up connects under way: all those of a factory that was replaced,
+    /// and of the others all but as many as are missing from `keep`. A handshake that hangs is cut; a factory
+    /// that hangs cannot be, keeps its place, and what it opens late is closed.
+    ///
+    /// # Blocking
+    ///
+    /// It goes through all connections while the pool's lock is held, as `end` and
+    /// [`connections`](Pool::connections) do, and lowering the limit through those that close.
+    ///
     /// # Examples
     ///
     /// See [`Close`].
@@ -386,8 +396,8 @@ impl<C: Send + 'static> Pool<C> {
 
     /// [`end`](Pool::end), with a choice of what happens to leases that are out.
     ///
-    /// With [`Close::Hard`] they are shut down now, so that threads blocked on them return; this
-    /// also cuts what an earlier `end` left out.
+    /// With [`Close::Hard`] they are shut down now, so that threads blocked on them return, and so
+    /// are handshakes under way; this also cuts what an earlier `end` left out.
     ///
     /// # Examples
     ///
@@ -557,7 +567,10 @@ impl<C: Send + 'static> Pool<C> {
     /// Changes where connections come from, for connects that have not started yet.
     ///
     /// An outage of the old one is forgotten: those who wait connect at once. Connections that
-    /// are open stay; [`free`](Pool::free) closes them.
+    /// are open stay; [`free`](Pool::free) closes them. Connects under way through the old factory
+    /// keep their places below the limit until they end and hold up nothing else; one that succeeds
+    /// is closed ([`Eviction::Freed`](crate::Eviction::Freed)). Where they fill the limit and hang,
+    /// [`free_with`](Pool::free_with) and [`Close::Hard`] cut their handshakes.
     ///
     /// # Examples
     ///

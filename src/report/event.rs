@@ -63,7 +63,7 @@ pub enum Event {
         id: u64,
         /// How long the lease has been out.
         held: Duration,
-        /// The name of the thread that took the lease, if it has one.
+        /// The name of the thread that took the lease, if it has one; `jackpot-ping` for a ping.
         thread: Option<String>,
     },
     /// `free` or `free_with` was called, with this result.
@@ -131,6 +131,7 @@ impl Freed {
 pub enum Close {
     /// They work on, and close when they come back.
     Soft,
-    /// They are shut down now, so that a thread blocked on one returns at once.
+    /// They are shut down now, so that a thread blocked on one returns at once; connects under way
+    /// are given up, and their handshakes cut.
     Hard,
 }

@@ -44,7 +44,7 @@ pub enum Eviction {
     MaxLifetime,
     /// The limit was lowered below it, or the process ran out of descriptors.
     OverLimit,
-    /// `free` closed it.
+    /// `free` closed it, or `set_factory` or `free` came while it was being made.
     Freed,
     /// The pool ended.
     Ended,
