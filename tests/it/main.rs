@@ -4,14 +4,22 @@ mod allocation;
 mod buffered;
 mod closing;
 mod config;
+mod connectors;
+mod connects;
 mod control;
 mod deadline;
+mod discard;
 mod documents;
+mod drain;
+mod end;
 mod events;
 mod faults;
+mod finish;
 mod foreign_drops;
+mod free;
 #[cfg(target_os = "linux")]
 mod given_up;
+mod hand_off;
 mod handshake_options;
 mod hostile;
 #[cfg(unix)]
@@ -19,18 +27,26 @@ mod imap;
 mod interface;
 mod late_replies;
 mod layers;
+mod limit;
 mod line;
 mod lines;
 mod liveness;
 mod load;
+mod logging;
 mod looks;
 mod matrix;
+mod no_connect;
 mod options;
 mod outage;
+mod overdue;
 mod panics;
+mod pings;
+mod pull_timeout;
 #[cfg(unix)]
 mod real;
 mod reaper;
+mod recycle;
+mod restart;
 mod returns;
 #[cfg(target_os = "linux")]
 mod scale;
@@ -38,6 +54,8 @@ mod second_try;
 mod support;
 mod thread_locals;
 mod tls;
+mod unread;
+mod user_code;
 #[cfg(target_os = "linux")]
 mod vanished;
 mod waiting;

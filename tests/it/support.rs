@@ -12,10 +12,17 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, Once, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+pub(crate) mod faults;
+pub(crate) mod leases;
+pub(crate) mod operator;
+
 use jackpot::{Backoff, Builder, Connection, Event, Eviction, Factory, Pool, Stats};
 
 /// Far longer than anything here takes; only a failing test waits for it.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// Longer than any test lasts.
+pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
 /// Waits until the condition holds, and fails the test if it does not in good time.
 #[track_caller]
