@@ -25,6 +25,8 @@ mod hostile;
 #[cfg(unix)]
 mod imap;
 mod interface;
+#[cfg(target_os = "linux")]
+mod kernel_faults;
 mod late_replies;
 mod layers;
 mod limit;
