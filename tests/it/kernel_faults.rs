@@ -127,7 +127,6 @@ impl Tracer {
         let count = COUNT.fetch_add(1, SeqCst);
         let name = format!("jackpot-strace-{}-{count}", std::process::id());
         let log = std::env::temp_dir().join(name);
-        fs::write(&log, "")?;
         let mut strace = Command::new(program[0])
             .args(&program[1..])
             .args(["-f", "-p", &process.to_string()])
@@ -158,7 +157,8 @@ impl Tracer {
     }
 
     fn count(&self) -> Count {
-        let log = fs::read_to_string(&self.log).unwrap();
+        // Strace makes the file once something has happened.
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
         Count {
             injected: lines("(INJECTED)"),

@@ -1,6 +1,8 @@
 //! Tests of the pool against real sockets, in rooms by behaviour.
 
 mod allocation;
+#[cfg(target_os = "linux")]
+mod bad_network;
 mod buffered;
 mod closing;
 mod config;

@@ -4,6 +4,8 @@
 mod books;
 pub(crate) mod faults;
 pub(crate) mod leases;
+#[cfg(target_os = "linux")]
+pub(crate) mod namespaces;
 pub(crate) mod operator;
 #[cfg(target_os = "linux")]
 #[path = "../common/process.rs"]
@@ -670,4 +672,6 @@ pub(crate) fn alone(name: &str, test: impl FnOnce()) {
         "{told}"
     );
     print!("{told}");
+    // Why something is not shown is said there.
+    let _ = io::stderr().write_all(&output.stderr);
 }
