@@ -13,6 +13,7 @@ mod deadline;
 mod discard;
 mod documents;
 mod drain;
+mod edges;
 mod end;
 mod events;
 mod faults;
