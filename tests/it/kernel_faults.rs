@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jackpot::{Backoff, Builder, Close, Connection, Connector, Error, Pool, Stream};
+use jackpot::{Backoff, Builder, Close, Connection, Connector, Error, Eviction, Pool, Stream};
 
 use crate::support::{
     Background, SOON, Server, ask, assert_at_rest, assert_over, background, descriptors,
@@ -222,7 +222,7 @@ fn while_failing(test: &str, call: &str, errors: &[&str]) {
         };
     }
     let mut child = Traced::start(test);
-    child.order("work");
+    let mut told = child.order("work");
     let mut all = Count::default();
     for error in errors {
         for when in whens(call, error) {
@@ -240,7 +240,17 @@ fn while_failing(test: &str, call: &str, errors: &[&str]) {
             println!("{call}, {error}, {when}: failed {} times", count.injected);
             all.injected += count.injected;
             all.cut += count.cut;
-            child.order("recover");
+            let socket_errors = child.order("recover");
+            // Nothing that passes by itself says that a connection is dead.
+            let passes = ["EAGAIN", "EINTR"].contains(error);
+            if passes && ["recvfrom", "sendto"].contains(&call) {
+                let none_yet = socket_errors == told;
+                assert!(
+                    none_yet,
+                    "{call}, {error}: {told}, then {socket_errors} socket errors"
+                );
+            }
+            told = socket_errors;
         }
     }
     let left: usize = child.order("end").parse().unwrap();
@@ -288,7 +298,6 @@ fn work<C: Conversation>(builder: Builder<C>) {
     let mut threads: Vec<Background<()>> = Vec::new();
     for line in io::stdin().lines() {
         let order = line.unwrap();
-        let mut answer = String::new();
         match order.as_str() {
             "work" => {
                 threads.extend((0..THREADS).map(|me| {
@@ -298,7 +307,7 @@ fn work<C: Conversation>(builder: Builder<C>) {
                 work.recover();
             }
             "recover" => work.recover(),
-            _ => {
+            "end" => {
                 work.stop.store(true, SeqCst);
                 threads.drain(..).for_each(Background::join);
                 work.assert_faultless();
@@ -308,13 +317,13 @@ fn work<C: Conversation>(builder: Builder<C>) {
                 assert!(pool.drain(SOON));
                 assert_over(&pool.stats());
                 eventually("no thread is left", || threads_named("jackpot-") == 0);
-                answer = (descriptors().unwrap() - before).to_string();
+                let left = descriptors().unwrap() - before;
+                return println!("{order}: {left}");
             }
+            _ => unreachable!(),
         }
-        println!("{order}: {answer}");
-        if order == "end" {
-            return;
-        }
+        let socket_errors = pool.stats().evicted(Eviction::SocketError);
+        println!("{order}: {socket_errors}");
     }
 }
 
