@@ -4,6 +4,11 @@
 //! and a run ends on identities, not on "it did not crash". `JACKPOT_SEED` repeats the choices of
 //! a run (though not the scheduling), `JACKPOT_MILLIS` sets how long each of the two runs lasts.
 
+#[path = "common/books.rs"]
+mod books;
+#[path = "common/process.rs"]
+mod process;
+
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::env;
@@ -12,15 +17,17 @@ use std::hash::BuildHasher;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
-use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jackpot::{
-    Backoff, Close, Connection, Error, Event, Eviction, Factory, Jitter, Pool, State, Stats, Stream,
+    Backoff, Close, Connection, Error, Event, Factory, Jitter, Pool, State, Stats, Stream,
 };
+
+use books::{assert_over, assert_sums};
+use process::{descriptors, threads_named};
 
 const THREADS: usize = 12;
 const LIMIT: usize = 8;
@@ -269,9 +276,7 @@ impl Run {
         pool.end();
         assert!(pool.drain(SOON), "{}", pool.stats());
         let stats = pool.stats();
-        check(&stats);
-        assert_eq!((stats.open, stats.connecting, stats.waiting), (0, 0, 0));
-        assert_eq!(stats.connects, stats.releases);
+        assert_over(&stats);
         assert_eq!(stats.allocations, shared.leases.load(SeqCst));
         eventually("every event is told", || {
             let seen = lock(&shared.seen.counts);
@@ -346,14 +351,7 @@ impl Seen {
 
 /// What holds in every snapshot.
 fn check(stats: &Stats) {
-    let evicted: u64 = Eviction::all().map(|why| stats.evicted(why)).sum();
-    assert_eq!(stats.open, stats.idle + stats.leased, "{stats}");
-    assert_eq!(
-        stats.connects,
-        stats.releases + stats.open as u64,
-        "{stats}"
-    );
-    assert_eq!(evicted, stats.releases, "{stats}");
+    assert_sums(stats);
     assert!(stats.open + stats.connecting <= LIMIT, "{stats}");
     // Beside waiters a connection lies idle only in a convoy, which there is at the limit alone.
     let is_at_limit = stats.open + stats.connecting >= stats.limit;
@@ -674,7 +672,7 @@ impl<'a> Watchdog<'a> {
                     pool.stats(),
                     pool.connections()
                 );
-                process::exit(101);
+                std::process::exit(101);
             }
         }
     }
@@ -936,31 +934,18 @@ struct Census {
 impl Census {
     fn new() -> Self {
         Self {
-            descriptors: count("/proc/self/fd"),
+            descriptors: descriptors(),
         }
     }
 
     fn is_back(&self) {
-        eventually("no thread of the pool is left", || pool_threads() == 0);
+        eventually("no thread of the pool is left", || {
+            threads_named("jackpot-") == 0
+        });
         eventually("no descriptor is left", || {
-            count("/proc/self/fd") <= self.descriptors
+            descriptors() <= self.descriptors
         });
     }
-}
-
-fn count(folder: &str) -> Option<usize> {
-    Some(std::fs::read_dir(folder).ok()?.count())
-}
-
-fn pool_threads() -> usize {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
-        return 0;
-    };
-    let name = |task: io::Result<std::fs::DirEntry>| {
-        std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
-    };
-    let names = tasks.filter_map(name);
-    names.filter(|name| name.starts_with("jackpot-")).count()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

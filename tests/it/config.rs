@@ -15,9 +15,9 @@ use jackpot::{
     Factory, Freed, Jitter, Pool, State, Stats, Stream,
 };
 
-use crate::support::{Events, Gate, Peer, Server, ask, background, eventually, impatient, refused};
-
-const NEVER: Duration = Duration::from_secs(3600);
+use crate::support::{
+    Events, Gate, NEVER, Peer, Server, ask, background, eventually, impatient, refused,
+};
 
 fn nowhere() -> io::Result<TcpStream> {
     Err(ErrorKind::ConnectionRefused.into())

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use jackpot::{Backoff, Connector, Error, Factory, Pool, Stream};
 use socket2::SockRef;
 
-use crate::support::{Peer, ask, background, eventually};
 #[cfg(target_os = "linux")]
-use crate::vanished::{ip, with_peer};
+use crate::support::namespaces::ip;
+use crate::support::{Peer, ask, background, eventually};
+use crate::vanished::with_peer;
 
 /// Retries so far apart that a test which waits for one fails.
 fn never() -> Backoff {
@@ -68,7 +69,7 @@ fn a_route_that_is_prohibited_for_a_moment_ended_every_pull() {
     with_peer(
         "connector::a_route_that_is_prohibited_for_a_moment_ended_every_pull",
         |afar| {
-            let address = afar.address();
+            let address = afar.address;
             let route = format!("prohibit {}/32", address.ip());
             ip(&format!("route add {route}")).unwrap();
             let pool = Pool::builder(Connector::new(address.to_string()))
@@ -96,7 +97,7 @@ fn a_live_connection_died_of_one_lost_keepalive_probe() {
         "connector::a_live_connection_died_of_one_lost_keepalive_probe",
         |afar| {
             let connector =
-                Connector::new(afar.address().to_string()).keepalive(Some(Duration::from_secs(1)));
+                Connector::new(afar.address.to_string()).keepalive(Some(Duration::from_secs(1)));
             let pool = Pool::new(1, connector).unwrap();
             let mut lease = pool.pull().unwrap();
             assert_eq!(ask(&mut lease, "there?").unwrap(), "there?");
@@ -105,9 +106,17 @@ fn a_live_connection_died_of_one_lost_keepalive_probe() {
             let unanswered = || unanswered_probes(local.port());
             assert_eq!(unanswered(), Some(0));
             let no_way_back = format!("blackhole {}/32", local.ip());
-            ip(&format!("-n {} route add {no_way_back}", afar.name)).unwrap();
+            ip(&format!(
+                "-n {} route add {no_way_back}",
+                afar.namespace.name
+            ))
+            .unwrap();
             eventually("a probe is lost", || unanswered() == Some(1));
-            ip(&format!("-n {} route del {no_way_back}", afar.name)).unwrap();
+            ip(&format!(
+                "-n {} route del {no_way_back}",
+                afar.namespace.name
+            ))
+            .unwrap();
             // The next probe comes five seconds later, or the connection is gone by then.
             eventually("that is over", || unanswered() != Some(1));
             let mut lease = pool.pull().unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jackpot::{Builder, Connection, Eviction, Pool};
 
-use crate::support::{Act, SOON, Server, ask, eventually, panic_quietly};
+use crate::support::{Act, SOON, Server, ask, assert_sums, eventually, panic_quietly};
 
 const CALLERS: u64 = 12;
 const REQUESTS: u64 = 250;
@@ -167,9 +167,7 @@ fn books_balance(pool: &Pool) {
     });
     let stats = pool.stats();
     assert_eq!(stats.allocations, CALLERS * REQUESTS);
-    assert_eq!(stats.connects, stats.releases + stats.open as u64);
-    let evicted: u64 = Eviction::all().map(|why| stats.evicted(why)).sum();
-    assert_eq!(stats.releases, evicted);
+    assert_sums(&stats);
     assert_eq!(stats.connect_failures, 0);
     assert!(stats.open <= LIMIT);
     pool.end();

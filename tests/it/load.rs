@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use jackpot::{Error, Eviction, Pool};
 
-use crate::support::{Background, Opened, SOON, background, eventually};
+use crate::support::{
+    Background, Opened, SOON, assert_at_rest, assert_over, background, eventually,
+};
 
 /// More than the limits of the pools here, so that some always wait.
 const THREADS: usize = 6;
@@ -108,18 +110,12 @@ impl<C: Read + Write + Send + 'static> Load<C> {
         let pool = &self.pool;
         eventually("no connect is under way", || pool.stats().connecting == 0);
         let stats = pool.stats();
-        assert_eq!((stats.leased, stats.waiting), (0, 0), "{stats}");
-        assert_eq!(
-            stats.connects,
-            stats.releases + stats.open as u64,
-            "{stats}"
-        );
+        assert_at_rest(&stats);
         assert!(stats.open <= stats.limit, "{stats}");
         assert!(stats.evicted(Eviction::Unanswered) > 0, "{stats}");
         pool.end();
         assert!(pool.drain(SOON));
-        let stats = pool.stats();
-        assert_eq!((stats.open, stats.connects), (0, stats.releases), "{stats}");
+        assert_over(&pool.stats());
         eventually("every socket is closed", || opened.left() == 0);
     }
 }

@@ -1,5 +1,16 @@
 //! A server that does what it is told, and the means to wait for what must happen.
 
+#[path = "../common/books.rs"]
+mod books;
+pub(crate) mod faults;
+pub(crate) mod leases;
+#[cfg(target_os = "linux")]
+pub(crate) mod namespaces;
+pub(crate) mod operator;
+#[cfg(target_os = "linux")]
+#[path = "../common/process.rs"]
+mod process;
+
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
@@ -12,10 +23,17 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, Once, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use jackpot::{Backoff, Builder, Connection, Event, Eviction, Factory, Pool, Stats};
+use jackpot::{Backoff, Builder, Connection, Event, Eviction, Factory, Pool};
+
+pub(crate) use books::{assert_at_rest, assert_over, assert_sums};
+#[cfg(target_os = "linux")]
+pub(crate) use process::{descriptors, threads_named};
 
 /// Far longer than anything here takes; only a failing test waits for it.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// Longer than any test lasts.
+pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
 /// Waits until the condition holds, and fails the test if it does not in good time.
 #[track_caller]
@@ -529,19 +547,6 @@ impl<T> Background<T> {
     }
 }
 
-/// The identities that hold in every snapshot of a pool's numbers.
-#[track_caller]
-pub(crate) fn assert_sums(stats: &Stats) {
-    assert_eq!(stats.open, stats.idle + stats.leased, "{stats}");
-    assert_eq!(
-        stats.connects,
-        stats.releases + stats.open as u64,
-        "{stats}"
-    );
-    let evicted: u64 = jackpot::Eviction::all().map(|why| stats.evicted(why)).sum();
-    assert_eq!(stats.releases, evicted, "{stats}");
-}
-
 /// So many leases, in the order in which their connections were made.
 pub(crate) fn lease<C: Send + 'static>(pool: &Pool<C>, count: usize) -> Vec<Connection<C>> {
     let mut leases: Vec<_> = (0..count).map(|_| pool.allocate().unwrap()).collect();
@@ -667,14 +672,6 @@ pub(crate) fn alone(name: &str, test: impl FnOnce()) {
         "{told}"
     );
     print!("{told}");
-}
-
-/// How many threads of this process have a name that begins like this.
-#[cfg(target_os = "linux")]
-pub(crate) fn threads_named(prefix: &str) -> usize {
-    std::fs::read_dir("/proc/self/task")
-        .unwrap()
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
-        .filter(|name| name.starts_with(prefix))
-        .count()
+    // Why something is not shown is said there.
+    let _ = io::stderr().write_all(&output.stderr);
 }

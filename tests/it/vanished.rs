@@ -1,111 +1,65 @@
 //! A peer that vanishes without a word: in a network namespace whose link is taken down.
-//!
-//! That takes root and iproute2; where they are missing, the tests say so and show nothing.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::thread;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use jackpot::{Builder, Connection, Eviction, Pool};
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::support::namespaces::{
+    Addresses, Namespace, Process, ip, is_peer, link_names, not_shown,
+};
 use crate::support::{SOON, Server, ask, assert_sums, background, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// In the environment of the process that stands for the peer: its address.
-const PEER: &str = "JACKPOT_TEST_PEER";
 
 /// An echo server in a network namespace of its own, at the other end of a link.
 pub(crate) struct Afar {
-    pub(crate) name: String,
+    pub(crate) namespace: Namespace,
     near: String,
     far: String,
-    server: Option<Child>,
-    address: Option<SocketAddr>,
+    pub(crate) address: SocketAddr,
+    _server: Process,
 }
 
 impl Afar {
-    /// None where this may not be done.
-    fn new(test: &str) -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, SeqCst));
-        let mut afar = Self {
-            name: format!("jackpot-{pid}-{count}"),
-            near: format!("jp{pid}n{count}"),
-            far: format!("jp{pid}f{count}"),
-            server: None,
-            address: None,
-        };
-        // Link-local (RFC 3927): one of 8,000 blocks of four, lest two test runs choose the same.
-        let block = (pid * 8 + count) % 8_000;
-        let [_, _, high, low] = (block * 4).to_be_bytes();
-        let (ours, theirs) = (
-            format!("169.254.{}.{}", high + 1, low + 1),
-            format!("169.254.{}.{}", high + 1, low + 2),
-        );
-        if let Err(error) = afar.set_up(&ours, &theirs) {
-            let _ = writeln!(
-                io::stderr(),
-                "{test}: not shown, because there may be no network namespace here: {error}"
-            );
-            return None;
-        }
-        afar.start(test, &theirs);
-        Some(afar)
-    }
-
-    fn set_up(&self, ours: &str, theirs: &str) -> io::Result<()> {
-        let Self {
-            name, near, far, ..
-        } = self;
-        ip(&format!("netns add {name}"))?;
+    fn new(test: &str) -> io::Result<Self> {
+        let namespace = Namespace::new()?;
+        let (near, far) = link_names();
+        let Addresses { ours, theirs, .. } = Addresses::new();
+        let name = &namespace.name;
         ip(&format!(
             "link add {near} type veth peer name {far} netns {name}"
         ))?;
         ip(&format!("addr add {ours}/30 dev {near}"))?;
         ip(&format!("link set {near} up"))?;
-        ip(&format!("-n {name} addr add {theirs}/30 dev {far}"))?;
-        ip(&format!("-n {name} link set {far} up"))?;
-        ip(&format!("netns exec {name} true"))
-    }
-
-    /// Runs this test once more, in the namespace, where it serves.
-    fn start(&mut self, test: &str, address: &str) {
-        let mut server = Command::new("ip")
-            .args(["netns", "exec", &self.name])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture"])
-            .env(PEER, address)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let told = BufReader::new(server.stdout.take().unwrap());
-        self.server = Some(server);
-        let address = told
-            .lines()
-            .find_map(|line| line.unwrap().rsplit_once("serving on ")?.1.parse().ok());
-        self.address = Some(address.expect("the peer serves"));
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address.unwrap()
+        namespace.ip(&format!("addr add {theirs}/30 dev {far}"))?;
+        namespace.ip(&format!("link set {far} up"))?;
+        ip(&format!("netns exec {name} true"))?;
+        let (server, address) = namespace.serve(test, &theirs);
+        Ok(Self {
+            namespace,
+            near,
+            far,
+            address,
+            _server: server,
+        })
     }
 
     fn vanish(&self) {
-        ip(&format!("-n {} link set {} down", self.name, self.far)).unwrap();
+        let down = format!("link set {} down", self.far);
+        self.namespace.ip(&down).unwrap();
     }
 
     fn return_(&self) {
-        ip(&format!("-n {} link set {} up", self.name, self.far)).unwrap();
+        let up = format!("link set {} up", self.far);
+        self.namespace.ip(&up).unwrap();
     }
 
     /// A pool whose sockets notice a vanished peer within seconds.
     fn builder(&self) -> Builder {
-        let address = self.address.unwrap();
+        let address = self.address;
         Pool::builder(move || {
             let tcp = TcpStream::connect_timeout(&address, SECOND)?;
             let socket = SockRef::from(&tcp);
@@ -123,40 +77,18 @@ impl Afar {
 
 impl Drop for Afar {
     fn drop(&mut self) {
-        if let Some(server) = &mut self.server {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
         let _ = ip(&format!("link del {}", self.near));
-        let _ = ip(&format!("netns del {}", self.name));
     }
-}
-
-pub(crate) fn ip(arguments: &str) -> io::Result<()> {
-    let output = Command::new("ip").args(arguments.split(' ')).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let told = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("ip {arguments}: {}", told.trim())))
 }
 
 /// Runs the test with a peer that can vanish; in the peer's own process, serves.
 pub(crate) fn with_peer(test: &str, run: impl FnOnce(&Afar)) {
-    if let Ok(address) = std::env::var(PEER) {
-        return serve(address.parse().unwrap());
+    if is_peer() {
+        return;
     }
-    if let Some(afar) = Afar::new(test) {
-        run(&afar);
-    }
-}
-
-/// Echoes until it is killed.
-fn serve(address: IpAddr) {
-    let listener = TcpListener::bind((address, 0)).unwrap();
-    println!("serving on {}", listener.local_addr().unwrap());
-    for socket in listener.incoming().flatten() {
-        thread::spawn(move || io::copy(&mut &socket, &mut &socket));
+    match Afar::new(test) {
+        Ok(afar) => run(&afar),
+        Err(error) => not_shown(test, &error),
     }
 }
 
@@ -248,7 +180,7 @@ fn a_handshake_whose_peer_vanished_fails_in_time() {
     with_peer(
         "vanished::a_handshake_whose_peer_vanished_fails_in_time",
         |afar| {
-            let (name, far) = (afar.name.clone(), afar.far.clone());
+            let (name, far) = (afar.namespace.name.clone(), afar.far.clone());
             let builder = afar.builder().handshake(move |mut stream| {
                 ip(&format!("-n {name} link set {far} down"))?;
                 stream.write_all(b"?")?;

@@ -8,6 +8,12 @@ mod chaos;
 mod tally;
 mod worker;
 
+#[expect(
+    dead_code,
+    reason = "a soak goes on after what it finds, so it asserts nothing"
+)]
+#[path = "../../../tests/common/books.rs"]
+mod books;
 #[path = "../demo/protocol.rs"]
 mod protocol;
 #[path = "../demo/random.rs"]

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jackpot::{Event, Eviction, Stats};
+use jackpot::{Event, Stats};
 
+use crate::books::imbalance;
 use crate::protocol::Trouble;
 
 pub(crate) type Histogram = hdrhistogram::Histogram<u64>;
@@ -102,13 +103,11 @@ impl Tally {
 
     /// What holds in every snapshot of a pool's numbers.
     pub(crate) fn check(&self, stats: &Stats, most: usize) {
-        let evicted: u64 = Eviction::all().map(|why| stats.evicted(why)).sum();
-        let holds = stats.open == stats.idle + stats.leased
-            && stats.connects == stats.releases + stats.open as u64
-            && stats.releases == evicted
-            && stats.open + stats.connecting <= most;
-        if !holds {
-            self.find(format!("the books do not balance: {stats}"));
+        if let Some(wrong) = imbalance(stats) {
+            self.find(format!("the books do not balance, {wrong}"));
+        }
+        if stats.open + stats.connecting > most {
+            self.find(format!("more than {most} at once: {stats}"));
         }
     }
 }

@@ -1,0 +1,531 @@
+//! Errors of system calls that no peer can provoke, put there by strace.
+//!
+//! A child process works through a pool. While strace is attached to it, calls of one kind fail in
+//! each of its threads: the first one, the second one, some at random, or all. Once strace has let
+//! go, every thread of the child must get replies again; at the end its books must balance, and no
+//! thread of the pool and no descriptor may be left, but for those whose `close` was the call that
+//! failed.
+//!
+//! That takes strace and the right to attach it. Where they are missing the tests say so and show
+//! nothing; with `JACKPOT_REQUIRE_STRACE` in the environment they fail.
+
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::BuildHasher;
+use std::io::{self, BufRead, BufReader, Lines, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jackpot::{Backoff, Builder, Close, Connection, Connector, Error, Eviction, Pool, Stream};
+
+use crate::support::{
+    Background, SOON, Server, ask, assert_at_rest, assert_over, background, descriptors,
+    eventually, threads_named,
+};
+
+/// In the environment of the child: the server's address.
+const PEER: &str = "JACKPOT_TEST_PEER";
+const REQUIRE: &str = "JACKPOT_REQUIRE_STRACE";
+/// How long a call goes on failing after it has failed once.
+const WHILE: Duration = Duration::from_millis(150);
+const MOMENT: Duration = Duration::from_millis(20);
+const LIMIT: usize = 3;
+/// More than the limit, so that some always wait.
+const THREADS: usize = 5;
+/// How many replies each thread gets after the calls have stopped failing.
+const REPLIES: usize = 10;
+
+/// The process that is child, and the server in this one that it talks to.
+struct Traced {
+    process: Child,
+    orders: ChildStdin,
+    told: Lines<BufReader<ChildStdout>>,
+    server: Server,
+}
+
+impl Traced {
+    /// Runs this test once more, in a process of its own.
+    fn start(test: &str) -> Self {
+        let server = Server::echo();
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(PEER, server.address().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let orders = process.stdin.take().unwrap();
+        let told = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self {
+            process,
+            orders,
+            told,
+            server,
+        }
+    }
+
+    /// Has it do something, and waits for what it says then.
+    fn order(&mut self, what: &str) -> String {
+        writeln!(self.orders, "{what}").unwrap();
+        let done = format!("{what}: ");
+        let mut said = Vec::new();
+        for line in self.told.by_ref() {
+            let line = line.unwrap();
+            if let Some((_, answer)) = line.split_once(&done) {
+                return answer.to_owned();
+            }
+            said.push(line);
+        }
+        panic!("the child has ended before {what:?}: {said:#?}");
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What strace did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    injected: usize,
+    /// Calls that had begun when strace let go. It may not have given them their result.
+    cut: usize,
+}
+
+/// Strace, attached to a process.
+struct Tracer {
+    strace: Child,
+    is_sudo: bool,
+    log: PathBuf,
+}
+
+impl Tracer {
+    fn attach(process: u32, call: &str, error: &str, when: &str) -> io::Result<Self> {
+        let plain = Self::attach_as(&["strace"], process, call, error, when);
+        // Where only root may attach to a process that is not its own child.
+        plain.or_else(|error_of_plain| {
+            let sudo = ["sudo", "-n", "strace"];
+            Self::attach_as(&sudo, process, call, error, when).map_err(|_| error_of_plain)
+        })
+    }
+
+    fn attach_as(
+        program: &[&str],
+        process: u32,
+        call: &str,
+        error: &str,
+        when: &str,
+    ) -> io::Result<Self> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, SeqCst);
+        let name = format!("jackpot-strace-{}-{count}", std::process::id());
+        let log = std::env::temp_dir().join(name);
+        let mut strace = Command::new(program[0])
+            .args(&program[1..])
+            .args(["-f", "-p", &process.to_string()])
+            .args(["-e", &format!("trace={call}")])
+            .args(["-e", &format!("inject={call}:error={error}:when={when}")])
+            .arg("-o")
+            .arg(&log)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut told = BufReader::new(strace.stderr.take().unwrap()).lines();
+        let tracer = Self {
+            strace,
+            is_sudo: program[0] == "sudo",
+            log,
+        };
+        let mut said = Vec::new();
+        for line in told.by_ref() {
+            let line = line?;
+            if line.contains(" attached") {
+                // It tells of each thread that comes, and must not wait for a reader.
+                thread::spawn(move || told.for_each(drop));
+                return Ok(tracer);
+            }
+            said.push(line);
+        }
+        Err(io::Error::other(said.join("; ")))
+    }
+
+    fn count(&self) -> Count {
+        // Strace makes the file once something has happened.
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
+        Count {
+            injected: lines("(INJECTED)"),
+            cut: lines("<detached ...>"),
+        }
+    }
+
+    /// Lets the process go.
+    fn detach(mut self) -> Count {
+        self.stop();
+        self.count()
+    }
+
+    fn stop(&mut self) {
+        let pid = self.strace.id().to_string();
+        let kill: &[&str] = if self.is_sudo {
+            &["sudo", "-n", "kill"]
+        } else {
+            &["kill"]
+        };
+        let killed = Command::new(kill[0]).args(&kill[1..]).arg(pid).status();
+        if killed.is_ok_and(|status| status.success()) {
+            let _ = self.strace.wait();
+        }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        if let Ok(None) = self.strace.try_wait() {
+            self.stop();
+        }
+        let _ = fs::remove_file(&self.log);
+    }
+}
+
+/// Which calls of each thread fail, as strace has it, which counts them for each by itself.
+fn whens(call: &str, error: &str) -> Vec<String> {
+    let seed = RandomState::new().hash_one(error);
+    let (first, step) = (1 + seed % 5, 2 + seed / 5 % 4);
+    let mut whens = vec!["1".to_owned()];
+    // A thread that connects ends after its first connect most of the time.
+    if !["connect", "socket"].contains(&call) {
+        whens.extend(["2+3".to_owned(), format!("{first}+{step}")]);
+    }
+    // What is always interrupted is repeated for ever, as it should be.
+    if error != "EINTR" {
+        whens.push("1+".to_owned());
+    }
+    whens
+}
+
+/// Has this system call fail in these ways, now and then and in most ways always; in the child,
+/// works.
+fn while_failing(test: &str, call: &str, errors: &[&str]) {
+    if let Ok(address) = std::env::var(PEER) {
+        // A plain stream is only closed; over a client, the socket is shut down first.
+        return match call {
+            "clone3" | "shutdown" => work(pool(&address).handshake(Client::new)),
+            _ => work(pool(&address)),
+        };
+    }
+    let mut child = Traced::start(test);
+    let mut told = child.order("work");
+    let mut all = Count::default();
+    for error in errors {
+        for when in whens(call, error) {
+            let tracer = match Tracer::attach(child.process.id(), call, error, &when) {
+                Ok(tracer) => tracer,
+                Err(reason) => return not_shown(test, &reason),
+            };
+            let begun = Instant::now();
+            while tracer.count().injected == 0 {
+                assert!(begun.elapsed() < SOON, "{call} never failed at {when}");
+                thread::sleep(Duration::from_millis(5));
+            }
+            thread::sleep(WHILE);
+            let count = tracer.detach();
+            println!("{call}, {error}, {when}: failed {} times", count.injected);
+            all.injected += count.injected;
+            all.cut += count.cut;
+            let socket_errors = child.order("recover");
+            // Nothing that passes by itself says that a connection is dead.
+            let passes = ["EAGAIN", "EINTR"].contains(error);
+            if passes && ["recvfrom", "sendto"].contains(&call) {
+                let none_yet = socket_errors == told;
+                assert!(
+                    none_yet,
+                    "{call}, {error}: {told}, then {socket_errors} socket errors"
+                );
+            }
+            told = socket_errors;
+        }
+    }
+    let left: usize = child.order("end").parse().unwrap();
+    let lost = if call == "close" {
+        all
+    } else {
+        Count::default()
+    };
+    assert!(
+        left <= lost.injected + lost.cut,
+        "{left} descriptors are left, and {lost:?} were not closed"
+    );
+    assert!(child.process.wait().unwrap().success());
+    assert!(child.server.requests() > THREADS * REPLIES * errors.len());
+}
+
+fn not_shown(test: &str, reason: &io::Error) {
+    assert!(
+        std::env::var_os(REQUIRE).is_none(),
+        "strace cannot be used: {reason}"
+    );
+    let _ = writeln!(
+        io::stderr(),
+        "{test}: not shown, because strace cannot be used here: {reason}"
+    );
+}
+
+/// What the threads of the child share.
+#[derive(Default)]
+struct Work {
+    stop: AtomicBool,
+    next: AtomicUsize,
+    replies: [AtomicUsize; THREADS],
+    faults: Mutex<Vec<String>>,
+}
+
+/// In the child: works as it is told to, line by line.
+fn work<C: Conversation>(builder: Builder<C>) {
+    let before = descriptors().unwrap();
+    let pool = builder
+        .ping(MOMENT / 2, |client: &mut C| ask(client, "ping").map(drop))
+        .build()
+        .unwrap();
+    let work: Arc<Work> = Arc::default();
+    let mut threads: Vec<Background<()>> = Vec::new();
+    for line in io::stdin().lines() {
+        let order = line.unwrap();
+        match order.as_str() {
+            "work" => {
+                threads.extend((0..THREADS).map(|me| {
+                    let (work, pool) = (Arc::clone(&work), pool.clone());
+                    background(move || work.run(me, &pool))
+                }));
+                work.recover();
+            }
+            "recover" => work.recover(),
+            "end" => {
+                work.stop.store(true, SeqCst);
+                threads.drain(..).for_each(Background::join);
+                work.assert_faultless();
+                eventually("nothing is under way", || pool.stats().connecting == 0);
+                assert_at_rest(&pool.stats());
+                pool.end();
+                assert!(pool.drain(SOON));
+                assert_over(&pool.stats());
+                eventually("no thread is left", || threads_named("jackpot-") == 0);
+                let left = descriptors().unwrap() - before;
+                return println!("{order}: {left}");
+            }
+            _ => unreachable!(),
+        }
+        let socket_errors = pool.stats().evicted(Eviction::SocketError);
+        println!("{order}: {socket_errors}");
+    }
+}
+
+/// For a pool that connects, closes, pings and sets options all the time.
+fn pool(address: &str) -> Builder {
+    Pool::builder(Connector::new(address))
+        .limit(LIMIT)
+        .min_idle(1)
+        .backoff(Backoff::new().retries(2).min(MOMENT / 20).max(MOMENT / 4))
+        .reap_interval(Some(MOMENT / 4))
+        .idle_timeout(Some(MOMENT))
+        .max_lifetime(Some(MOMENT * 5))
+        .read_timeout(Some(MOMENT * 20))
+        .write_timeout(Some(MOMENT * 20))
+}
+
+/// What the threads of the child speak through.
+trait Conversation: Read + Write + Send + 'static {
+    fn stream(&self) -> &Stream;
+}
+
+impl Conversation for Stream {
+    fn stream(&self) -> &Stream {
+        self
+    }
+}
+
+struct Client(Stream);
+
+impl Client {
+    #[expect(clippy::unnecessary_wraps, reason = "a handshake returns a result")]
+    fn new(stream: Stream) -> io::Result<Self> {
+        Ok(Self(stream))
+    }
+}
+
+impl Conversation for Client {
+    fn stream(&self) -> &Stream {
+        &self.0
+    }
+}
+
+impl Read for Client {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Client {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.0.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Work {
+    #[track_caller]
+    fn assert_faultless(&self) {
+        let faults = self.faults.lock().unwrap().clone();
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+
+    /// Waits until every thread has had replies.
+    fn recover(&self) {
+        self.assert_faultless();
+        let goals = self
+            .replies
+            .each_ref()
+            .map(|count| count.load(SeqCst) + REPLIES);
+        eventually("every thread gets replies again", || {
+            let mut counts = self.replies.iter().zip(goals);
+            counts.all(|(count, goal)| count.load(SeqCst) >= goal)
+        });
+    }
+
+    fn run<C: Conversation>(&self, me: usize, pool: &Pool<C>) {
+        let mut turn = me;
+        while !self.stop.load(SeqCst) {
+            turn += 1;
+            if turn % 40 == 0 {
+                pool.free_with(1, Close::Hard);
+            }
+            let begun = Instant::now();
+            let lease = match turn % 3 {
+                0 => pool.allocate(),
+                1 => pool.pull(),
+                _ => pool.pull_timeout(MOMENT),
+            };
+            if turn % 3 == 2 && begun.elapsed() > SOON / 2 {
+                self.note(format!("pull_timeout took {:?}", begun.elapsed()));
+            }
+            match lease {
+                Ok(lease) => self.converse(me, turn, lease),
+                Err(Error::Full { .. }) => thread::yield_now(),
+                Err(error) if error.is_ended() => self.note(error.to_string()),
+                Err(_) => thread::sleep(MOMENT / 20), // as a program would, lest it spin
+            }
+        }
+    }
+
+    fn converse<C: Conversation>(&self, me: usize, turn: usize, mut lease: Connection<C>) {
+        let stream = lease.stream();
+        let options = (stream.read_timeout().ok(), stream.nodelay().ok());
+        if options != (Some(Some(MOMENT * 20)), Some(true)) {
+            self.note(format!("a lease began with {options:?}"));
+        }
+        if turn % 4 == 0 {
+            let _ = lease.stream().set_read_timeout(Some(MOMENT * 10));
+            let _ = lease.stream().set_nodelay(false);
+        }
+        let line = format!("request {}", self.next.fetch_add(1, SeqCst));
+        let Ok(reply) = ask(&mut *lease, &line) else {
+            return;
+        };
+        if reply != line {
+            self.note(format!("{line:?} was answered {reply:?}"));
+        }
+        self.replies[me].fetch_add(1, SeqCst);
+        match turn % 5 {
+            0 => Connection::discard(lease),
+            1 => Connection::finish(lease),
+            _ => drop(lease),
+        }
+    }
+
+    fn note(&self, fault: String) {
+        self.stop.store(true, SeqCst);
+        self.faults.lock().unwrap().push(fault);
+    }
+}
+
+#[test]
+fn a_pool_survives_a_connect_that_fails_in_the_kernel() {
+    while_failing(
+        "kernel_faults::a_pool_survives_a_connect_that_fails_in_the_kernel",
+        "connect",
+        &["ENOBUFS", "ENOMEM", "EINTR", "EAGAIN", "EADDRNOTAVAIL"],
+    );
+}
+
+#[test]
+fn a_pool_survives_sockets_that_cannot_be_made() {
+    while_failing(
+        "kernel_faults::a_pool_survives_sockets_that_cannot_be_made",
+        "socket",
+        &["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"],
+    );
+}
+
+#[test]
+fn a_pool_survives_reads_and_probes_that_fail_in_the_kernel() {
+    while_failing(
+        "kernel_faults::a_pool_survives_reads_and_probes_that_fail_in_the_kernel",
+        "recvfrom",
+        &["ENOBUFS", "ENOMEM", "EINTR", "EAGAIN"],
+    );
+}
+
+#[test]
+fn a_pool_survives_writes_that_fail_in_the_kernel() {
+    while_failing(
+        "kernel_faults::a_pool_survives_writes_that_fail_in_the_kernel",
+        "sendto",
+        &["ENOBUFS", "ENOMEM", "EINTR", "EAGAIN"],
+    );
+}
+
+#[test]
+fn a_pool_survives_options_that_cannot_be_set() {
+    while_failing(
+        "kernel_faults::a_pool_survives_options_that_cannot_be_set",
+        "setsockopt",
+        &["ENOBUFS", "ENOMEM", "EINTR", "EAGAIN"],
+    );
+}
+
+#[test]
+fn a_pool_survives_threads_that_cannot_be_started() {
+    while_failing(
+        "kernel_faults::a_pool_survives_threads_that_cannot_be_started",
+        "clone3",
+        &["EAGAIN", "ENOMEM"],
+    );
+}
+
+#[test]
+fn a_pool_survives_a_shutdown_that_fails_in_the_kernel() {
+    while_failing(
+        "kernel_faults::a_pool_survives_a_shutdown_that_fails_in_the_kernel",
+        "shutdown",
+        &["ENOBUFS", "ENOMEM", "EINTR", "ENOTCONN"],
+    );
+}
+
+#[test]
+fn a_pool_survives_a_close_that_fails_in_the_kernel() {
+    while_failing(
+        "kernel_faults::a_pool_survives_a_close_that_fails_in_the_kernel",
+        "close",
+        &["EINTR", "EIO"],
+    );
+}

@@ -1,0 +1,78 @@
+//! Leases that are out for longer than `leak_after`.
+
+use std::thread;
+use std::time::Duration;
+
+use jackpot::{Connection, Pool};
+
+use crate::support::{Events, NEVER, Peer, background, eventually};
+
+/// Takes a lease on a thread with this name.
+fn lease_on(name: &str, pool: &Pool) -> Connection {
+    let pool = pool.clone();
+    let thread = thread::Builder::new().name(name.to_owned());
+    let puller = thread.spawn(move || pool.pull().unwrap()).unwrap();
+    puller.join().unwrap()
+}
+
+#[test]
+fn a_lease_that_is_out_too_long_is_reported_once_with_its_thread() {
+    let peer = Peer::new();
+    let events = Events::default();
+    let pool = peer
+        .builder(1)
+        .leak_after(Some(Duration::ZERO))
+        .on_event(events.listener())
+        .build()
+        .unwrap();
+    for (holder, reports) in [("clerk-1", 1), ("clerk-2", 1), ("clerk-1", 2)] {
+        let held = lease_on(holder, &pool);
+        for _ in 0..3 {
+            assert_eq!(pool.reap(), 0, "nothing is taken away");
+        }
+        assert_eq!(events.count(&format!("1 overdue by {holder}")), reports);
+        drop(held);
+    }
+    pool.reap();
+    assert_eq!(events.all().len(), 4, "one connect and three reports");
+}
+
+#[test]
+fn a_lease_that_was_waited_for_is_reported_with_the_thread_that_waited() {
+    let peer = Peer::new();
+    let events = Events::default();
+    let pool = peer
+        .builder(1)
+        .leak_after(Some(Duration::ZERO))
+        .on_event(events.listener())
+        .build()
+        .unwrap();
+    let first = pool.pull().unwrap();
+    let waiter = background({
+        let pool = pool.clone();
+        move || lease_on("patient", &pool)
+    });
+    eventually("it waits", || pool.stats().waiting == 1);
+    drop(first);
+    let held = waiter.join();
+    pool.reap();
+    assert_eq!(events.count("1 overdue by patient"), 1);
+    drop(held);
+}
+
+#[test]
+fn a_lease_that_is_not_out_for_long_is_not_reported() {
+    let peer = Peer::new();
+    let events = Events::default();
+    let pool = peer
+        .builder(1)
+        .leak_after(Some(NEVER))
+        .on_event(events.listener())
+        .build()
+        .unwrap();
+    let held = pool.pull().unwrap();
+    pool.reap();
+    drop(held);
+    pool.reap();
+    assert_eq!(events.all(), ["1 connected"]);
+}
