@@ -11,6 +11,7 @@ mod profile;
 mod report;
 mod rows;
 mod server;
+mod work;
 
 use std::error::Error;
 use std::time::{Duration, Instant};
