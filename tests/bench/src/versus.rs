@@ -148,7 +148,11 @@ struct Build {
 
 impl Build {
     fn start(program: &Path, echo: SocketAddr, memcached: Option<SocketAddr>) -> io::Result<Self> {
-        let mut command = Command::new(program);
+        // A bare name would be looked for elsewhere.
+        let program = program
+            .canonicalize()
+            .unwrap_or_else(|_| program.to_owned());
+        let mut command = Command::new(&program);
         command.arg("stretches").arg(echo.to_string());
         command.args(memcached.map(|address| address.to_string()));
         let mut child = command
