@@ -2,8 +2,8 @@
 //!
 //! What the lock is held for is measured from outside: another thread calls `stats()` all the time,
 //! which does nothing but lock and copy a few numbers, and its longest call while a verb runs is as
-//! long as the verb kept it out. What the scheduler adds is in it; the row "nothing" is the same
-//! beside a thread that only burns time, and so says how much that is.
+//! long as the verb kept it out. What the scheduler adds is in it, and the longer a verb takes, the
+//! more; so beside each stands the same with a thread that burns as much time and touches no pool.
 
 use std::hint::black_box;
 use std::io;
@@ -55,16 +55,7 @@ struct Verb {
     closes: bool,
 }
 
-const VERBS: [Verb; 7] = [
-    Verb {
-        name: "nothing",
-        run: |_, _| {
-            let begun = Instant::now();
-            while begun.elapsed() < Duration::from_micros(200) {}
-        },
-        count: 1,
-        closes: false,
-    },
+const VERBS: [Verb; 6] = [
     Verb {
         name: "pull and drop",
         run: |pool, _| drop(pool.lease()),
@@ -116,45 +107,66 @@ pub(crate) fn idle(bench: &mut Bench) -> io::Result<()> {
     let server = Server::start()?;
     let mut costs = VERBS.map(|verb| Growth::new(verb.name));
     let mut holds = VERBS.map(|verb| Growth::new(verb.name));
+    let mut noise = Growth::new("the scheduler alone");
     for size in SIZES {
         let size = size.min(room);
         let pool = pool(server.address(), size);
         for ((verb, costs), holds) in VERBS.iter().zip(&mut costs).zip(&mut holds) {
             let rounds = match (verb.closes, size) {
-                (true, 10_000) => bench.rounds(2, 5),
-                (true, _) => bench.rounds(3, 15),
-                (false, 10_000) => bench.rounds(10, 40),
+                (true, 10_000) => bench.rounds(2, 3),
+                (true, _) => bench.rounds(3, 9),
+                (false, 10_000) => bench.rounds(10, 30),
                 _ => bench.rounds(10, 100),
             };
-            let (took, held) = measure(&pool, size, *verb, rounds);
-            if size == SIZES[0] || size >= 1_000 {
-                report_verb(bench, verb.name, size, took, held);
+            let found = measure(&pool, size, *verb, rounds);
+            if [SIZES[0], SIZES[4].min(room)].contains(&size) {
+                report_verb(bench, verb.name, size, found);
             }
-            costs.costs.push((size, took.over(1e6)));
-            holds.costs.push((size, held.over(1e6)));
+            costs.costs.push((size, found.took.over(1e6)));
+            holds.costs.push((size, found.kept_out.over(1e6)));
+            let burnt = found.beside_burning.over(1e6);
+            match noise.costs.last_mut() {
+                // Of the verbs, the longest.
+                Some((last, longest)) if *last == size => {
+                    if longest.median < burnt.median {
+                        *longest = burnt;
+                    }
+                }
+                _ => noise.costs.push((size, burnt)),
+            }
         }
     }
-    bench.plots.verbs = costs[1..].to_vec();
-    bench.plots.holds = holds.to_vec();
+    bench.plots.verbs = costs.to_vec();
+    bench.plots.holds = holds.into_iter().chain([noise]).collect();
     Ok(())
 }
 
-fn report_verb(bench: &mut Bench, verb: &str, size: usize, took: Spread, held: Spread) {
+fn report_verb(bench: &mut Bench, verb: &str, size: usize, found: Found) {
     let name = match size {
         1 => "1 idle connection".to_owned(),
         size => format!("{size} idle connections"),
     };
-    if verb != "nothing" {
-        bench
-            .report
-            .add(&name, format!("{verb}, µs"), Goal::None, took.over(1e3));
+    let report = &mut bench.report;
+    for (measure, figure) in [
+        (format!("{verb}, µs"), found.took),
+        (format!("longest stats() beside {verb}, µs"), found.kept_out),
+        (
+            format!("longest stats() beside as much burning, {verb}, µs"),
+            found.beside_burning,
+        ),
+    ] {
+        report.add(&name, measure, Goal::None, figure.over(1e3));
     }
-    bench.report.add(
-        &name,
-        format!("longest stats() beside {verb}, µs"),
-        Goal::None,
-        held.over(1e3),
-    );
+}
+
+/// What a verb costs, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Found {
+    took: Spread,
+    /// The longest `stats()` beside it.
+    kept_out: Spread,
+    /// The longest `stats()` beside a thread that burns as much time.
+    beside_burning: Spread,
 }
 
 fn pool(address: SocketAddr, size: usize) -> jackpot::Pool {
@@ -163,31 +175,41 @@ fn pool(address: SocketAddr, size: usize) -> jackpot::Pool {
     peers::filled(builder, size)
 }
 
-/// Nanoseconds of one call, and of the longest `stats()` beside so many.
-fn measure(pool: &jackpot::Pool, size: usize, verb: Verb, rounds: usize) -> (Spread, Spread) {
-    let mut alone = Vec::with_capacity(rounds);
-    let mut longest = Vec::with_capacity(rounds);
+fn measure(pool: &jackpot::Pool, size: usize, verb: Verb, rounds: usize) -> Found {
+    let [mut alone, mut kept_out, mut beside_burning] = [const { Vec::new() }; 3];
     let watch = Watch::default();
     thread::scope(|scope| {
-        for round in 0..=rounds {
-            let took = nanoseconds_each(verb.count, || (verb.run)(pool, size));
-            refill(pool, size, verb);
+        let watched = |run: &mut dyn FnMut()| {
             watch.stop.store(false, Ordering::Relaxed);
             let watcher = scope.spawn(|| watch.run(pool));
             watch.begun.wait();
-            for _ in 0..verb.count {
-                (verb.run)(pool, size);
-            }
+            run();
             watch.stop.store(true, Ordering::Relaxed);
-            let held = watcher.join().expect("the watcher does not panic");
+            watcher.join().expect("the watcher does not panic")
+        };
+        for round in 0..=rounds {
+            let took = nanoseconds_each(verb.count, || (verb.run)(pool, size));
             refill(pool, size, verb);
+            let held = watched(&mut || (0..verb.count).for_each(|_| (verb.run)(pool, size)));
+            refill(pool, size, verb);
+            let burnt = watched(&mut || {
+                let begun = Instant::now();
+                while nanoseconds(begun.elapsed()) < took * f64::from(verb.count) {
+                    std::hint::spin_loop();
+                }
+            });
             if round > 0 {
                 alone.push(took);
-                longest.push(held);
+                kept_out.push(held);
+                beside_burning.push(burnt);
             }
         }
     });
-    (Spread::of(alone), Spread::of(longest))
+    Found {
+        took: Spread::of(alone),
+        kept_out: Spread::of(kept_out),
+        beside_burning: Spread::of(beside_burning),
+    }
 }
 
 fn refill(pool: &jackpot::Pool, size: usize, verb: Verb) {
@@ -254,17 +276,19 @@ pub(crate) fn waiters(bench: &mut Bench) -> io::Result<()> {
         let mut until_served = Growth::new(kind);
         let mut watched = Growth::new(kind);
         for &count in &counts {
-            let rounds = bench.rounds(2, if count < 1_000 { 15 } else { 5 });
+            let rounds = bench.rounds(2, if count < 1_000 { 15 } else { 3 });
             let lines: Vec<Line> = (0..=rounds)
                 .map(|_| line(server.address(), count, backoff()))
                 .skip(1)
                 .collect();
             let took = Spread::of(lines.iter().map(|line| line.took).collect());
             let stats = Spread::of(lines.iter().map(|line| line.longest).collect());
-            let name = format!("{count} waiters, {kind}");
-            let report = &mut bench.report;
-            report.add(&name, "ms until all are served", Goal::None, took);
-            report.add(&name, "longest stats() in line, ms", Goal::None, stats);
+            if count >= 1_000 {
+                let name = format!("{count} waiters, {kind}");
+                let report = &mut bench.report;
+                report.add(&name, "ms until all are served", Goal::None, took);
+                report.add(&name, "longest stats() in line, ms", Goal::None, stats);
+            }
             until_served.costs.push((count, took));
             watched.costs.push((count, stats));
         }
@@ -354,22 +378,24 @@ pub(crate) fn threads(bench: &mut Bench) -> io::Result<()> {
                     &mut || share(eight),
                 ],
             );
-            let name = format!("{threads} threads on 8 connections, {work}");
-            let report = &mut bench.report;
-            report.add(
-                &name,
-                "leases/ms, 1 pool",
-                Goal::None,
-                Spread::of(rates[0].clone()).over(1e3),
-            );
-            for (rates_of, pools) in rates[1..].iter().zip([2, 4, 8]) {
-                let ratio = Spread::of_ratios(rates_of, &rates[0]);
+            if [8, 64, 256].contains(&threads) {
+                let name = format!("{threads} threads on 8 connections, {work}");
+                let report = &mut bench.report;
                 report.add(
                     &name,
-                    format!("rate, {pools} pools / 1 pool"),
+                    "leases/ms, 1 pool",
                     Goal::None,
-                    ratio,
+                    Spread::of(rates[0].clone()).over(1e3),
                 );
+                for (rates_of, pools) in rates[1..].iter().zip([2, 4, 8]) {
+                    let ratio = Spread::of_ratios(rates_of, &rates[0]);
+                    report.add(
+                        &name,
+                        format!("rate, {pools} pools / 1 pool"),
+                        Goal::None,
+                        ratio,
+                    );
+                }
             }
             for (curve, rates) in curves.iter_mut().zip(rates) {
                 curve.costs.push((threads, Spread::of(rates).over(1e3)));
