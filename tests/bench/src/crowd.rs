@@ -22,7 +22,16 @@ pub(crate) struct Outcome {
 
 /// Lets `threads` threads go through the same motions for so long, and counts.
 pub(crate) fn count(threads: usize, how_long: Duration, cycle: impl Fn() + Sync) -> Outcome {
-    run(threads, how_long, no_waits, |_| cycle())
+    count_with(threads, how_long, |_| cycle())
+}
+
+/// The same, where each thread is told its number.
+pub(crate) fn count_with(
+    threads: usize,
+    how_long: Duration,
+    cycle: impl Fn(usize) + Sync,
+) -> Outcome {
+    run(threads, how_long, no_waits, |number, _| cycle(number))
 }
 
 /// Lets `threads` threads lease, work and give back for so long, and times each wait for a lease.
@@ -32,7 +41,7 @@ pub(crate) fn time<S: Source>(
     how_long: Duration,
     work: impl Fn(&mut dyn Talk) + Sync,
 ) -> Outcome {
-    run(threads, how_long, waits, |waits| {
+    run(threads, how_long, waits, |_, waits| {
         let started = Instant::now();
         let mut lease = source.lease();
         waits.saturating_record(whole_nanoseconds(started.elapsed()));
@@ -51,20 +60,21 @@ fn run(
     threads: usize,
     how_long: Duration,
     recorder: fn() -> Histogram<u64>,
-    step: impl Fn(&mut Histogram<u64>) + Sync,
+    step: impl Fn(usize, &mut Histogram<u64>) + Sync,
 ) -> Outcome {
     let gate = Barrier::new(threads + 1);
     let enough = AtomicBool::new(false);
     let (shares, end) = thread::scope(|scope| {
         let crowd: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
+            .map(|number| {
+                let (gate, enough, step) = (&gate, &enough, &step);
+                scope.spawn(move || {
                     let mut waits = recorder();
                     let mut leases = 0_u64;
                     gate.wait();
                     let begun = Instant::now();
                     while !enough.load(Relaxed) {
-                        step(&mut waits);
+                        step(number, &mut waits);
                         leases += 1;
                     }
                     Share {

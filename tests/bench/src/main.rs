@@ -11,6 +11,7 @@ mod profile;
 mod report;
 mod rows;
 mod server;
+mod work;
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -24,16 +25,20 @@ use crate::rows::{Bench, GROUPS};
 
 /// Measures jackpot against its peers; docs/BENCHMARKS.md says how to read the table.
 ///
-/// A full run writes its table and its plots into docs/; with --quick or --rows it only prints.
+/// A full run writes its table and its plots into docs/; with --quick or --rows it only prints,
+/// unless --draw asks for the plots.
 #[derive(Parser)]
 struct Arguments {
     /// Fewer rounds, less than a minute: for a first impression.
     #[arg(long)]
     quick: bool,
     /// Only these groups: single, instructions, idle, echo, size, sweep, burst, cold, memcached,
-    /// build.
+    /// grow-idle, grow-waiters, grow-threads, lock, goodput, build.
     #[arg(long, value_delimiter = ',', value_parser = GROUPS.map(|(name, _)| name))]
     rows: Vec<String>,
+    /// Draws the plots of what was measured.
+    #[arg(long)]
+    draw: bool,
     #[command(subcommand)]
     other: Option<Other>,
 }
@@ -98,6 +103,8 @@ fn measure(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     println!("{table}\n{machine}");
     if arguments.rows.is_empty() && !arguments.quick {
         page::write(&table, &machine)?;
+    }
+    if arguments.draw || (arguments.rows.is_empty() && !arguments.quick) {
         bench.plots.draw(&page::folder().join("plots"))?;
     }
     Ok(())

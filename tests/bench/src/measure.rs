@@ -42,6 +42,16 @@ impl Spread {
         )
     }
 
+    /// In another unit.
+    pub(crate) fn over(self, unit: f64) -> Self {
+        Self {
+            median: self.median / unit,
+            low: self.low / unit,
+            high: self.high / unit,
+            surely: (self.surely.0 / unit, self.surely.1 / unit),
+        }
+    }
+
     fn is_count(&self) -> bool {
         self.low.fract() == 0.0 && self.high.fract() == 0.0
     }

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use hdrhistogram::Histogram;
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 
 use crate::measure::Spread;
 use crate::rows::burst::Burst;
+use crate::rows::growth::Growth;
 use crate::rows::shared::{Rates, Waits};
 use crate::rows::size::Cost;
 
@@ -23,6 +25,16 @@ pub(crate) struct Plots {
     pub(crate) sizes: Vec<Cost>,
     /// jackpot's and r2d2's.
     pub(crate) bursts: Option<(Burst, Burst)>,
+    /// Milliseconds of each verb, and of the longest `stats()` beside it, by idle connections.
+    pub(crate) verbs: Vec<Growth>,
+    pub(crate) holds: Vec<Growth>,
+    /// Milliseconds until a line is served, and of the longest `stats()` meanwhile, by waiters.
+    pub(crate) served: Vec<Growth>,
+    pub(crate) watched: Vec<Growth>,
+    /// The work, and thousands of leases per second by threads, for each number of pools.
+    pub(crate) split: Vec<(&'static str, Vec<Growth>)>,
+    /// Answers in time by load, both in per cent of the capacity.
+    pub(crate) goodput: Vec<Growth>,
 }
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
@@ -54,6 +66,43 @@ impl Plots {
         }
         if let Some((jackpot, r2d2)) = &self.bursts {
             draw_burst(jackpot, r2d2, &folder.join("burst.svg"))?;
+        }
+        let milliseconds = "ms";
+        if !self.verbs.is_empty() {
+            let file = folder.join("growth-idle.svg");
+            let root = canvas(&file)?;
+            let (left, right) = root.split_horizontally(480);
+            let x = "idle connections";
+            draw_growth(&left, ["What a call takes", x, milliseconds], &self.verbs)?;
+            let caption = "The longest stats() beside it";
+            draw_growth(&right, [caption, x, milliseconds], &self.holds)?;
+            root.present()?;
+        }
+        if !self.served.is_empty() {
+            let file = folder.join("growth-waiters.svg");
+            let root = canvas(&file)?;
+            let (left, right) = root.split_horizontally(480);
+            let x = "waiters, on four connections";
+            draw_growth(
+                &left,
+                ["Until all are served", x, milliseconds],
+                &self.served,
+            )?;
+            let caption = "The longest stats() in line";
+            draw_growth(&right, [caption, x, milliseconds], &self.watched)?;
+            root.present()?;
+        }
+        if let [left, right] = &self.split[..] {
+            let file = folder.join("growth-threads.svg");
+            let root = canvas(&file)?;
+            let areas = root.split_horizontally(480);
+            for (area, (work, curves)) in [areas.0, areas.1].iter().zip([left, right]) {
+                draw_split(area, work, curves)?;
+            }
+            root.present()?;
+        }
+        if !self.goodput.is_empty() {
+            draw_goodput(&self.goodput, &folder.join("goodput.svg"))?;
         }
         Ok(())
     }
@@ -169,13 +218,7 @@ fn draw_curves(
             points().map(|(x, y)| PathElement::new(vec![(x, y.low), (x, y.high.min(top))], color)),
         )?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.2))
-        .draw()?;
-    Ok(())
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
 /// The share of waits that took longer, both axes logarithmic.
@@ -203,13 +246,7 @@ fn draw_distribution(area: &Area<'_>, waits: &Waits) -> Result {
             .label(name)
             .legend(swatch(color));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.2))
-        .draw()?;
-    Ok(())
+    legend(&mut chart, SeriesLabelPosition::LowerLeft)
 }
 
 /// Milliseconds, and the share of waits that were longer.
@@ -278,13 +315,102 @@ fn draw_steps(area: &Area<'_>, caption: &str, curves: [Steps; 2], top: f64) -> R
             .label(name)
             .legend(swatch(color));
     }
+    legend(&mut chart, SeriesLabelPosition::LowerRight)
+}
+
+const COLORS: [RGBColor; 7] = [
+    JACKPOT,
+    R2D2,
+    CHANNEL,
+    RGBColor(0xd9, 0x8e, 0x04),
+    RGBColor(0x7a, 0x4f, 0xa0),
+    RGBColor(0x1b, 0x99, 0x8b),
+    RGBColor(0x77, 0x77, 0x77),
+];
+
+/// Curves over counts, both axes logarithmic.
+fn draw_growth(area: &Area<'_>, [caption, x, y]: [&str; 3], curves: &[Growth]) -> Result {
+    let values = || curves.iter().flat_map(|curve| &curve.costs);
+    let right = values().map(|(count, _)| *count).max().unwrap_or(1) as f64;
+    let top = values().map(|(_, cost)| cost.median).fold(0.0, f64::max) * 30.0;
+    let bottom = values().map(|(_, cost)| cost.median).fold(top, f64::min) / 2.0;
+    let mut chart = builder(area, caption)
+        .build_cartesian_2d((0.8..right * 1.3).log_scale(), (bottom..top).log_scale())?;
     chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.2))
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y}"))
         .draw()?;
-    Ok(())
+    for (curve, color) in curves.iter().zip(COLORS) {
+        let points = || curve.costs.iter().map(|&(x, y)| (x as f64, y));
+        let line = points().map(|(x, y)| (x, y.median));
+        chart
+            .draw_series(LineSeries::new(line, color.stroke_width(2)).point_size(3))?
+            .label(curve.name)
+            .legend(swatch(color));
+        chart.draw_series(points().map(|(x, y)| {
+            let ends = [y.low.max(bottom), y.high.min(top)];
+            PathElement::new(ends.map(|end| (x, end)).to_vec(), color)
+        }))?;
+    }
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
+}
+
+fn draw_split(area: &Area<'_>, work: &str, curves: &[Growth]) -> Result {
+    let counts: Vec<usize> = curves[0].costs.iter().map(|(count, _)| *count).collect();
+    let curves: Vec<Curve> = curves
+        .iter()
+        .zip(COLORS)
+        .map(|(curve, color)| Curve {
+            name: curve.name,
+            color,
+            values: curve.costs.iter().map(|(_, rate)| *rate).collect(),
+        })
+        .collect();
+    let titles = [
+        &format!("8 connections in 1 to 8 pools, {work}"),
+        "threads",
+        "thousand leases per second",
+    ];
+    draw_curves(area, titles, &counts, &curves)
+}
+
+fn draw_goodput(curves: &[Growth], file: &Path) -> Result {
+    let root = canvas(file)?;
+    let right = curves[0].costs.iter().map(|(load, _)| *load).max();
+    let right = right.unwrap_or(100) as f64;
+    let caption = "Goodput: a server for 800 requests in a second, callers that wait for 100 ms";
+    let mut chart = builder(&root, caption).build_cartesian_2d(0.0..right * 1.05, 0.0..115.0)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_desc("offered load, per cent of the capacity")
+        .y_desc("answers in time, per cent of the capacity")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y:.0}"))
+        .draw()?;
+    let ideal = [(0.0, 0.0), (100.0, 100.0), (right, 100.0)];
+    let grey = RGBColor(0x99, 0x99, 0x99);
+    chart
+        .draw_series(LineSeries::new(ideal, grey.stroke_width(1)))?
+        .label("what could be answered")
+        .legend(swatch(grey));
+    for (curve, color) in curves.iter().zip(COLORS) {
+        let points = || curve.costs.iter().map(|&(x, y)| (x as f64, y));
+        let line = points().map(|(x, y)| (x, y.median));
+        chart
+            .draw_series(LineSeries::new(line, color.stroke_width(2)).point_size(3))?
+            .label(curve.name)
+            .legend(swatch(color));
+        chart.draw_series(
+            points().map(|(x, y)| PathElement::new(vec![(x, y.low), (x, y.high)], color)),
+        )?;
+    }
+    legend(&mut chart, SeriesLabelPosition::MiddleRight)?;
+    Ok(root.present()?)
 }
 
 fn canvas(file: &Path) -> Result<Area<'_>> {
@@ -301,6 +427,23 @@ fn builder<'a, 'b>(area: &'a Area<'b>, caption: &str) -> ChartBuilder<'a, 'b, SV
         .x_label_area_size(40)
         .y_label_area_size(60);
     builder
+}
+
+fn legend<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
+) -> Result
+where
+    X: Ranged<ValueType = f64>,
+    Y: Ranged<ValueType = f64>,
+{
+    chart
+        .configure_series_labels()
+        .position(position)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.2))
+        .draw()?;
+    Ok(())
 }
 
 fn swatch(color: RGBColor) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {

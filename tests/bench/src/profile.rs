@@ -11,8 +11,8 @@ use crate::measure::Spread;
 use crate::peers::{self, Channel, Floor, Source};
 use crate::report::Goal;
 use crate::rows::Bench;
-use crate::rows::shared::round_trip;
 use crate::server::Server;
+use crate::work::round_trip;
 
 /// What can be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -3,6 +3,8 @@
 pub(crate) mod build;
 pub(crate) mod burst;
 pub(crate) mod cold;
+pub(crate) mod goodput;
+pub(crate) mod growth;
 pub(crate) mod memcached;
 pub(crate) mod shared;
 pub(crate) mod single;
@@ -33,7 +35,7 @@ impl Bench {
 pub(crate) type Group = (&'static str, fn(&mut Bench) -> io::Result<()>);
 
 /// All of them, in the order of the table.
-pub(crate) const GROUPS: [Group; 10] = [
+pub(crate) const GROUPS: [Group; 15] = [
     ("single", single::run),
     ("instructions", profile::run),
     ("idle", shared::idle),
@@ -43,5 +45,10 @@ pub(crate) const GROUPS: [Group; 10] = [
     ("burst", burst::run),
     ("cold", cold::run),
     ("memcached", memcached::run),
+    ("grow-idle", growth::idle),
+    ("grow-waiters", growth::waiters),
+    ("grow-threads", growth::threads),
+    ("lock", growth::model),
+    ("goodput", goodput::run),
     ("build", build::run),
 ];

@@ -8,14 +8,14 @@ use hdrhistogram::Histogram;
 
 use crate::crowd::{self, Outcome};
 use crate::measure::{Spread, alternate};
-use crate::peers::{self, Channel, Source, Talk};
+use crate::peers::{self, Channel, Source};
 use crate::report::Goal;
 use crate::rows::Bench;
 use crate::server::Server;
+use crate::work::round_trip;
 
 const THREADS: [usize; 5] = [2, 4, 8, 16, 64];
 const CONNECTIONS: u32 = 4;
-const REQUEST: [u8; 64] = [b'x'; 64];
 
 /// Rates at one count of threads, for the plot.
 #[derive(Clone, Copy, Debug)]
@@ -154,12 +154,6 @@ fn report_echo(bench: &mut Bench, threads: usize, outcomes: &[Vec<Outcome>; 3]) 
             Spread::of(unfairness(outcomes)),
         );
     }
-}
-
-pub(crate) fn round_trip(lease: &mut dyn Talk) {
-    let mut reply = [0; REQUEST.len()];
-    lease.write_all(&REQUEST).expect("the server reads");
-    lease.read_exact(&mut reply).expect("the server answers");
 }
 
 pub(crate) fn rates(outcomes: &[Outcome]) -> Vec<f64> {

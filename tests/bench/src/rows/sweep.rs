@@ -1,10 +1,12 @@
 //! A sweep over ten thousand idle connections, and what a caller feels of it.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
 
 use crate::crowd::{self, whole_nanoseconds};
 use crate::descriptors;
@@ -15,6 +17,7 @@ use crate::rows::Bench;
 use crate::server::Server;
 
 const CONNECTIONS: usize = 10_000;
+const FEWER: usize = 5_000;
 
 pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     let room = descriptors::raise_limit()?;
@@ -23,11 +26,8 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     let server = Server::start()?;
     let other_server = Server::start()?;
     let address = server.address();
-    let builder = jackpot::Pool::builder(move || peers::connect_and_greet(address));
-    let pool = peers::filled(builder.reap_interval(None), pool_size);
-    let others = (0..CONNECTIONS.min(room - pool_size))
-        .map(|_| peers::connect_and_greet(other_server.address()))
-        .collect::<io::Result<Vec<TcpStream>>>()?;
+    let pool = peers::filled(builder(address), pool_size);
+    let others = connect(CONNECTIONS.min(room - pool_size), other_server.address())?;
     let [swept, peeked] = alternate(
         bench.rounds(20, 100),
         [&mut || sweep(&pool, pool_size), &mut || peek(&others)],
@@ -39,21 +39,54 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
         Goal::AtMost(1.8),
         Spread::of_ratios(&swept, &peeked),
     );
+    tails(bench, &name, &pool, &others);
+    drop((pool, others));
+    let pool = peers::filled(builder(address), FEWER);
+    let others = connect(FEWER, other_server.address())?;
+    tails(bench, &format!("a sweep over {FEWER}"), &pool, &others);
+    Ok(())
+}
+
+fn builder(address: SocketAddr) -> jackpot::Builder {
+    let builder = jackpot::Pool::builder(move || peers::connect_and_greet(address));
+    builder.reap_interval(None)
+}
+
+fn connect(count: usize, address: SocketAddr) -> io::Result<Vec<TcpStream>> {
+    (0..count)
+        .map(|_| peers::connect_and_greet(address))
+        .collect()
+}
+
+/// The rows of what one thread that pulls feels of another one that sweeps, or peeks.
+fn tails(bench: &mut Bench, name: &str, pool: &jackpot::Pool, others: &[TcpStream]) {
     let how_long = Duration::from_millis(if bench.quick { 100 } else { 300 });
+    let size = others.len();
     let [beside_sweeps, beside_peeks] = alternate(
         bench.rounds(7, 31),
         [
-            &mut || tail_beside(&pool, how_long, || sweep(&pool, pool_size)),
-            &mut || tail_beside(&pool, how_long, || peek(&others)),
+            &mut || pulls_beside(pool, how_long, || sweep(pool, size)),
+            &mut || pulls_beside(pool, how_long, || peek(others)),
         ],
     );
-    bench.report.add(
-        &name,
-        "p99.9 of pull meanwhile / beside peeks",
-        Goal::AtMost(2.0),
-        Spread::of_ratios(&beside_sweeps, &beside_peeks),
-    );
-    Ok(())
+    for (quantile, text, goal) in [
+        (0.99, "p99", Goal::None),
+        (0.999, "p99.9", Goal::AtMost(2.0)),
+        (0.9999, "p99.99", Goal::None),
+    ] {
+        let at = |waits: &[Histogram<u64>]| -> Vec<f64> {
+            let waits = waits.iter();
+            waits
+                .map(|waits| waits.value_at_quantile(quantile) as f64)
+                .collect()
+        };
+        bench.report.add(
+            name,
+            format!("{text} of pull meanwhile / beside peeks"),
+            goal,
+            Spread::of_ratios(&at(&beside_sweeps), &at(&beside_peeks)),
+        );
+    }
 }
 
 /// One sweep; nanoseconds per connection.
@@ -72,8 +105,12 @@ fn peek(sockets: &[TcpStream]) -> f64 {
     nanoseconds(started.elapsed()) / sockets.len() as f64
 }
 
-/// The p99.9 of pull, in nanoseconds, while another thread does this over and over.
-fn tail_beside(pool: &jackpot::Pool, how_long: Duration, other: impl Fn() -> f64 + Sync) -> f64 {
+/// How long each pull takes, in nanoseconds, while another thread does this over and over.
+fn pulls_beside(
+    pool: &jackpot::Pool,
+    how_long: Duration,
+    other: impl Fn() -> f64 + Sync,
+) -> Histogram<u64> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -90,6 +127,6 @@ fn tail_beside(pool: &jackpot::Pool, how_long: Duration, other: impl Fn() -> f64
             drop(lease);
         }
         stop.store(true, Relaxed);
-        waits.value_at_quantile(0.999) as f64
+        waits
     })
 }
