@@ -93,12 +93,11 @@ impl Walk {
             self.hold(lease.key, is_watched);
             return self.keep(lease);
         }
-        let claims = match number {
-            Some(_) => 0,
-            None => {
-                let current = self.connecting_current();
-                self.connecting.len() - current + self.queue.len().max(current)
-            }
+        let claims = if number.is_some() {
+            0
+        } else {
+            let current = self.connecting_current();
+            self.connecting.len() - current + self.queue.len().max(current)
         };
         let refusal = self.refusal(claims);
         match (&turn, &refusal) {

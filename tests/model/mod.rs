@@ -510,7 +510,8 @@ impl Walk {
 
     /// What a caller that does not wait yet may have.
     fn take_newest(&mut self, barge: bool) -> Option<(u64, bool, bool)> {
-        if !self.queue.is_empty() && !(barge && self.may_overtake_first(self.clock)) {
+        let may_take = self.queue.is_empty() || (barge && self.may_overtake_first(self.clock));
+        if !may_take {
             return None;
         }
         self.lease_newest()

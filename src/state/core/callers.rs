@@ -61,12 +61,12 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if let Some(lease) = self.take(caller.stays, caller.holder.clone()) {
             return Turn::Granted(lease);
         }
-        let claims = match caller.ticket {
-            Some(_) => 0,
-            None => {
-                let served = self.slots.connecting_current().max(self.waiters.len());
-                self.slots.outdated() + served
-            }
+        // Whoever comes back stands before those who came later.
+        let claims = if caller.ticket.is_some() {
+            0
+        } else {
+            let served = self.slots.connecting_current().max(self.waiters.len());
+            self.slots.outdated() + served
         };
         let refusal = self.refusal(claims);
         if let Some(failure) = refusal.clone().filter(|_| !caller.stays) {

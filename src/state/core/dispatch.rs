@@ -11,7 +11,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// Where an idle connection lies beside waiters, the first of them may be overtaken for a while
     /// (see `barging`), and then only by a caller that may `barge` and has just looked at the clock.
     pub(crate) fn take(&mut self, barge: bool, holder: Option<Holder>) -> Option<Lease<L>> {
-        if !self.waiters.is_empty() && !(barge && self.may_overtake()) {
+        let may_take = self.waiters.is_empty() || (barge && self.may_overtake());
+        if !may_take {
             return None;
         }
         let newest = self.slots.newest()?;
