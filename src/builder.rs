@@ -59,8 +59,31 @@ pub struct Builder<C = Stream> {
     backoff: Backoff,
     reap_interval: Option<Duration>,
     settings: Settings<C>,
-    /// A hook that was set before `handshake` and is lost.
-    misplaced: Option<&'static str>,
+    has_handshake: bool,
+    /// The first function of the user's that a later setting dropped; `build` refuses that.
+    lost: Option<Lost>,
+}
+
+/// A function that a user gave us, and that a later setting would silently drop.
+#[derive(Clone, Copy)]
+enum Lost {
+    BeforeHandshake(&'static str),
+    SetTwice(&'static str),
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BeforeHandshake(name) => write!(
+                f,
+                "{name} must be set after handshake, because it takes the client"
+            ),
+            Self::SetTwice(name) => write!(
+                f,
+                "{name} must be set once, not twice: the second would replace the first"
+            ),
+        }
+    }
 }
 
 impl Builder<Stream> {
@@ -93,7 +116,8 @@ impl Builder<Stream> {
                 recycle: None,
                 on_event: None,
             },
-            misplaced: None,
+            has_handshake: false,
+            lost: None,
         }
     }
 
@@ -106,7 +130,8 @@ impl Builder<Stream> {
     /// failed connect ([`Error::Handshake`]). What it wrote last does not count as unanswered.
     ///
     /// It comes before [`ping`](Builder::ping) and [`recycle`](Builder::recycle), which take the
-    /// client: [`build`](Builder::build) fails if one of them was set earlier.
+    /// client: [`build`](Builder::build) fails if one of them was set earlier. It also refuses a
+    /// second handshake: do both steps in one.
     ///
     /// # Examples
     ///
@@ -150,11 +175,12 @@ impl Builder<Stream> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let settings = self.settings;
-        let misplaced = match (&settings.ping, &settings.recycle) {
-            (Some(_), _) => Some("ping"),
-            (None, Some(_)) => Some("recycle"),
-            (None, None) => None,
-        };
+        let lost = [
+            (self.has_handshake, Lost::SetTwice("handshake")),
+            (settings.ping.is_some(), Lost::BeforeHandshake("ping")),
+            (settings.recycle.is_some(), Lost::BeforeHandshake("recycle")),
+        ];
+        let lost = lost.into_iter().find_map(|(is, lost)| is.then_some(lost));
         Builder {
             factory: self.factory,
             limit: self.limit,
@@ -176,7 +202,8 @@ impl Builder<Stream> {
                 recycle: None,
                 on_event: settings.on_event,
             },
-            misplaced,
+            has_handshake: true,
+            lost: self.lost.or(lost),
         }
     }
 }
@@ -525,7 +552,7 @@ impl<C: Send + 'static> Builder<C> {
     /// nobody waits; its connection counts as leased meanwhile. An error or a panic closes the
     /// connection. Give it a bound: [`read_timeout`](Builder::read_timeout) holds here too. A ping
     /// is no use of the connection: [`idle_timeout`](Builder::idle_timeout) goes on counting.
-    /// [`build`](Builder::build) refuses an interval of zero.
+    /// [`build`](Builder::build) refuses an interval of zero, and a second ping.
     ///
     /// # Examples
     ///
@@ -559,7 +586,9 @@ impl<C: Send + 'static> Builder<C> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let hook: Hook<C> = Box::new(move |client| f(client).map_err(Into::into));
-        self.settings.ping = Some((every, hook));
+        if self.settings.ping.replace((every, hook)).is_some() {
+            self.lost.get_or_insert(Lost::SetTwice("ping"));
+        }
         self
     }
 
@@ -568,6 +597,7 @@ impl<C: Send + 'static> Builder<C> {
     /// The function runs when a lease comes back that is otherwise fit, on the thread that gives
     /// it back. An error or a panic closes the connection. It is the place to look into the
     /// client's own buffers, which no probe can see, and to roll back what a caller left open.
+    /// [`build`](Builder::build) refuses a second one.
     ///
     /// # Examples
     ///
@@ -590,7 +620,9 @@ impl<C: Send + 'static> Builder<C> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let hook: Hook<C> = Box::new(move |client| f(client).map_err(Into::into));
-        self.settings.recycle = Some(hook);
+        if self.settings.recycle.replace(hook).is_some() {
+            self.lost.get_or_insert(Lost::SetTwice("recycle"));
+        }
         self
     }
 
@@ -707,10 +739,8 @@ impl<C: Send + 'static> Builder<C> {
                 return refuse(format!("{name} must be above zero, not 0ns"));
             }
         }
-        if let Some(name) = self.misplaced {
-            return refuse(format!(
-                "{name} must be set after handshake, because it takes the client"
-            ));
+        if let Some(lost) = self.lost {
+            return refuse(lost.to_string());
         }
         self.backoff.check()
     }
