@@ -3,6 +3,7 @@
 mod allocation;
 mod closing;
 mod config;
+mod connector;
 mod control;
 mod events;
 mod faults;
