@@ -17,8 +17,8 @@ use crate::sync::seed;
 /// Every `Fn() -> io::Result<TcpStream>` is one, so a closure does for most programs.
 /// [`Connector`] is one that resolves names anew, tries every address and sets keepalive.
 ///
-/// A shared factory, `Arc<dyn Factory>`, is none itself: because closures are factories, Rust lets
-/// no other crate's type be one. A closure that calls it is:
+/// A shared factory, `Arc<dyn Factory>`, is none itself: since every closure is a factory, Rust
+/// allows no `impl` for `Arc`, which might be called like a closure some day. Pass a closure:
 ///
 /// ```
 /// use jackpot::{Connector, Factory, Pool};
@@ -60,8 +60,9 @@ use crate::sync::seed;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not open connections for a pool",
     label = "not a factory",
-    note = "a factory is a `Connector`, a closure `Fn() -> io::Result<TcpStream>` that is `Send`, \
-            `Sync` and `'static`, or a type of your own with `impl Factory`",
+    note = "a factory is `Connector::new(\"host:port\")`, a closure \
+            `Fn() -> io::Result<TcpStream>` that is `Send`, `Sync` and `'static`, or a type of your \
+            own with `impl Factory`",
     note = "an `Arc` or a `Box` with a factory in it is none: pass `move || factory.connect()`"
 )]
 pub trait Factory: Send + Sync + 'static {
