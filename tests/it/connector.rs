@@ -239,3 +239,33 @@ fn a_shared_factory_is_passed_in_a_closure() {
         assert_eq!(pool.pull().unwrap().peer_addr().unwrap(), peer.address());
     }
 }
+
+#[test]
+fn settings_of_zero_that_make_no_sense_are_refused() {
+    let builder = || Pool::builder(|| Err(ErrorKind::ConnectionRefused.into()));
+    for (refused, text) in [
+        (
+            builder().max_uses(Some(0)),
+            "max_uses must be at least 1, not 0",
+        ),
+        (
+            builder().handshake_timeout(Some(Duration::ZERO)),
+            "handshake_timeout must be above zero, not 0ns",
+        ),
+        (
+            // Settings come through a handshake.
+            builder()
+                .handshake_timeout(Some(Duration::ZERO))
+                .handshake(Ok::<_, io::Error>),
+            "handshake_timeout must be above zero, not 0ns",
+        ),
+    ] {
+        assert_eq!(refused.build().unwrap_err().to_string(), text);
+    }
+    let allowed = builder()
+        .max_waiting(Some(0))
+        .max_uses(Some(1))
+        .handshake_timeout(None)
+        .lease_events(true);
+    assert!(allowed.build().is_ok());
+}
