@@ -47,6 +47,9 @@ pub struct Backoff {
     jitter: Jitter,
 }
 
+/// What [`Backoff::min`] must be at least: below it, waking up takes longer than the sleep.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// How chance spreads the delays of a [`Backoff`].
 ///
 /// The names are those of Marc Brooker's article "Exponential Backoff And Jitter" (AWS
@@ -132,7 +135,10 @@ impl Backoff {
 
     /// The shortest delay, and the base of the first one; default 1 s.
     ///
-    /// Must not be above [`max`](Backoff::max): `build` and `set_backoff` refuse that.
+    /// Must be at least 1 ms where there are [`retries`](Backoff::retries): all delays grow from
+    /// it, and with less they would be a busy loop. Must not be above [`max`](Backoff::max).
+    /// [`Builder::build`](crate::Builder::build) and
+    /// [`Pool::set_backoff`](crate::Pool::set_backoff) refuse both.
     ///
     /// # Examples
     ///
@@ -224,6 +230,12 @@ impl Backoff {
             return Err(Error::InvalidConfig(format!(
                 "backoff factor must be finite and at least 1, not {}",
                 self.factor
+            )));
+        }
+        if self.retries > 0 && self.min < SHORTEST {
+            return Err(Error::InvalidConfig(format!(
+                "backoff min must be at least {SHORTEST:?}, not {:?}",
+                self.min
             )));
         }
         if self.min > self.max {
@@ -444,5 +456,24 @@ mod tests {
         assert!(text(Backoff::new().factor(f64::NAN)).contains("NaN"));
         assert!(text(Backoff::new().min(seconds(61))).contains("61s is above 60s"));
         assert!(Backoff::new().factor(1.0).retries(0).check().is_ok());
+    }
+
+    #[test]
+    fn a_min_of_zero_was_a_busy_loop() {
+        let of = |min| Backoff::new().retries(1).min(min);
+        for (min, shown) in [
+            (Duration::ZERO, "0ns"),
+            (Duration::from_nanos(1), "1ns"),
+            (Duration::from_micros(999), "999µs"),
+        ] {
+            for max in [min, seconds(60)] {
+                let error = of(min).max(max).check().unwrap_err().to_string();
+                let expected = format!("backoff min must be at least 1ms, not {shown}");
+                assert_eq!(error, expected);
+                assert!(of(min).max(max).retries(0).check().is_ok());
+            }
+        }
+        let shortest = Duration::from_millis(1);
+        assert!(of(shortest).max(shortest).check().is_ok());
     }
 }

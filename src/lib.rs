@@ -421,6 +421,7 @@ pub use net::stream::Stream;
 pub use pool::Pool;
 pub use report::error::Error;
 pub use report::event::{Close, Event, Freed};
+pub use report::histogram::Histogram;
 pub use report::outcome::Eviction;
 pub use report::stats::{ConnectionInfo, State, Stats};
 pub use runtime::connection::Connection;

@@ -3,6 +3,8 @@
 //! Imports run one way: `buffered` → `stream` → `socket` → `options`, `sys`, and `probe` →
 //! `socket`. Outside this folder they reach `report` and `sync` only.
 
+mod address;
+mod attempts;
 pub(crate) mod buffered;
 pub(crate) mod connector;
 pub(crate) mod options;

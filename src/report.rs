@@ -2,5 +2,6 @@
 
 pub(crate) mod error;
 pub(crate) mod event;
+pub(crate) mod histogram;
 pub(crate) mod outcome;
 pub(crate) mod stats;

@@ -182,11 +182,15 @@ impl Error {
     }
 
     /// Whether trying again later is pointless.
+    ///
+    /// Where the error came from decides, not its kind alone: the system reports `EPERM`, `EACCES`
+    /// and `EINVAL` for a moment too, while a policy is loaded for instance.
     pub(crate) fn is_permanent(&self) -> bool {
         use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
         match self {
             Self::Connect(error) => {
                 matches!(error.kind(), PermissionDenied | InvalidInput | Unsupported)
+                    && !is_from_the_system(error)
             }
             _ => false,
         }
@@ -203,6 +207,20 @@ impl Error {
             _ => Self::Ended,
         }
     }
+}
+
+/// Whether this error, or one in it or below it, has an OS code.
+fn is_from_the_system(error: &io::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        next = match error.downcast_ref::<io::Error>() {
+            Some(error) if error.raw_os_error().is_some() => return true,
+            // Its source would leave out the error that it holds, which may be another of its kind.
+            Some(error) => error.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 impl fmt::Display for Error {
@@ -312,6 +330,38 @@ mod tests {
             assert_eq!(a.raw_os_error(), b.raw_os_error());
             assert_eq!(a.to_string(), b.to_string());
         }
+    }
+
+    #[test]
+    fn a_passing_error_of_the_system_ended_every_pull_at_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect to example")]
+        struct Wrapped(#[source] io::Error);
+
+        for (kind, code) in [
+            (io::ErrorKind::PermissionDenied, 1),
+            (io::ErrorKind::PermissionDenied, 13),
+            (io::ErrorKind::InvalidInput, 22),
+        ] {
+            let system = || io::Error::from_raw_os_error(code);
+            for error in [
+                system(),
+                io::Error::new(kind, Wrapped(system())),
+                io::Error::new(kind, system()),
+                io::Error::new(kind, Wrapped(io::Error::new(kind, Wrapped(system())))),
+            ] {
+                assert!(!connect(error).is_permanent(), "{kind}");
+            }
+            for error in [
+                kind.into(),
+                io::Error::new(kind, "told by the factory"),
+                io::Error::new(kind, Wrapped(kind.into())),
+            ] {
+                assert!(connect(error).is_permanent(), "{kind}");
+            }
+        }
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert!(!connect(refused).is_permanent());
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) struct Settings<C> {
     pub(crate) only_finished: bool,
     pub(crate) read_timeout: Option<Option<Duration>>,
     pub(crate) write_timeout: Option<Option<Duration>>,
+    /// The bound on a whole handshake.
+    pub(crate) handshake_timeout: Option<Duration>,
     /// Whether a lease's start must be exact, which costs `pull` a look at the clock.
     pub(crate) exact_leases: bool,
     /// Whether a lease's end must be exact, which costs the drop a look at the clock.

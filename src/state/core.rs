@@ -41,6 +41,12 @@ pub(crate) struct Rules {
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) probe_after: Duration,
     pub(crate) leak_after: Option<Duration>,
+    /// How many callers may wait for a connection to come back or a place to fall free.
+    pub(crate) max_waiting: Option<usize>,
+    /// After how many leases a connection is closed.
+    pub(crate) max_uses: Option<u64>,
+    /// Whether each lease is told and timed.
+    pub(crate) lease_events: bool,
 }
 
 /// `L` is what a lease consists of, `H` the pool's handle on a connection, `W` wakes a waiter.

@@ -517,14 +517,19 @@ fn a_connector_asks_the_kernel_to_find_vanished_peers() {
     assert!(socket.keepalive().unwrap());
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        let expected = Some(Duration::from_secs(30));
-        assert_eq!(socket.tcp_keepalive_time().ok(), expected);
+        assert_eq!(
+            socket.tcp_keepalive_time().ok(),
+            Some(Duration::from_secs(30))
+        );
         assert_eq!(
             socket.tcp_keepalive_interval().ok(),
             Some(Duration::from_secs(5))
         );
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
-        assert_eq!(socket.tcp_user_timeout().unwrap(), expected);
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(Duration::from_secs(45))
+        );
     }
 }
 

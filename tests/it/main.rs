@@ -4,6 +4,7 @@ mod allocation;
 mod buffered;
 mod closing;
 mod config;
+mod connector;
 mod control;
 mod deadline;
 mod documents;

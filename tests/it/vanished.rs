@@ -19,8 +19,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const PEER: &str = "JACKPOT_TEST_PEER";
 
 /// An echo server in a network namespace of its own, at the other end of a link.
-struct Afar {
-    name: String,
+pub(crate) struct Afar {
+    pub(crate) name: String,
     near: String,
     far: String,
     server: Option<Child>,
@@ -91,6 +91,10 @@ impl Afar {
         self.address = Some(address.expect("the peer serves"));
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.unwrap()
+    }
+
     fn vanish(&self) {
         ip(&format!("-n {} link set {} down", self.name, self.far)).unwrap();
     }
@@ -128,7 +132,7 @@ impl Drop for Afar {
     }
 }
 
-fn ip(arguments: &str) -> io::Result<()> {
+pub(crate) fn ip(arguments: &str) -> io::Result<()> {
     let output = Command::new("ip").args(arguments.split(' ')).output()?;
     if output.status.success() {
         return Ok(());
@@ -138,7 +142,7 @@ fn ip(arguments: &str) -> io::Result<()> {
 }
 
 /// Runs the test with a peer that can vanish; in the peer's own process, serves.
-fn with_peer(test: &str, run: impl FnOnce(&Afar)) {
+pub(crate) fn with_peer(test: &str, run: impl FnOnce(&Afar)) {
     if let Ok(address) = std::env::var(PEER) {
         return serve(address.parse().unwrap());
     }

@@ -297,6 +297,9 @@ impl Walk {
             max_lifetime: random.chance(70).then_some(Duration::from_secs(5)),
             probe_after: Duration::from_millis(random.pick(&[0, 0, 50])),
             leak_after: random.chance(50).then_some(Duration::from_millis(500)),
+            max_waiting: None,
+            max_uses: None,
+            lease_events: false,
         };
         let now = Instant::now() + Duration::from_secs(10);
         let mut core = Core::new(limit, rules.clone(), Backoff::new(), now);
