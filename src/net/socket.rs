@@ -460,7 +460,7 @@ impl Socket {
     }
 
     /// The other side ended it, unless we broke it before, by `shutdown` for instance.
-    fn hung_up(&self) {
+    pub(crate) fn hung_up(&self) {
         if !self.has(BROKEN) {
             self.mark(BROKEN | HUNG_UP);
         }

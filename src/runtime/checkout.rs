@@ -14,6 +14,9 @@ use crate::state::core::{Caller, WhoCloses};
 use crate::state::queue::Failure;
 use crate::sync::now;
 
+/// How long a call that is not prepared to wait looks for a live one among the dead.
+const SEARCH: Duration = Duration::from_millis(1);
+
 /// How long a caller is prepared to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
@@ -32,16 +35,23 @@ pub(crate) fn pull<C: Send + 'static>(
         Effort::OneTry => false,
         Effort::Retries(timeout) => timeout != Some(Duration::ZERO),
     };
+    let mut call: Option<Call<'_, C>> = None;
     let mut who_closes = WhoCloses::Finder;
     while let Some(lease) = shared.take(barge) {
-        match hand_out(shared, lease) {
+        let dead = match hand_out(shared, lease) {
             Ok(connection) => return Ok(connection),
-            Err(dead) => shared.with(|core| core.found_dead(dead, who_closes)),
-        }
+            Err(dead) => dead,
+        };
+        // The clock counts from the first dead one on: a live one at once needs no clock.
+        let call = call.get_or_insert_with(|| Call::new(shared, effort));
+        shared.with(|core| core.found_dead(dead, who_closes));
         // One dead connection is enough for one caller.
         who_closes = WhoCloses::Others;
+        if call.is_search_over() {
+            return Err(call.give_up_at_once());
+        }
     }
-    Call::new(shared, effort).run()
+    call.unwrap_or_else(|| Call::new(shared, effort)).run()
 }
 
 /// Hands a connection to its caller if it lives; else it must leave the pool.
@@ -125,18 +135,29 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             turn = match turn {
                 Turn::Granted(lease) => match hand_out(self.shared, lease) {
                     Ok(connection) => return Ok(connection),
+                    Err(dead) if self.is_too_late() => {
+                        let cause = self.shared.with(|core| {
+                            core.found_dead(dead, WhoCloses::Others);
+                            core.cause()
+                        });
+                        return Err(self.timed_out(cause));
+                    }
                     Err(dead) => {
                         self.is_asleep = false;
                         self.shared
                             .with(|core| core.come_back(&mut self.caller, dead))
                     }
                 },
-                Turn::Failed(failure, _) if !self.caller.stays => {
+                Turn::Failed(failure, _) | Turn::Hopeless(failure) if !self.caller.stays => {
                     return Err(self.error(&failure));
                 }
                 Turn::Failed(failure, look_at) => {
-                    self.failed(failure);
+                    self.failed(failure, false);
                     Turn::Pending(look_at)
+                }
+                Turn::Hopeless(failure) => {
+                    self.failed(failure, true);
+                    Turn::Pending(None)
                 }
                 Turn::Pending(look_at) => self.wait(look_at)?,
                 Turn::Ended => return Err(Error::Ended),
@@ -145,18 +166,17 @@ impl<'a, C: Send + 'static> Call<'a, C> {
     }
 
     /// A try failed, or what came between two tries; that counts where it is the end of it all.
-    fn failed(&mut self, failure: Failure) {
-        let permanent = matches!(&failure, Failure::Connect(error) if error.is_permanent());
+    fn failed(&mut self, failure: Failure, is_hopeless: bool) {
         let counts = match self.next {
             None => true,
-            Some(Next::At(_)) => permanent,
+            Some(Next::At(_)) => is_hopeless,
             Some(Next::Never) => false,
         };
         self.attempts = self.attempts.saturating_add(u32::from(counts));
         self.last = Some(failure);
         self.is_asleep = true;
         self.next = Some(match self.next {
-            _ if permanent => Next::Never,
+            _ if is_hopeless => Next::Never,
             Some(next) => next,
             None => self
                 .next_delay()
@@ -190,7 +210,9 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             let (is_too_late, is_retry_due) = (is_past(self.deadline), is_past(retry_at));
             match core.poll(&mut self.caller) {
                 // What else was found comes out too: its error must not be dropped under the lock.
-                turn @ (Turn::Pending(_) | Turn::Failed(..)) if is_last_look || is_too_late => {
+                turn @ (Turn::Pending(_) | Turn::Failed(..) | Turn::Hopeless(_))
+                    if is_last_look || is_too_late =>
+                {
                     let cause = core.cause();
                     core.leave(&mut self.caller);
                     Err((cause, turn))
@@ -211,7 +233,19 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         })
     }
 
-    /// The error of a call that was not prepared to wait at all.
+    /// Whether it has looked for a live connection among dead ones for long enough.
+    fn is_search_over(&self) -> bool {
+        let Effort::Retries(Some(timeout)) = self.effort else {
+            return false;
+        };
+        now().saturating_duration_since(self.started) >= timeout.max(SEARCH)
+    }
+
+    fn is_too_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now())
+    }
+
+    /// The error of a call that waits no longer, or was not prepared to wait at all.
     fn give_up_at_once(&self) -> Error {
         let (ended, cause) = self.shared.with(|core| (core.has_ended(), core.cause()));
         if ended {

@@ -86,7 +86,7 @@ impl<C: Send + 'static> Reservation<C> {
             .open(&*factory, reserved.needed)
             .and_then(refuse_echo)
             .map_err(Error::Connect)
-            .and_then(|tcp| self.shake_hands(tcp));
+            .and_then(|tcp| self.set_up(reserved, tcp));
         destroy(factory);
         let took = now().saturating_duration_since(started);
         match made {
@@ -122,7 +122,29 @@ impl<C: Send + 'static> Reservation<C> {
         gave_up
     }
 
-    fn shake_hands(&self, tcp: TcpStream) -> Result<Held<C>, Error> {
+    /// Makes a client of a new socket, unless nobody counts on it any more.
+    ///
+    /// From here on the core has a handle on the socket, so that `Close::Hard` can cut a handshake
+    /// that hangs. A failed connect's place is free only when its socket has been shut down, so that
+    /// the core's handle is closed after it does no harm.
+    fn set_up(&self, reserved: Reserved, tcp: TcpStream) -> Result<Held<C>, Error> {
+        let stream = Stream::new(tcp);
+        let socket = Arc::clone(stream.socket());
+        let handle = Arc::clone(&socket);
+        if !self.shared.with(|core| core.opened(reserved.key, handle)) {
+            let text = "aborted by `free` or `end` while it connected";
+            let error = io::Error::new(io::ErrorKind::ConnectionAborted, text);
+            return Err(Error::Connect(error));
+        }
+        let made = self.shake_hands(stream);
+        if made.is_err() {
+            socket.abort();
+        }
+        made
+    }
+
+    fn shake_hands(&self, stream: Stream) -> Result<Held<C>, Error> {
+        let tcp = stream.socket().tcp();
         let settings = &self.shared.settings;
         if let Some(timeout) = settings.read_timeout {
             tcp.set_read_timeout(timeout).map_err(Error::Connect)?;
@@ -130,7 +152,6 @@ impl<C: Send + 'static> Reservation<C> {
         if let Some(timeout) = settings.write_timeout {
             tcp.set_write_timeout(timeout).map_err(Error::Connect)?;
         }
-        let stream = Stream::new(tcp);
         let client = guarded(|| (settings.handshake)(stream.another()))
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| Error::Handshake(Arc::from(error)))?;

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::net::probe;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::runtime::shared::{Core, Held, Shared};
 use crate::state::slots::{Pinged, SlotKey};
 use crate::sync::thread;
 use crate::sync::user_code::{guarded_call, log};
+
+/// The name of the thread that pings.
+pub(super) const PING_THREAD: &str = "jackpot-ping";
 
 /// A lease of the pool's own, for a ping; dropped, it goes back.
 struct Ping<C: Send + 'static> {
@@ -27,12 +31,12 @@ pub(super) fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
         return;
     }
     let pinging = Pinging(Arc::clone(shared));
-    let mut from = 0;
+    let mut from = Some(0);
     let Some(first) = pinging.next(&mut from) else {
         return;
     };
     let started = thread::Builder::new()
-        .name("jackpot-ping".into())
+        .name(PING_THREAD.into())
         .spawn(move || {
             let mut next = Some(first);
             while let Some(mut ping) = next {
@@ -47,9 +51,14 @@ pub(super) fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 }
 
 impl<C: Send + 'static> Pinging<C> {
-    fn next(&self, from: &mut u32) -> Option<Ping<C>> {
+    fn next(&self, from: &mut Option<u32>) -> Option<Ping<C>> {
         let (every, _) = self.0.settings.ping.as_ref()?;
-        let (lease, pinged) = self.0.with(|core| core.next_ping(from, *every))?;
+        let (lease, pinged) = loop {
+            if let Some(found) = self.0.with(|core| core.next_ping(from, *every)) {
+                break found;
+            }
+            from.as_ref()?;
+        };
         Some(Ping {
             shared: Arc::clone(&self.0),
             key: lease.key,
@@ -72,6 +81,11 @@ impl<C: Send + 'static> Ping<C> {
             return;
         };
         let socket = Arc::clone(held.stream.socket());
+        // Bytes that lie in it would pass for the reply to the ping.
+        self.verdict = probe::verdict(&socket, self.shared.settings.allow_unread);
+        if self.verdict.is_some() {
+            return;
+        }
         socket.set_leased(true);
         self.verdict = match guarded_call(ping, &mut held.client) {
             Ok(()) => {

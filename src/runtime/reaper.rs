@@ -8,11 +8,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use crate::net::probe;
 use crate::report::error::Error;
 use crate::report::event::Event;
-use crate::report::outcome::Eviction;
+use crate::report::outcome::{Eviction, PeerSignal};
 use crate::report::stats::Brief;
-use crate::runtime::pinger::start_pinging;
+use crate::runtime::pinger::{PING_THREAD, start_pinging};
 use crate::runtime::shared::{Core, Shared};
 use crate::state::core::{IdlePeriod, Overdue};
+use crate::state::slots::Holder;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::user_code::log;
 use crate::sync::{now, thread};
@@ -101,15 +102,18 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
         let batch = first..first.saturating_add(BATCH);
         evicted += shared.with(|core| core.inspect(batch, &mut idle, &mut overdue));
         let look_at_sending = u64::from(first / SENDING_CHECKS) == turn;
-        let mut dead: Vec<(IdlePeriod, Eviction)> = Vec::new();
+        let mut dead: Vec<(IdlePeriod, Eviction, bool)> = Vec::new();
         for (period, socket) in idle.drain(..) {
-            let verdict = probe::sweep(&socket, allow_unread, look_at_sending);
-            dead.extend(verdict.map(|why| (period, why)));
+            if let Some(why) = probe::sweep(&socket, allow_unread, look_at_sending) {
+                let was_heard = socket.peer_signal(false) == PeerSignal::Heard;
+                let silent = !was_heard && why != Eviction::HalfClosed;
+                dead.push((period, why, silent));
+            }
         }
         if !dead.is_empty() {
             evicted += shared.with(|core| {
                 dead.iter()
-                    .filter(|&&(period, why)| core.evict_idle(period, why))
+                    .filter(|&&(period, why, silent)| core.evict_idle(period, why, silent))
                     .count()
             });
         }
@@ -124,7 +128,11 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
 fn report<C: Send + 'static>(shared: &Arc<Shared<C>>, overdue: Vec<Overdue>) {
     let ids: Vec<u64> = overdue.iter().map(|lease| lease.id).collect();
     for Overdue { id, held, holder } in overdue {
-        let thread = holder.name().map(str::to_owned);
+        let thread = match &holder {
+            Holder::Caller(thread) => thread.name(),
+            Holder::Ping => Some(PING_THREAD),
+        };
+        let thread = thread.map(str::to_owned);
         let name = thread.as_deref().unwrap_or("without a name");
         log!(
             Warn,

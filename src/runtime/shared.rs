@@ -5,13 +5,13 @@
 //! function that the user gave us.
 
 use std::sync::{Arc, PoisonError};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use crate::backoff::Backoff;
 use crate::net::connector::Factory;
+use crate::net::probe;
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::report::event::{Close, Event, Freed};
@@ -22,7 +22,7 @@ use crate::runtime::parker::{Parker, wait};
 use crate::runtime::settings::Settings;
 use crate::state::core::{self, Departure, Reserved, Rules};
 use crate::state::slots;
-use crate::state::slots::{Closed, Ending, SlotKey};
+use crate::state::slots::{Closed, Ending, Holder, SlotKey};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::sync::user_code::{destroy, guarded, guarded_call, log};
 use crate::sync::{Condvar, Mutex, MutexGuard, now, thread};
@@ -50,6 +50,9 @@ pub(crate) struct Shared<C> {
     drained: Condvar,
     /// What [`Core::is_short`](core::Core::is_short) said last, to be read without the lock.
     short: AtomicBool,
+    /// Whether a caller looks at the clock before it takes what is idle: where a lease's start must
+    /// be exact, or somebody waits whom it may overtake for a while only.
+    looks_on_take: AtomicBool,
     /// Sweeps so far; chooses whose sending side the next one looks at.
     pub(crate) sweeps: AtomicU64,
     pub(crate) settings: Settings<C>,
@@ -77,6 +80,7 @@ impl<C: Send + 'static> Shared<C> {
         settings: Settings<C>,
         connect: fn(&Arc<Self>, Reserved),
     ) -> Arc<Self> {
+        let looks_on_take = AtomicBool::new(settings.exact_leases);
         Arc::new(Self {
             allocations: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -86,6 +90,7 @@ impl<C: Send + 'static> Shared<C> {
             }),
             drained: Condvar::new(),
             short: AtomicBool::new(false),
+            looks_on_take,
             sweeps: AtomicU64::new(0),
             settings,
             closer: Closer::new(),
@@ -133,6 +138,10 @@ impl<C> Shared<C> {
         if self.short.load(Relaxed) != short {
             self.short.store(short, Relaxed);
         }
+        let looks = self.settings.exact_leases || state.core.has_waiters();
+        if self.looks_on_take.load(Relaxed) != looks {
+            self.looks_on_take.store(looks, Relaxed);
+        }
         let effects = state.core.take_effects();
         let reaper = state.reaper.as_ref().filter(|_| effects.wake_reaper);
         let reaper = reaper.cloned();
@@ -156,6 +165,10 @@ impl<C> Shared<C> {
         for socket in effects.recall {
             socket.recall();
         }
+        for socket in effects.cut {
+            socket.abort();
+        }
+        drop(effects.released);
         for closed in &effects.close {
             if closed.ending == Ending::Abort {
                 closed.handle.recall();
@@ -239,18 +252,19 @@ impl<C> Shared<C> {
 
     /// The most recently used idle connection, if there is one, not yet probed.
     pub(crate) fn take(&self, barge: bool) -> Option<Lease<C>> {
-        let now = self.settings.exact_leases.then(now);
+        let now = self.looks_on_take.load(Relaxed).then(now);
         let holder = self.holder();
         let mut state = self.lock();
         if let Some(now) = now {
             state.core.advance(now);
         }
-        state.core.take(barge, holder)
+        state.core.take(barge && now.is_some(), holder)
     }
 
     /// The calling thread, if leases are watched.
-    pub(crate) fn holder(&self) -> Option<Thread> {
-        self.settings.watches_leases.then(std::thread::current)
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        let watches = self.settings.watches_leases;
+        watches.then(|| Holder::Caller(std::thread::current()))
     }
 
     pub(crate) fn count_allocation(&self) {
@@ -306,6 +320,16 @@ impl<C> Shared<C> {
         if self.lock().core.is_doomed(key) {
             return None; // the core knows why it is to close
         }
+        let socket = held.stream.socket();
+        // What lies in it was for this caller: it must not pass for what `recycle` asks for.
+        socket.set_leased(false);
+        if let Some(why) = probe::verdict(socket, settings.allow_unread) {
+            if why == Eviction::PeerClosed {
+                socket.hung_up();
+            }
+            return Some(why);
+        }
+        socket.set_leased(true);
         if let Err(error) = guarded_call(recycle, &mut held.client) {
             log!(Debug, "connection {}: recycle failed: {error}", key.id);
             return Some(Eviction::RecycleFailed);

@@ -70,8 +70,12 @@ impl Breaker {
     }
 
     /// When the pool should try again by itself, while the breaker is open.
+    ///
+    /// Not too soon after the last start either, which may have been given up without a result.
     pub(crate) fn retry_at(&self) -> Option<Instant> {
-        self.outage.as_ref().map(|outage| outage.retry_at)
+        let outage = self.outage.as_ref()?;
+        let spaced = self.last_start.map(|start| start + SPACING);
+        Some(spaced.map_or(outage.retry_at, |spaced| outage.retry_at.max(spaced)))
     }
 
     /// Whether a caller's own attempt may start a connect now.

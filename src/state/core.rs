@@ -136,6 +136,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.ended
     }
 
+    pub(crate) fn has_waiters(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
@@ -182,6 +186,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let spared = self.slots.idle().min(keep - freed.kept);
         freed.closed += self.shed(self.slots.idle() - spared, Eviction::Freed);
         freed.kept += spared;
+        if close == Close::Hard {
+            self.give_up_connects(keep - freed.kept);
+        }
         self.dispatch();
         freed
     }
@@ -200,6 +207,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
                 Close::Soft => self.doom(key, Eviction::Ended),
                 Close::Hard => self.abort(key, Eviction::Ended),
             }
+        }
+        if close == Close::Hard {
+            self.give_up_connects(0);
         }
         while let Some(seat) = self.waiters.first() {
             self.answer_last(seat, Answer::Ended);
@@ -268,6 +278,22 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     fn has_place(&mut self) -> bool {
         let free_soon = self.slots.left() + self.effects.occupying().count();
         self.slots.occupied() < self.limit + free_soon
+    }
+
+    /// Gives up the connects under way but for so many that somebody counts on, and cuts those that
+    /// have a socket. The others come to nothing when they get one.
+    fn give_up_connects(&mut self, mut keep: usize) {
+        for index in 0..self.slots.len() {
+            let Some(key) = self.slots.connect_in(index) else {
+                continue;
+            };
+            if keep > 0 && !self.slots.is_outdated(key) {
+                keep -= 1;
+                continue;
+            }
+            self.waiters.unassign(key.id);
+            self.effects.cut.extend(self.slots.give_up_connect(key));
+        }
     }
 
     /// Makes a free place out of those that connections occupy which are closing.

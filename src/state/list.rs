@@ -1,11 +1,11 @@
 //! A doubly linked list over the indices of a table.
 
-/// The end of an list.
+/// The end of a list.
 const NONE: u32 = u32::MAX;
 
 /// Indices in a list from which any member leaves in constant time.
 ///
-/// It serves the idle connections (oldest to newest) and the waiters (first come to last).
+/// It serves the idle connections, oldest to newest.
 #[derive(Debug)]
 pub(crate) struct List {
     links: Vec<Link>,
@@ -32,10 +32,6 @@ impl List {
 
     pub(crate) fn len(&self) -> usize {
         self.len
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     pub(crate) fn first(&self) -> Option<u32> {
@@ -127,6 +123,6 @@ mod tests {
         for index in [4, 3, 1, 0] {
             list.remove(index);
         }
-        assert!(list.is_empty() && list.first().is_none() && list.last().is_none());
+        assert!(list.len() == 0 && list.first().is_none() && list.last().is_none());
     }
 }

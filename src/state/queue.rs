@@ -4,11 +4,11 @@
 //! or by leaving. Both happen under the pool's lock, as the hand-off does, so a connection is
 //! either given to a waiter or not; there is no in between in which it could be lost.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::report::error::Error;
-use crate::state::list::List;
 use crate::state::slots::Lease;
 
 /// What ends a wait, or a try.
@@ -60,14 +60,22 @@ impl Ticket {
 pub(crate) struct Seat(pub(crate) u32);
 
 /// The queue. `W` wakes a waiter, once the lock is free.
+///
+/// It is used under the pool's lock, so nothing here walks the line: who comes first, who comes
+/// last among those who try, and who is next to have a connect made for it stand at the ends of
+/// maps, whose keys are the numbers of the tickets.
 #[derive(Debug)]
 pub(crate) struct Queue<L, W> {
     seats: Vec<Option<Waiter<L, W>>>,
     vacant: Vec<u32>,
-    /// The seats that wait to be served, first come first.
-    line: List,
-    /// How many of them wait for a connect, as opposed to sleeping between two tries.
-    trying: usize,
+    /// The seats that wait to be served.
+    line: BTreeMap<u64, Seat>,
+    /// Those of them that wait for a connect, as opposed to sleeping between two tries.
+    trying: BTreeMap<u64, Seat>,
+    /// Those of them for whom no connection is being made.
+    unassigned: BTreeMap<u64, Seat>,
+    /// The others, by the connection that is being made.
+    assigned: BTreeMap<u64, Seat>,
     next_number: u64,
 }
 
@@ -92,8 +100,10 @@ impl<L, W: Clone> Queue<L, W> {
         Self {
             seats: Vec::new(),
             vacant: Vec::new(),
-            line: List::new(),
-            trying: 0,
+            line: BTreeMap::new(),
+            trying: BTreeMap::new(),
+            unassigned: BTreeMap::new(),
+            assigned: BTreeMap::new(),
             next_number: 0,
         }
     }
@@ -109,12 +119,12 @@ impl<L, W: Clone> Queue<L, W> {
 
     /// How many wait for a connect.
     pub(crate) fn trying(&self) -> usize {
-        self.trying
+        self.trying.len()
     }
 
     /// The one who came first.
     pub(crate) fn first(&self) -> Option<Seat> {
-        self.line.first().map(Seat)
+        self.line.values().next().copied()
     }
 
     pub(crate) fn new_ticket(&mut self, now: Instant) -> Ticket {
@@ -124,13 +134,6 @@ impl<L, W: Clone> Queue<L, W> {
             since: now,
             counted: false,
         }
-    }
-
-    /// How many came before this ticket and still wait.
-    pub(crate) fn ahead_of(&self, ticket: Ticket) -> usize {
-        self.in_line()
-            .take_while(|&seat| self.seat(seat).ticket.number < ticket.number)
-            .count()
     }
 
     /// Joins the line at the ticket's place.
@@ -149,16 +152,14 @@ impl<L, W: Clone> Queue<L, W> {
             self.seats.push(None);
             u32::try_from(self.seats.len() - 1).expect("bug: seats outgrew u32")
         });
-        let mut anchor = self.line.last();
-        while let Some(before) =
-            anchor.filter(|&a| self.seat(Seat(a)).ticket.number > ticket.number)
-        {
-            anchor = self.line.before(before);
-        }
+        let seat = Seat(index);
         self.seats[index as usize] = Some(waiter);
-        self.line.insert_after(anchor, index);
-        self.trying += usize::from(trying);
-        Seat(index)
+        self.line.insert(ticket.number, seat);
+        self.unassigned.insert(ticket.number, seat);
+        if trying {
+            self.trying.insert(ticket.number, seat);
+        }
+        seat
     }
 
     pub(crate) fn barging_until(&self, seat: Seat) -> Option<Instant> {
@@ -196,15 +197,14 @@ impl<L, W: Clone> Queue<L, W> {
         is_last: bool,
     ) -> Option<Answer<L>> {
         if is_last {
-            self.line.remove(seat.0);
+            self.leave_line(seat);
+        } else {
+            self.end_try(seat);
         }
         let waiter = self.seat_mut(seat);
         waiter.waits &= !is_last;
         waiter.ticket.counted |= is_last;
-        let was_trying = std::mem::take(&mut waiter.trying);
-        let old = waiter.answer.replace(answer);
-        self.trying -= usize::from(was_trying);
-        old
+        waiter.answer.replace(answer)
     }
 
     /// Begins another try of this waiter, which has taken its answer to the one before.
@@ -214,7 +214,8 @@ impl<L, W: Clone> Queue<L, W> {
         // What it was told would be dropped under the lock, and its error is the user's.
         debug_assert!(waiter.answer.is_none());
         waiter.trying = true;
-        self.trying += 1;
+        let number = waiter.ticket.number;
+        self.trying.insert(number, seat);
     }
 
     /// Takes the answer, if there is one; an answer that ends the wait ends the seat too.
@@ -230,56 +231,76 @@ impl<L, W: Clone> Queue<L, W> {
     /// Leaves the queue, unserved.
     pub(crate) fn leave(&mut self, seat: Seat) {
         debug_assert!(self.is_waiting(seat));
-        self.line.remove(seat.0);
-        self.trying -= usize::from(self.seat(seat).trying);
+        self.leave_line(seat);
         self.give_up(seat);
     }
 
     /// The connection with this id is being made for that waiter.
     pub(crate) fn assign(&mut self, seat: Seat, id: u64) {
-        self.seat_mut(seat).connect = Some(id);
+        let waiter = self.seat_mut(seat);
+        debug_assert!(waiter.connect.is_none());
+        waiter.connect = Some(id);
+        let number = waiter.ticket.number;
+        self.unassigned.remove(&number);
+        self.assigned.insert(id, seat);
     }
 
     /// The first waiter for whom no connection is being made.
     pub(crate) fn unassigned(&self) -> Option<Seat> {
-        self.in_line()
-            .find(|&seat| self.seat(seat).connect.is_none())
+        self.unassigned.values().next().copied()
     }
 
     /// Forgets all connections that are being made: nobody is to count on them any more.
+    ///
+    /// There are no more of them than connects under way.
     pub(crate) fn unassign_all(&mut self) {
-        for seat in self.seats.iter_mut().flatten() {
-            seat.connect = None;
+        while let Some((_, seat)) = self.assigned.pop_first() {
+            self.count_on_none(seat);
         }
     }
 
     /// Forgets that this connection is being made; who tries for it is returned.
     pub(crate) fn unassign(&mut self, id: u64) -> Option<Seat> {
-        let seat = self
-            .in_line()
-            .find(|&seat| self.seat(seat).connect == Some(id))?;
+        let seat = self.assigned.remove(&id)?;
+        self.count_on_none(seat);
+        self.seat(seat).trying.then_some(seat)
+    }
+
+    fn count_on_none(&mut self, seat: Seat) {
         let waiter = self.seat_mut(seat);
         waiter.connect = None;
-        waiter.trying.then_some(seat)
+        let number = waiter.ticket.number;
+        self.unassigned.insert(number, seat);
     }
 
-    /// Those who sleep between two tries.
+    /// All who sleep between two tries, first come first: for news that ends their waits.
     pub(crate) fn sleeping(&self) -> Vec<Seat> {
-        let sleeps = |seat: &Seat| !self.seat(*seat).trying;
-        self.in_line().filter(sleeps).collect()
+        let seats = self.line.values().copied();
+        seats.filter(|&seat| !self.seat(seat).trying).collect()
     }
 
-    /// The `count` last comers among those who wait for a connect, the last one first.
-    pub(crate) fn last_trying(&self, count: usize) -> Vec<Seat> {
-        std::iter::successors(self.line.last(), |&seat| self.line.before(seat))
-            .map(Seat)
-            .filter(|&seat| self.seat(seat).trying)
-            .take(count)
-            .collect()
+    /// The last comer among those who wait for a connect.
+    pub(crate) fn last_trying(&self) -> Option<Seat> {
+        self.trying.values().next_back().copied()
     }
 
-    fn in_line(&self) -> impl Iterator<Item = Seat> + '_ {
-        self.line.iter().map(Seat)
+    fn leave_line(&mut self, seat: Seat) {
+        self.end_try(seat);
+        let waiter = self.seat_mut(seat);
+        let (number, connect) = (waiter.ticket.number, waiter.connect.take());
+        self.line.remove(&number);
+        match connect {
+            Some(id) => self.assigned.remove(&id),
+            None => self.unassigned.remove(&number),
+        };
+    }
+
+    fn end_try(&mut self, seat: Seat) {
+        let waiter = self.seat_mut(seat);
+        if std::mem::take(&mut waiter.trying) {
+            let number = waiter.ticket.number;
+            self.trying.remove(&number);
+        }
     }
 
     fn give_up(&mut self, seat: Seat) {
@@ -325,11 +346,15 @@ mod tests {
         queue.take_answer(first);
         let third = join(&mut queue, "third", true); // on the seat that fell vacant
         assert_eq!((queue.first(), third), (Some(second), first));
-        assert_eq!(queue.ahead_of(ticket), 0);
         let again = queue.join(ticket.resumed(Instant::now()), "first again", true, true);
-        assert_eq!(queue.first(), Some(again));
-        assert_eq!(queue.ahead_of(queue.ticket(third)), 2);
         assert!(queue.ticket(again).is_counted());
+        let line: Vec<Seat> = std::iter::from_fn(|| {
+            let first = queue.first()?;
+            queue.leave(first);
+            Some(first)
+        })
+        .collect();
+        assert_eq!(line, [again, second, third]);
     }
 
     #[test]
@@ -339,11 +364,11 @@ mod tests {
         join(&mut queue, "second", true);
         join(&mut queue, "sleeper", false);
         join(&mut queue, "last", true);
-        let last = queue.last_trying(2);
-        for &seat in &last {
-            fail(&mut queue, seat);
-        }
-        let failed: Vec<_> = last.iter().map(|&seat| queue.waker(seat)).collect();
+        let failed = [(); 2].map(|()| {
+            let last = queue.last_trying().unwrap();
+            fail(&mut queue, last);
+            queue.waker(last)
+        });
         assert_eq!(failed, ["last", "second"]);
         assert_eq!((queue.trying(), queue.len()), (1, 4));
     }

@@ -26,8 +26,8 @@ pub(crate) struct Lease<L> {
     pub(crate) client: L,
     /// Whether to ask the kernel first if it lives.
     pub(crate) probe: bool,
-    /// Whether this is its first, and began in the moment in which it was made.
-    pub(crate) fresh: bool,
+    /// Whether this is the connection's first lease.
+    pub(crate) first: bool,
 }
 
 /// How a connection that leaves ends.
@@ -77,10 +77,15 @@ pub(crate) struct Slots<L, H> {
     leased: usize,
     connecting: usize,
     closing: usize,
-    /// How many of the connects use a factory that has been replaced.
+    /// How many of the connects under way nobody counts on any more.
     outdated: usize,
+    /// The number of the factory in use; the first one has the number 1.
+    factory: u64,
     next_id: u64,
 }
+
+/// The factory of a connect that was given up.
+const GIVEN_UP: u64 = 0;
 
 #[derive(Debug)]
 struct Slot<L, H> {
@@ -93,7 +98,10 @@ enum Content<L, H> {
     Vacant,
     Connecting {
         since: Instant,
-        outdated: bool,
+        /// The number of the factory that makes it.
+        factory: u64,
+        /// What can be cut, once there is a socket.
+        handle: Option<H>,
     },
     Open(Open<L, H>),
     /// It has left the pool, and waits here to be closed unless somebody is at it.
@@ -116,6 +124,15 @@ pub(crate) struct Open<L, H> {
     pub(crate) leases: u64,
 }
 
+/// Who has a lease.
+#[derive(Clone, Debug)]
+pub(crate) enum Holder {
+    /// A caller, by its thread.
+    Caller(Thread),
+    /// The pool itself, for a ping.
+    Ping,
+}
+
 /// What an open connection is at.
 #[derive(Debug)]
 pub(crate) enum Usage<L> {
@@ -125,8 +142,8 @@ pub(crate) enum Usage<L> {
     Leased {
         /// Why it is to close when it comes back.
         doom: Option<Eviction>,
-        /// Who took the lease, until it has been reported overdue.
-        holder: Option<Thread>,
+        /// Who took the lease, if leases are watched, until it has been reported overdue.
+        holder: Option<Holder>,
     },
 }
 
@@ -144,7 +161,7 @@ impl<L, H> Open<L, H> {
     }
 
     /// Who took the lease, if leases are watched and it has not been reported overdue.
-    pub(crate) fn holder(&mut self) -> Option<&mut Option<Thread>> {
+    pub(crate) fn holder(&mut self) -> Option<&mut Option<Holder>> {
         match &mut self.usage {
             Usage::Leased { holder, .. } => Some(holder),
             Usage::Idle { .. } => None,
@@ -167,6 +184,7 @@ impl<L, H> Slots<L, H> {
             connecting: 0,
             closing: 0,
             outdated: 0,
+            factory: 1,
             next_id: 1,
         }
     }
@@ -183,9 +201,15 @@ impl<L, H> Slots<L, H> {
         self.connecting
     }
 
-    /// How many connects are under way through the factory that is in use now.
+    /// How many connects are under way that somebody may count on: through the factory that is in
+    /// use now, and not given up.
     pub(crate) fn connecting_current(&self) -> usize {
         self.connecting - self.outdated
+    }
+
+    /// How many connects are under way that nobody counts on any more.
+    pub(crate) fn outdated(&self) -> usize {
+        self.outdated
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -229,35 +253,73 @@ impl<L, H> Slots<L, H> {
             id,
             content: Content::Connecting {
                 since: now,
-                outdated: false,
+                factory: self.factory,
+                handle: None,
             },
         };
         self.connecting += 1;
         SlotKey { index, id }
     }
 
-    /// The factory has been replaced: the connects under way are those of the one before.
+    /// The factory has been replaced: nobody counts on the connects under way any more.
     pub(crate) fn outdate_connects(&mut self) {
-        for slot in &mut self.all {
-            if let Content::Connecting { outdated, .. } = &mut slot.content {
-                *outdated = true;
-            }
-        }
+        self.factory += 1;
         self.outdated = self.connecting;
     }
 
-    /// Whether this connect, which is under way, uses a factory that has been replaced.
+    /// Whether this connect, which is under way, uses a factory that has been replaced, or was
+    /// given up.
     pub(crate) fn is_outdated(&self, key: SlotKey) -> bool {
         matches!(
             self.slot(key).content,
-            Content::Connecting { outdated: true, .. }
+            Content::Connecting { factory, .. } if factory != self.factory
         )
     }
 
-    /// The connection was not made: its slot is vacant again.
-    pub(crate) fn abandon(&mut self, key: SlotKey) {
+    /// This connect, which is under way, has a socket; false if it was given up.
+    pub(crate) fn set_connect_handle(&mut self, key: SlotKey, socket: H) -> bool {
+        match &mut self.all[key.index as usize].content {
+            Content::Connecting {
+                factory, handle, ..
+            } if *factory != GIVEN_UP => {
+                *handle = Some(socket);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The connect under way in this slot, if there is one.
+    pub(crate) fn connect_in(&self, index: u32) -> Option<SlotKey> {
+        let content = &self.all[index as usize].content;
+        matches!(content, Content::Connecting { .. }).then(|| self.key(index))
+    }
+
+    /// Gives up a connect that is under way; what can be cut of it, unless it was given up before.
+    pub(crate) fn give_up_connect(&mut self, key: SlotKey) -> Option<H>
+    where
+        H: Clone,
+    {
+        let was_outdated = self.is_outdated(key);
+        let Content::Connecting {
+            factory, handle, ..
+        } = &mut self.all[key.index as usize].content
+        else {
+            return None;
+        };
+        let is_news = std::mem::replace(factory, GIVEN_UP) != GIVEN_UP;
+        let handle = handle.clone().filter(|_| is_news);
+        self.outdated += usize::from(!was_outdated);
+        handle
+    }
+
+    /// The connection was not made: its slot is vacant again. Its handle, if it came so far.
+    pub(crate) fn abandon(&mut self, key: SlotKey) -> Option<H> {
         self.end_connect(key);
-        self.empty(key);
+        match self.empty(key) {
+            Content::Connecting { handle, .. } => handle,
+            _ => None,
+        }
     }
 
     fn end_connect(&mut self, key: SlotKey) {
@@ -306,7 +368,7 @@ impl<L, H> Slots<L, H> {
         &mut self,
         index: u32,
         since: Instant,
-        holder: Option<Thread>,
+        holder: Option<Holder>,
     ) -> (Lease<L>, Instant) {
         let slot = &mut self.all[index as usize];
         let id = slot.id;
@@ -317,7 +379,7 @@ impl<L, H> Slots<L, H> {
         let Usage::Idle { client } = std::mem::replace(&mut open.usage, usage) else {
             panic!("bug: lease of a leased slot");
         };
-        let fresh = open.leases == 0 && since == open.born;
+        let first = open.leases == 0;
         let idle_since = std::mem::replace(&mut open.since, since);
         open.leases += 1;
         self.idle.remove(index);
@@ -326,7 +388,7 @@ impl<L, H> Slots<L, H> {
             key: SlotKey { index, id },
             client,
             probe: false,
-            fresh,
+            first,
         };
         (lease, idle_since)
     }
@@ -334,10 +396,14 @@ impl<L, H> Slots<L, H> {
     /// Takes an idle connection out for a ping, which is no use of it.
     ///
     /// Returns what [`make_idle`](Self::make_idle) wants to know.
-    pub(crate) fn lease_for_ping(&mut self, index: u32) -> (Lease<L>, Pinged) {
+    pub(crate) fn lease_for_ping(
+        &mut self,
+        index: u32,
+        now: Instant,
+        holder: Option<Holder>,
+    ) -> (Lease<L>, Pinged) {
         let neighbour = self.idle.before(index).map(|index| self.key(index));
-        let since = self.open_at(index).since;
-        let (lease, idle_since) = self.lease(index, since, None);
+        let (lease, idle_since) = self.lease(index, now, holder);
         let pinged = Pinged {
             idle_since,
             neighbour,
@@ -446,12 +512,14 @@ impl<L, H> Slots<L, H> {
         self.empty(key);
     }
 
-    fn empty(&mut self, key: SlotKey) {
-        self.all[key.index as usize] = Slot {
+    fn empty(&mut self, key: SlotKey) -> Content<L, H> {
+        let vacant = Slot {
             id: 0,
             content: Content::Vacant,
         };
+        let slot = std::mem::replace(&mut self.all[key.index as usize], vacant);
         self.vacant.push(key.index);
+        slot.content
     }
 
     /// The open connection of this key, unless it has left.
@@ -574,9 +642,9 @@ mod tests {
 
         /// A ping of this one, during which something else happens.
         fn ping(&mut self, key: SlotKey, meanwhile: impl FnOnce(&mut Self)) {
-            let (lease, pinged) = self.slots.lease_for_ping(key.index);
-            meanwhile(self);
             let now = self.at(100);
+            let (lease, pinged) = self.slots.lease_for_ping(key.index, now, None);
+            meanwhile(self);
             let Lease { key, client, .. } = lease;
             self.slots.make_idle(key, client, now, Some(&pinged));
         }

@@ -34,7 +34,8 @@ fn an_iterator_over_lines_keeps_the_lease_and_gives_it_back() {
     let peer = Peer::new();
     let pool = pool(peer.address(), 1);
     let lines = pool.pull().unwrap().lines();
-    peer.accept().write_all(b"one\ntwo\n").unwrap();
+    let mut far = peer.accept();
+    far.write_all(b"one\ntwo\n").unwrap();
     let two: Vec<String> = lines.take(2).map(Result::unwrap).collect();
     assert_eq!(two, ["one", "two"]);
     assert_eq!((pool.stats().leased, pool.stats().open), (0, 1));
@@ -59,7 +60,8 @@ fn a_second_line_left_in_the_buffer_never_reaches_the_next_caller() {
         let mut lines = pool.pull().unwrap();
         let first = Connection::id(&lines);
         let text = format!("one\n{left}");
-        peer.accept().write_all(text.as_bytes()).unwrap();
+        let mut far = peer.accept();
+        far.write_all(text.as_bytes()).unwrap();
         assert_eq!(line(&mut lines).unwrap(), "one");
         assert_eq!(lines.buffer(), left.as_bytes());
         drop(lines);

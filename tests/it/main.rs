@@ -1,6 +1,7 @@
 //! Tests of the pool against real sockets, in rooms by behaviour.
 
 mod allocation;
+mod bounds;
 mod buffered;
 mod closing;
 mod config;
@@ -32,6 +33,7 @@ mod panics;
 #[cfg(unix)]
 mod real;
 mod reaper;
+mod rescue;
 mod returns;
 #[cfg(target_os = "linux")]
 mod scale;

@@ -433,11 +433,18 @@ fn recycle_that_panics_closes() {
 
 #[test]
 fn recycle_that_finds_the_end_closes() {
-    let (pool, lease, far) =
-        one_lease_with(|b| b.recycle(|stream| stream.read(&mut [0; 1]).map(drop)));
-    drop(far);
+    let (pool, lease, far) = one_lease_with(|b| {
+        b.recycle(|stream| {
+            stream
+                .tcp()
+                .shutdown(Shutdown::Read)
+                .and_then(|()| stream.read(&mut [0; 1]))
+                .map(drop)
+        })
+    });
     drop(lease);
     assert_left(&pool, Eviction::Broken);
+    drop(far);
 }
 
 #[test]

@@ -9,13 +9,15 @@ impl Walk {
         }
         let holder = self.random.chance(50);
         let barge = self.random.chance(50);
-        let taken = self.core.take(barge, holder.then(thread::current));
+        let taken = self
+            .core
+            .take(barge, holder.then(|| Holder::Caller(thread::current())));
         let expected = self.take_newest(barge);
         let Some(lease) = taken else {
             assert!(expected.is_none());
             return;
         };
-        assert_eq!(expected, Some((lease.key.id, lease.probe, lease.fresh)));
+        assert_eq!(expected, Some((lease.key.id, lease.probe, lease.first)));
         self.hold(lease.key, holder);
         self.keep(lease);
         self.check(&Expected::default());
@@ -40,7 +42,7 @@ impl Walk {
         let mut expected = Expected::default();
         let Some(mut comeback) = comeback else {
             let (stays, is_watched) = (self.random.chance(70), self.random.chance(50));
-            let holder = is_watched.then(thread::current);
+            let holder = is_watched.then(|| Holder::Caller(thread::current()));
             let mut itself = core::Caller::new(self.next_who, stays, holder);
             self.next_who += 1;
             let turn = self.core.enter(&mut itself);
@@ -49,8 +51,8 @@ impl Walk {
         };
         let is_back = !self.leases.is_empty();
         let turn = if is_back {
-            let (dead, new) = self.dead();
-            self.remove_dead(&dead, new, WhoCloses::Finder, &mut expected);
+            let (dead, first) = self.dead();
+            self.remove_dead(&dead, first, WhoCloses::Finder, &mut expected);
             let turn = self.core.come_back(&mut comeback.itself, dead);
             self.heard(&expected);
             turn
@@ -87,18 +89,21 @@ impl Walk {
             let Turn::Granted(lease) = turn else {
                 panic!("there was an idle one, but {turn:?}");
             };
-            assert_eq!((lease.key.id, lease.probe, lease.fresh), granted);
+            assert_eq!((lease.key.id, lease.probe, lease.first), granted);
             self.hold(lease.key, is_watched);
             return self.keep(lease);
         }
         let claims = match number {
-            Some(number) => self.ahead_of(number),
-            None => self.queue.len().max(self.connecting.len()),
+            Some(_) => 0,
+            None => {
+                let current = self.connecting_current();
+                self.connecting.len() - current + self.queue.len().max(current)
+            }
         };
         let refusal = self.refusal(claims);
         match (&turn, &refusal) {
             (Turn::Pending(_), None) => {}
-            (Turn::Failed(failure, _), Some(cause)) => assert!(*cause == *failure),
+            (_, Some(cause)) => self.check_failure(&turn, cause),
             _ => panic!("{turn:?}, but {refusal:?}"),
         }
         if refusal.is_some() && !itself.stays {
@@ -137,7 +142,22 @@ impl Walk {
         let look_at = self.core.look_at(caller.itself.seat.unwrap());
         match turn {
             Turn::Pending(at) | Turn::Failed(_, at) => assert_eq!(*at, look_at),
+            Turn::Hopeless(_) => {}
             _ => panic!("{turn:?}"),
+        }
+    }
+
+    /// A failure is the end only where its cause stays and nothing is open that could come back.
+    fn check_failure(&self, turn: &Turn<Value>, cause: &Cause) {
+        let is_permanent = matches!(cause, Cause::Connect(error) if error.is_permanent());
+        match turn {
+            Turn::Failed(failure, _) => {
+                assert!(*cause == *failure && !(is_permanent && self.open() == 0));
+            }
+            Turn::Hopeless(failure) => {
+                assert!(*cause == *failure && is_permanent && self.open() == 0);
+            }
+            _ => panic!("{turn:?}, but {cause:?}"),
         }
     }
 
@@ -161,10 +181,10 @@ impl Walk {
         let place = self.place_of(who);
         let turn = self.core.retry(&mut self.queue[place].itself);
         let mut expected = Expected::default();
-        let refusal = self.refusal(self.ahead_of(self.queue[place].number));
+        let refusal = self.refusal(0);
         match (&refusal, &turn) {
             (None, Turn::Pending(_)) => self.queue[place].is_trying = true,
-            (Some(cause), Turn::Failed(failure, _)) => assert!(*cause == *failure),
+            (Some(cause), _) => self.check_failure(&turn, cause),
             _ => panic!("{turn:?}, but {refusal:?}"),
         }
         self.go_on(who, refusal.is_none(), &turn, &mut expected);
@@ -226,8 +246,8 @@ impl Walk {
         };
         match (turn, expected) {
             (Turn::Pending(_), None) => false,
-            (Turn::Failed(failure, _), Some(Told::Failed(cause))) => {
-                assert!(cause == failure);
+            (turn @ (Turn::Failed(..) | Turn::Hopeless(_)), Some(Told::Failed(cause))) => {
+                self.check_failure(&turn, &cause);
                 let was_its_only_try = place.is_some();
                 if let Some(place) = place {
                     self.served.remove(place);
@@ -238,8 +258,8 @@ impl Walk {
                 self.served.remove(place.unwrap());
                 true
             }
-            (Turn::Granted(lease), Some(Told::Granted(id, probe, fresh))) => {
-                assert_eq!((lease.key.id, lease.probe, lease.fresh), (id, probe, fresh));
+            (Turn::Granted(lease), Some(Told::Granted(id, probe, first))) => {
+                assert_eq!((lease.key.id, lease.probe, lease.first), (id, probe, first));
                 let caller = self.served.remove(place.unwrap());
                 self.hold(lease.key, caller.is_watched);
                 if self.random.chance(30) {

@@ -40,6 +40,11 @@ impl Walk {
         recalled.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(recalled, wanted);
+        let (mut cut, mut wanted) = (fx.cut.clone(), expected.cut.clone());
+        cut.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(cut, wanted);
+        assert_eq!(fx.released, expected.released);
         assert_eq!(fx.wake_reaper, expected.wakes_reaper);
         assert_eq!(fx.warn_of_hang_ups, expected.warns);
         assert!(!fx.drained || self.is_drained());
@@ -142,9 +147,10 @@ impl Walk {
             "idle above the limit"
         );
         if !self.has_ended && self.outage.is_none() && self.has_place() {
-            let is_busy = stats.connecting >= self.rules.max_connecting;
+            let connecting = self.connecting_current();
+            let is_busy = connecting >= self.rules.max_connecting;
             assert!(
-                is_busy || stats.connecting >= stats.waiting,
+                is_busy || connecting >= stats.waiting,
                 "a waiter without a connect"
             );
         }

@@ -8,6 +8,7 @@
 //!
 //! The steps stand in the rooms below, as those of the core do; here is what they share.
 
+mod bounds;
 mod callers;
 mod checks;
 mod returns;
@@ -30,7 +31,7 @@ use crate::report::stats::{State, Stats};
 use crate::state::barging::Convoy;
 use crate::state::core::{self, Dead, IdlePeriod, Rules, Turn, WhoCloses};
 use crate::state::queue::Failure;
-use crate::state::slots::{Ending, Lease, Pinged, SlotKey};
+use crate::state::slots::{Ending, Holder, Lease, Pinged, SlotKey};
 
 type Core = core::Core<Value, u64, u64>;
 type Effects = core::Effects<Value, u64, u64>;
@@ -124,8 +125,11 @@ struct Conn {
 struct Connect {
     key: SlotKey,
     owner: Option<u64>,
-    /// Whether its factory has been replaced.
+    /// Whether its factory has been replaced, or it was given up.
     outdated: bool,
+    given_up: bool,
+    /// Whether it has a socket.
+    is_open: bool,
 }
 
 /// A caller with a seat.
@@ -147,7 +151,7 @@ struct Caller {
 /// What a caller is told.
 #[derive(Clone, Debug)]
 enum Told {
-    /// Which one, whether to probe it, and whether it was just made.
+    /// Which one, whether to probe it, and whether it is its first lease.
     Granted(u64, bool, bool),
     Failed(Cause),
     Ended,
@@ -210,6 +214,8 @@ struct Expected {
     connects: usize,
     gone: Vec<Gone>,
     recalled: Vec<u64>,
+    cut: Vec<u64>,
+    released: Vec<u64>,
     aborted_value: Option<u64>,
     wakes_reaper: bool,
     warns: bool,
@@ -371,7 +377,8 @@ impl Walk {
             26..40 => self.ask(),
             40..44 => self.retry(),
             44..47 => self.leave(),
-            47..60 => self.finish_connect(),
+            47..51 => self.open_connect(),
+            51..60 => self.finish_connect(),
             60..70 => self.give_back(),
             70..72 => self.withdraw(),
             72..82 => self.pass_time(),
@@ -506,7 +513,7 @@ impl Walk {
 
     /// What a caller that does not wait yet may have.
     fn take_newest(&mut self, barge: bool) -> Option<(u64, bool, bool)> {
-        if !barge && !self.queue.is_empty() {
+        if !self.queue.is_empty() && !(barge && self.may_overtake_first(self.clock)) {
             return None;
         }
         self.lease_newest()
@@ -530,29 +537,29 @@ impl Walk {
     }
 
     fn may_connect(&self) -> bool {
-        self.has_place() && self.connecting.len() < self.rules.max_connecting
+        self.has_place() && self.connecting_current() < self.rules.max_connecting
     }
 
     fn may_try_connect(&self) -> bool {
         self.may_connect() && self.connecting_current() == 0
     }
 
-    /// Which one, whether to probe it, and whether it was just made.
+    /// Which one, whether to probe it, and whether it is its first lease.
     fn lease_newest(&mut self) -> Option<(u64, bool, bool)> {
         let mut conn = self.idle.pop()?;
         let probe = self.clock.saturating_duration_since(conn.since) >= self.rules.probe_after;
-        let fresh = conn.leases == 0 && conn.born == self.clock;
+        let first = conn.leases == 0;
         conn.since = self.clock;
         conn.leases += 1;
         let id = conn.key.id;
         self.leased.push(conn);
-        Some((id, probe, fresh))
+        Some((id, probe, first))
     }
 
     /// The newest idle connection goes to the one who came first.
     fn grant(&mut self, may_be_dead: bool, expected: &mut Expected) {
-        let (id, probe, fresh) = self.lease_newest().unwrap();
-        self.serve(Told::Granted(id, probe && may_be_dead, fresh), expected);
+        let (id, probe, first) = self.lease_newest().unwrap();
+        self.serve(Told::Granted(id, probe && may_be_dead, first), expected);
     }
 
     fn serve(&mut self, told: Told, expected: &mut Expected) {
@@ -677,6 +684,8 @@ impl Walk {
             key,
             owner,
             outdated: false,
+            given_up: false,
+            is_open: false,
         });
     }
 

@@ -8,26 +8,46 @@ impl Walk {
             return;
         }
         let index = self.random.below(self.connecting.len());
+        let connect = self.connecting.remove(index);
         let Connect {
             key,
             owner,
             outdated,
-        } = self.connecting.remove(index);
+            ..
+        } = connect;
         let mut expected = Expected::default();
         if self.has_ended && self.random.chance(50) {
             self.look_at_the_clock();
             self.core.connect_dropped(key);
+            expected.released.extend(connect.is_open.then_some(key.id));
             self.dispatch(&mut expected);
         } else if self.random.chance(self.failing) {
             self.look_at_the_clock();
-            let error = Arc::new(Error::Connect(io::Error::other("no")));
+            let kind = self
+                .random
+                .pick(&[io::ErrorKind::Other, io::ErrorKind::InvalidInput]);
+            let error = Arc::new(Error::Connect(kind.into()));
             self.core.connect_failed(key, Arc::clone(&error));
+            expected.released.extend(connect.is_open.then_some(key.id));
             self.counts.connect_failures += 1;
             if outdated {
                 self.dispatch(&mut expected);
                 return self.check(&expected);
             }
             self.is_refilling = false;
+            if error.is_permanent() && self.open() == 0 {
+                let sleeping = |caller: &Caller| !caller.is_trying;
+                let sleeping: Vec<u64> = self
+                    .queue
+                    .iter()
+                    .filter(|c| sleeping(c))
+                    .map(|c| c.who)
+                    .collect();
+                for who in sleeping {
+                    let cause = Cause::Connect(Arc::clone(&error));
+                    self.fail(self.place_of(who), cause, &mut expected);
+                }
+            }
             let failed = self
                 .queue
                 .iter()
@@ -39,14 +59,26 @@ impl Walk {
             self.open_breaker(error, false);
             self.dispatch(&mut expected);
         } else {
-            let connect = Connect {
-                key,
-                owner,
-                outdated,
-            };
             self.connected(connect, &mut expected);
         }
         self.check(&expected);
+    }
+
+    /// A connect gets its socket.
+    pub(super) fn open_connect(&mut self) {
+        if self.connecting.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.connecting.len());
+        if self.connecting[index].is_open {
+            return;
+        }
+        self.look_at_the_clock();
+        let connect = &mut self.connecting[index];
+        let goes_on = self.core.opened(connect.key, connect.key.id);
+        assert_eq!(goes_on, !connect.given_up);
+        connect.is_open = goes_on;
+        self.check(&Expected::default());
     }
 
     pub(super) fn connected(&mut self, connect: Connect, expected: &mut Expected) {
@@ -54,6 +86,7 @@ impl Walk {
             key,
             owner,
             outdated,
+            ..
         } = connect;
         let now = self.look_at_the_clock();
         let value = Value::new(key.id, &self.alive);
@@ -74,8 +107,10 @@ impl Walk {
             doom: None,
             is_held: false,
         };
-        if self.has_ended || self.in_use() + 1 > self.limit {
-            let why = if self.has_ended {
+        if outdated || self.has_ended || self.in_use() + 1 > self.limit {
+            let why = if outdated {
+                Eviction::Freed
+            } else if self.has_ended {
                 Eviction::Ended
             } else {
                 Eviction::OverLimit
@@ -134,9 +169,10 @@ impl Walk {
     }
 
     /// The breaker hears what a lease tells; whether that opens it shows in the end.
-    fn hear(&mut self, key: SlotKey, signal: PeerSignal, expected: &mut Expected) {
+    pub(super) fn hear(&mut self, key: SlotKey, signal: PeerSignal, expected: &mut Expected) {
         let now = self.clock;
-        let born = find(&mut self.leased, key.id).map(|conn| conn.born);
+        let mut open = self.leased.iter().chain(&self.idle);
+        let born = open.find(|conn| conn.key == key).map(|conn| conn.born);
         let is_news = born.is_some_and(|born| self.news_since.is_none_or(|at| born >= at));
         let hangs_up = self.outage.as_ref().is_some_and(|outage| outage.hangs_up);
         match (signal, born) {
@@ -293,8 +329,8 @@ impl Walk {
         match self.random.below(3) {
             0 => {
                 let who_closes = self.random.pick(&[WhoCloses::Finder, WhoCloses::Others]);
-                let (dead, new) = self.dead();
-                self.remove_dead(&dead, new, who_closes, &mut expected);
+                let (dead, first) = self.dead();
+                self.remove_dead(&dead, first, who_closes, &mut expected);
                 self.core.found_dead(dead, who_closes);
             }
             1 => {
@@ -336,28 +372,28 @@ impl Walk {
         (key, client, signal)
     }
 
-    /// A lease that proved dead on its way to its caller, and whether it was just made.
+    /// A lease that proved dead on its way to its caller, and whether it was the first one.
     pub(super) fn dead(&mut self) -> (Dead<Value>, bool) {
         let index = self.random.below(self.leases.len());
         let lease = self.leases.swap_remove(index);
-        let fresh = lease.fresh;
+        let first = lease.first;
         let dead = Dead {
             lease,
             why: self.random.pick(&[Eviction::PeerClosed, Eviction::Unread]),
             silent: self.random.chance(self.hanging_up),
         };
-        (dead, fresh)
+        (dead, first)
     }
 
     pub(super) fn remove_dead(
         &mut self,
         dead: &Dead<Value>,
-        new: bool,
+        first: bool,
         who_closes: WhoCloses,
         expected: &mut Expected,
     ) {
         let key = dead.lease.key;
-        if dead.silent && new {
+        if dead.silent && first {
             self.hear(key, PeerSignal::HungUp, expected);
         }
         let calls_reaper = dead.why != Eviction::Unread;

@@ -97,7 +97,8 @@ impl Walk {
             let (period, leases) = self.looked_at.swap_remove(index);
             self.look_at_the_clock();
             let why = Eviction::Unread;
-            let evicted = self.core.evict_idle(period, why);
+            let silent = self.random.chance(self.hanging_up);
+            let evicted = self.core.evict_idle(period, why, silent);
             let rests = |conn: &&Conn| conn.key == period.key && conn.leases == leases;
             let is_there = self.idle.iter().any(|conn| rests(&conn));
             assert_eq!(
@@ -105,6 +106,10 @@ impl Walk {
                 "what was seen before a lease counts after it"
             );
             if is_there {
+                if silent && leases == 0 {
+                    self.hear(period.key, PeerSignal::HungUp, &mut expected);
+                    self.heard(&expected);
+                }
                 let conn = remove(&mut self.idle, period.key.id).unwrap();
                 self.close(&conn, why, &mut expected);
                 self.dispatch(&mut expected);
@@ -116,8 +121,8 @@ impl Walk {
     pub(super) fn ping(&mut self) {
         let now = self.look_at_the_clock();
         let every = self.random.millis(500);
-        let mut from = u32::try_from(self.random.below(3)).unwrap();
-        let first = from;
+        let first = u32::try_from(self.random.below(3)).unwrap();
+        let mut from = Some(first);
         let found = self.core.next_ping(&mut from, every);
         let is_due = |conn: &&Conn| {
             conn.key.index >= first && now.saturating_duration_since(conn.answered) >= every
@@ -127,12 +132,13 @@ impl Walk {
         let expected = expected.filter(|_| !self.has_ended && self.queue.is_empty());
         assert_eq!(found.as_ref().map(|(lease, _)| lease.key.id), expected);
         if let Some((lease, pinged)) = found {
-            assert!(from > lease.key.index);
+            assert_eq!(from, Some(lease.key.index + 1));
             let at = self.idle.iter().position(|c| c.key == lease.key);
             let before = at.unwrap().checked_sub(1).map(|at| id(&self.idle[at]));
             let mut conn = self.idle.remove(at.unwrap());
             conn.leases += 1;
-            let since = conn.since;
+            let since = std::mem::replace(&mut conn.since, now);
+            conn.is_held = self.rules.leak_after.is_some();
             self.leased.push(conn);
             self.pings.push((lease, pinged, before, since));
         }
@@ -187,8 +193,32 @@ impl Walk {
         assert_eq!(freed, wanted);
         assert_eq!(freed.kept + freed.closed + freed.doomed, open);
         self.shed(surplus, Eviction::Freed, &mut expected);
+        if close == Close::Hard {
+            self.give_up_connects(keep - wanted.kept, &mut expected);
+        }
         self.dispatch(&mut expected);
         self.check(&expected);
+    }
+
+    /// The connects under way are given up, but for so many of those that somebody counts on.
+    fn give_up_connects(&mut self, mut keep: usize, expected: &mut Expected) {
+        self.connecting
+            .sort_unstable_by_key(|connect| connect.key.index);
+        for connect in &mut self.connecting {
+            if keep > 0 && !connect.outdated {
+                keep -= 1;
+                continue;
+            }
+            if connect.is_open && !connect.given_up {
+                expected.cut.push(connect.key.id);
+            }
+            (connect.outdated, connect.given_up, connect.owner) = (true, true, None);
+        }
+        // A connect that was given up during an outage has no result; the next one keeps its distance.
+        if let Some((outage, start)) = self.outage.as_mut().zip(self.last_start) {
+            outage.earliest = outage.earliest.max(start + SPACING);
+            outage.latest = outage.latest.max(start + SPACING);
+        }
     }
 
     fn close_left(&mut self, expected: &mut Expected) {
@@ -216,6 +246,9 @@ impl Walk {
                 conn.doom = Some(Eviction::Ended);
                 expected.recalled.push(conn.key.id);
             }
+        }
+        if close == Close::Hard {
+            self.give_up_connects(0, &mut expected);
         }
         while !self.queue.is_empty() {
             self.serve(Told::Ended, &mut expected);

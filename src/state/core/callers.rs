@@ -1,11 +1,10 @@
 //! How a caller comes to a connection: at once, after a wait, or not at all.
 
 use std::sync::Arc;
-use std::thread::Thread;
 use std::time::Instant;
 
 use super::{Answer, Core, Dead, Failure, Seat, Ticket, WhoCloses};
-use crate::state::slots::{Lease, Open};
+use crate::state::slots::{Holder, Lease, Open};
 
 /// A call that found nothing idle.
 #[derive(Debug)]
@@ -14,7 +13,7 @@ pub(crate) struct Caller<W> {
     /// Whether it goes on after a failed try.
     pub(crate) stays: bool,
     /// The calling thread, if leases are watched.
-    holder: Option<Thread>,
+    holder: Option<Holder>,
     /// Its place in the queue, which it keeps when its connection proves dead.
     ticket: Option<Ticket>,
     /// Where it waits, while it does.
@@ -28,6 +27,9 @@ pub(crate) enum Turn<L> {
     Granted(Lease<L>),
     /// Its try failed. One that stays is still in the queue, and looks again at this time.
     Failed(Failure, Option<Instant>),
+    /// Its try failed for a cause that no waiting cures, and no connection is open that could come
+    /// back. One that stays is still in the queue, but only to leave it.
+    Hopeless(Failure),
     /// Nothing yet; it looks again when woken, and at this time.
     Pending(Option<Instant>),
     /// The pool has ended.
@@ -35,7 +37,7 @@ pub(crate) enum Turn<L> {
 }
 
 impl<W> Caller<W> {
-    pub(crate) fn new(waker: W, stays: bool, holder: Option<Thread>) -> Self {
+    pub(crate) fn new(waker: W, stays: bool, holder: Option<Holder>) -> Self {
         Self {
             waker,
             stays,
@@ -60,12 +62,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             return Turn::Granted(lease);
         }
         let claims = match caller.ticket {
-            Some(ticket) => self.waiters.ahead_of(ticket),
-            None => self.slots.connecting().max(self.waiters.len()),
+            Some(_) => 0,
+            None => {
+                let served = self.slots.connecting_current().max(self.waiters.len());
+                self.slots.outdated() + served
+            }
         };
         let refusal = self.refusal(claims);
         if let Some(failure) = refusal.clone().filter(|_| !caller.stays) {
-            return Turn::Failed(failure, None);
+            return self.failed(failure, None);
         }
         let ticket = match caller.ticket {
             Some(ticket) => ticket.resumed(self.now),
@@ -106,10 +111,12 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     /// The next try of a waiter that has just been polled.
+    ///
+    /// It claims a place before all who came later: where there is none for all who try, the last
+    /// comer's try ends.
     pub(crate) fn retry(&mut self, caller: &mut Caller<W>) -> Turn<L> {
         let seat = caller.waiting_seat();
-        let claims = self.waiters.ahead_of(self.waiters.ticket(seat));
-        let refusal = self.refusal(claims);
+        let refusal = self.refusal(0);
         if refusal.is_none() {
             self.waiters.try_again(seat);
         }
@@ -142,8 +149,18 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let look_at = self.look_at(seat);
         match refusal {
             None => Turn::Pending(look_at),
-            Some(failure) => Turn::Failed(failure, look_at),
+            Some(failure) => self.failed(failure, look_at),
         }
+    }
+
+    /// A try failed. That is the end where no waiting cures the cause, and only there: no error
+    /// ends the wait of a caller that an open connection could still serve.
+    fn failed(&self, failure: Failure, look_at: Option<Instant>) -> Turn<L> {
+        let is_permanent = matches!(&failure, Failure::Connect(error) if error.is_permanent());
+        if is_permanent && self.slots.open() == 0 {
+            return Turn::Hopeless(failure);
+        }
+        Turn::Failed(failure, look_at)
     }
 
     /// What a waiter has been told; an answer that ends the wait ends its seat.
@@ -160,7 +177,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             }
             Answer::Failed(failure) => {
                 let look_at = if is_over { None } else { self.look_at(seat) };
-                Turn::Failed(failure, look_at)
+                self.failed(failure, look_at)
             }
             Answer::Ended => Turn::Ended,
         };

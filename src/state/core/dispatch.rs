@@ -1,22 +1,28 @@
 //! Who is served next, and when connects start: the one file that decides it.
 
 use std::sync::Arc;
-use std::thread::Thread;
 
 use super::{Answer, Core, Failure, Reserved, Seat};
-use crate::state::slots::Lease;
+use crate::state::slots::{Holder, Lease};
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// The most recently used idle connection, for a caller that is not in the queue.
     ///
-    /// Idle connections beside waiters mean that those may still be overtaken (see `barging`), and
-    /// then only a caller that may `barge` gets one.
-    pub(crate) fn take(&mut self, barge: bool, holder: Option<Thread>) -> Option<Lease<L>> {
-        if !barge && !self.waiters.is_empty() {
+    /// Where an idle connection lies beside waiters, the first of them may be overtaken for a while
+    /// (see `barging`), and then only by a caller that may `barge` and has just looked at the clock.
+    pub(crate) fn take(&mut self, barge: bool, holder: Option<Holder>) -> Option<Lease<L>> {
+        if !self.waiters.is_empty() && !(barge && self.may_overtake()) {
             return None;
         }
         let newest = self.slots.newest()?;
         Some(self.lease(newest, holder))
+    }
+
+    /// Whether others may take what is idle before the first waiter does.
+    fn may_overtake(&mut self) -> bool {
+        let first = self.waiters.first();
+        let until = first.and_then(|first| self.waiters.barging_until(first));
+        until.is_some_and(|until| self.now < until) && !self.has_place()
     }
 
     /// Whether a connection that comes back may become idle without a `dispatch`.
@@ -44,8 +50,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
         self.refilling &= self.slots.idle() < self.min_idle();
         while let (Some(newest), Some(first)) = (self.slots.newest(), self.waiters.first()) {
-            let barging_until = self.waiters.barging_until(first);
-            if barging_until.is_some_and(|until| self.now < until) && !self.has_place() {
+            if self.may_overtake() {
                 break;
             }
             self.convoy.handed_off(self.now);
@@ -74,7 +79,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.answer_last(seat, Answer::Granted(lease));
     }
 
-    fn lease(&mut self, index: u32, holder: Option<Thread>) -> Lease<L> {
+    fn lease(&mut self, index: u32, holder: Option<Holder>) -> Lease<L> {
         let after = self.rules.probe_after;
         let (mut lease, idle_since) = self.slots.lease(index, self.now, holder);
         lease.probe = after.is_zero() || self.now.saturating_duration_since(idle_since) >= after;
@@ -141,11 +146,12 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
     }
 
+    /// A connect that nobody counts on any more occupies a place, and nothing else.
     fn may_connect(&mut self) -> bool {
-        self.slots.connecting() < self.rules.max_connecting && self.has_place()
+        self.slots.connecting_current() < self.rules.max_connecting && self.has_place()
     }
 
-    /// Half-open: there is one connect at a time; one of a replaced factory does not count.
+    /// Half-open: there is one connect at a time.
     fn may_try_connect(&mut self) -> bool {
         self.slots.connecting_current() == 0 && self.may_connect()
     }
@@ -172,6 +178,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     /// Ends the tries for which no connect is under way or can be started; the last comers' first.
+    ///
+    /// Each of them began by itself, so this is no walk, even where an outage ends many at once.
     fn fail_tries_without_a_connect(&mut self) {
         let (served, failure) = match self.breaker.error() {
             Some(error) => (
@@ -180,9 +188,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             ),
             None => (self.limit.saturating_sub(self.slots.open()), Failure::Full),
         };
-        let surplus = self.waiters.trying().saturating_sub(served);
-        for seat in self.waiters.last_trying(surplus) {
-            self.fail(seat, failure.clone());
+        while self.waiters.trying() > served {
+            let last = self.waiters.last_trying();
+            self.fail(last.expect("bug: nobody tries"), failure.clone());
         }
     }
 

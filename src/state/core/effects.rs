@@ -14,6 +14,10 @@ pub(crate) struct Effects<L, H, W> {
     pub(crate) wake: Vec<W>,
     /// Connections that their holders are to give back as soon as they can.
     pub(crate) recall: Vec<H>,
+    /// Connects that were given up and whose sockets are to be shut down.
+    pub(crate) cut: Vec<H>,
+    /// Handles that nobody needs any more; the last one on a socket closes it.
+    pub(crate) released: Vec<H>,
     /// Connections to close and to report.
     pub(crate) close: Vec<Closed<L, H>>,
     /// Connects to start.
@@ -43,6 +47,8 @@ impl<L, H, W> Default for Effects<L, H, W> {
         Self {
             wake: Vec::new(),
             recall: Vec::new(),
+            cut: Vec::new(),
+            released: Vec::new(),
             close: Vec::new(),
             connects: Vec::new(),
             aborted: None,

@@ -120,14 +120,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.dispatch();
     }
 
-    /// If it died on its way from the connect to the caller, the other side hung up on it. One that
-    /// lay idle may have died with all the others.
     pub(super) fn remove_dead(&mut self, dead: Dead<L>, who_closes: WhoCloses) {
         let Dead { lease, why, silent } = dead;
         let key = lease.key;
-        if lease.fresh && silent {
-            self.hear(key, PeerSignal::HungUp);
-        }
+        self.died(key, lease.first && silent);
         // Unread bytes say nothing of the other connections.
         let calls_reaper = why != Eviction::Unread;
         self.effects.wake_reaper |= calls_reaper;
@@ -139,6 +135,14 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             self.slots.leave(closed);
         } else {
             self.effects.close.push(closed);
+        }
+    }
+
+    /// A connection died idle. If nobody ever had it and the other side never sent a byte, then the
+    /// other side hung up on it: else a pool that keeps `min_idle` would connect again and again.
+    pub(super) fn died(&mut self, key: SlotKey, was_of_no_use: bool) {
+        if was_of_no_use {
+            self.hear(key, PeerSignal::HungUp);
         }
     }
 
@@ -165,16 +169,25 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
     }
 
+    /// The socket of a connect is there; false if the connect was given up.
+    pub(crate) fn opened(&mut self, key: SlotKey, handle: H) -> bool {
+        self.slots.set_connect_handle(key, handle)
+    }
+
     /// A connect succeeded.
+    ///
+    /// One of a factory that has been replaced, or that was given up, comes too late.
     pub(crate) fn connected(&mut self, key: SlotKey, client: L, handle: H) {
         self.counts.connects += 1;
-        if !self.slots.is_outdated(key) {
+        let is_late = self.slots.is_outdated(key);
+        if !is_late {
             self.breaker.connected(self.now);
         }
         let owner = self.waiters.unassign(key.id);
         self.slots.fill(key, handle, self.now);
         let open = self.slots.get(key);
-        if let Some(why) = open.and_then(|open| self.reason_to_close(open, None)) {
+        let late = is_late.then_some(Eviction::Freed);
+        if let Some(why) = open.and_then(|open| self.reason_to_close(open, late)) {
             self.close(key, why, Some(client));
         } else {
             let lifetime = self.rules.max_lifetime;
@@ -192,12 +205,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     pub(crate) fn connect_failed(&mut self, key: SlotKey, error: Arc<Error>) {
         self.counts.connect_failures += 1;
         let outdated = self.slots.is_outdated(key);
-        self.slots.abandon(key);
+        self.effects.released.extend(self.slots.abandon(key));
         if !outdated {
             self.refilling = false;
             let failure = Failure::Connect(Arc::clone(&error));
-            if error.is_permanent() {
-                // Those who sleep hear of it too: what they wait for does not come.
+            if error.is_permanent() && self.slots.open() == 0 {
+                // Those who sleep hear of it too: what they wait for does not come. Their waits end
+                // with this, so each of them is told once.
                 for seat in self.waiters.sleeping() {
                     self.fail(seat, failure.clone());
                 }
@@ -213,7 +227,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// A connect will not be made, because the pool has ended.
     pub(crate) fn connect_dropped(&mut self, key: SlotKey) {
         self.waiters.unassign(key.id);
-        self.slots.abandon(key);
+        self.effects.released.extend(self.slots.abandon(key));
         self.dispatch();
     }
 

@@ -1,11 +1,13 @@
 //! How idle connections leave: what sweeps ask of the core, and a connect without a descriptor.
 
-use std::thread::Thread;
 use std::time::Duration;
 
 use super::{Core, Departure};
 use crate::report::outcome::Eviction;
-use crate::state::slots::{Lease, Pinged, SlotKey};
+use crate::state::slots::{Holder, Lease, Pinged, SlotKey};
+
+/// How many slots a search for the next ping looks at between two locks.
+const PING_BATCH: u32 = 64;
 
 /// An idle connection between two leases.
 ///
@@ -22,7 +24,7 @@ pub(crate) struct IdlePeriod {
 pub(crate) struct Overdue {
     pub(crate) id: u64,
     pub(crate) held: Duration,
-    pub(crate) holder: Thread,
+    pub(crate) holder: Holder,
 }
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
@@ -37,13 +39,16 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     /// Closes an idle connection that was found dead, unless it has been leased meanwhile.
-    pub(crate) fn evict_idle(&mut self, period: IdlePeriod, why: Eviction) -> bool {
+    ///
+    /// It is `silent` if the other side ended it without having sent a byte.
+    pub(crate) fn evict_idle(&mut self, period: IdlePeriod, why: Eviction, silent: bool) -> bool {
         let IdlePeriod { key, leases } = period;
         let is_idle_still = self
             .slots
             .get(key)
             .is_some_and(|open| open.is_idle() && open.leases == leases);
         if is_idle_still {
+            self.died(key, leases == 0 && silent);
             self.close(key, why, None);
             self.dispatch();
         }
@@ -136,25 +141,29 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// The next idle connection, from this slot on, that has not answered for so long.
     ///
-    /// A ping is the pool's own lease, and there is one at a time.
+    /// A ping is the pool's own lease, and there is one at a time. `from` moves on, and is `None`
+    /// once there is nothing more to ping.
     pub(crate) fn next_ping(
         &mut self,
-        from: &mut u32,
+        from: &mut Option<u32>,
         every: Duration,
     ) -> Option<(Lease<L>, Pinged)> {
+        let first = from.take()?;
         if self.ended || !self.waiters.is_empty() {
             return None;
         }
-        while *from < self.slots.len() {
-            let index = *from;
-            *from += 1;
+        let end = self.slots.len().min(first.saturating_add(PING_BATCH));
+        for index in first..end {
             let Some((_, open)) = self.slots.open_in(index) else {
                 continue;
             };
             if open.is_idle() && self.now.saturating_duration_since(open.answered) >= every {
-                return Some(self.slots.lease_for_ping(index));
+                *from = Some(index + 1);
+                let holder = self.rules.leak_after.map(|_| Holder::Ping);
+                return Some(self.slots.lease_for_ping(index, self.now, holder));
             }
         }
+        *from = Some(end).filter(|&end| end < self.slots.len());
         None
     }
 
