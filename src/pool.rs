@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::net::connector::Factory;
@@ -14,7 +14,9 @@ use crate::report::stats::{ConnectionInfo, Stats};
 use crate::runtime::checkout::{Effort, pull};
 use crate::runtime::connection::Connection;
 use crate::runtime::reaper;
+use crate::runtime::retry::retry;
 use crate::runtime::shared::Shared;
+use crate::sync::now;
 
 /// A pool of connections; a handle that is cheap to clone and works from every thread.
 ///
@@ -176,6 +178,151 @@ impl<C: Send + 'static> Pool<C> {
     /// ```
     pub fn pull_timeout(&self, timeout: Duration) -> Result<Connection<C>, Error> {
         pull(self.shared(), Effort::Retries(Some(timeout)))
+    }
+
+    /// [`pull`](Pool::pull) with a point in time as the hard upper bound of the whole call.
+    ///
+    /// A deadline that is past asks for whatever is idle right now. For the request itself, give the
+    /// lease the same deadline ([`Stream::set_deadline`]); a request that may be repeated can have
+    /// all of it from [`retry_until`](Pool::retry_until).
+    ///
+    /// # Errors
+    ///
+    /// As [`pull_timeout`](Pool::pull_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// Until the deadline at most.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     let (mut peer, _) = server.accept().unwrap();
+    /// #     std::io::copy(&mut peer.try_clone().unwrap(), &mut peer).unwrap();
+    /// # });
+    /// use std::io::{Read, Write};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+    /// let deadline = Instant::now() + Duration::from_secs(2);
+    /// let mut connection = pool.pull_until(deadline)?;
+    /// connection.set_deadline(Some(deadline))?;
+    /// connection.write_all(b"ping")?;
+    /// connection.read_exact(&mut [0; 4])?; // all of this by the deadline
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pull_until(&self, deadline: Instant) -> Result<Connection<C>, Error> {
+        self.pull_timeout(deadline.saturating_duration_since(now()))
+    }
+
+    /// Runs a request that does no harm when it is executed twice, until one connection answers.
+    ///
+    /// A server may close an idle connection at the very moment in which a request is sent on it.
+    /// No probe can see that coming, and nobody knows whether the request was executed. So this is
+    /// for requests that may be repeated, such as reads, and for no others.
+    ///
+    /// It pulls a connection and runs `request` on it. If that returns an error and the connection
+    /// broke before a byte of a reply was read in this lease, it runs `request` again on another
+    /// connection: the first time at once if the connection had been made before this call needed
+    /// it, then after the delays of the pool's [`Backoff`]. The tries of the pulls and these delays
+    /// share its retries. Every other error comes out as it is, a read that timed out for instance.
+    /// Each lease ends by the rules that hold for every lease (see [`Stream`]).
+    ///
+    /// A server that dies and comes back before the retries are used up is not seen by its callers.
+    ///
+    /// # Errors
+    ///
+    /// What `request` returned last, or why there was no connection, as from [`pull`](Pool::pull).
+    ///
+    /// # Blocking
+    ///
+    /// As long as the pulls, the requests and the delays between them take. `end` ends the delays.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # std::thread::spawn(move || {
+    /// #     use std::io::{Read, Write};
+    /// #     let mut hello = [0; 5];
+    /// #     let (mut first, _) = server.accept().unwrap();
+    /// #     first.read_exact(&mut hello).unwrap();
+    /// #     first.write_all(&hello).unwrap();
+    /// #     first.read_exact(&mut hello).unwrap();
+    /// #     drop(first); // in place of an answer
+    /// #     let (mut second, _) = server.accept().unwrap();
+    /// #     second.read_exact(&mut hello).unwrap();
+    /// #     second.write_all(&hello).unwrap();
+    /// #     std::thread::park();
+    /// # });
+    /// use std::io::{Read, Write};
+    ///
+    /// let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+    /// let ask = || {
+    ///     pool.retry(|connection| {
+    ///         let mut reply = [0; 5];
+    ///         connection.write_all(b"hello")?;
+    ///         connection.read_exact(&mut reply)?;
+    ///         Ok::<_, std::io::Error>(reply)
+    ///     })
+    /// };
+    /// assert_eq!(&ask()?, b"hello");
+    /// assert_eq!(&ask()?, b"hello"); // although the server hangs up on this one
+    /// assert_eq!(pool.stats().connects, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry<T, E: From<Error>>(
+        &self,
+        request: impl FnMut(&mut Connection<C>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        retry(self.shared(), None, request)
+    }
+
+    /// Runs a request that may be executed twice, all of it within a deadline.
+    ///
+    /// As [`retry`](Pool::retry), and every pull, read and write of it, by this time: each lease
+    /// has the deadline already (see [`Stream::set_deadline`]; an earlier one of the request's own
+    /// counts too).
+    ///
+    /// # Errors
+    ///
+    /// As [`retry`](Pool::retry). Where the deadline passes between two repetitions, the error is
+    /// the request's last one; before the first, [`Error::TimedOut`].
+    ///
+    /// # Blocking
+    ///
+    /// Until the deadline, as far as the request waits in its connection's reads and writes only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// use std::io::{self, Read, Write};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// # let pool = jackpot::Pool::new(20, move || TcpStream::connect(address))?;
+    /// let deadline = Instant::now() + Duration::from_millis(50);
+    /// let reply = pool.retry_until(deadline, |connection| {
+    ///     connection.write_all(b"hello")?;
+    ///     connection.read_exact(&mut [0; 5]) // the server is silent
+    /// });
+    /// assert_eq!(reply.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry_until<T, E: From<Error>>(
+        &self,
+        deadline: Instant,
+        request: impl FnMut(&mut Connection<C>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        retry(self.shared(), Some(deadline), request)
     }
 
     /// Closes all but `keep` connections; leased ones close when they come back.

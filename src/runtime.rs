@@ -7,5 +7,6 @@ pub(crate) mod connection;
 pub(crate) mod parker;
 pub(crate) mod pinger;
 pub(crate) mod reaper;
+pub(crate) mod retry;
 pub(crate) mod settings;
 pub(crate) mod shared;

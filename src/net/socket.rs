@@ -46,6 +46,8 @@ const ERROR_TAKEN: u32 = 1 << 14;
 const UNREAD: u32 = 1 << 15;
 /// A buffer above holds bytes that were written and not sent.
 const UNSENT: u32 = 1 << 16;
+/// A byte was read in this lease, or may have been.
+const ANSWERED: u32 = 1 << 17;
 
 /// After a socket's time-out that much of the deadline may be left, since its clock is coarse.
 const COARSE: Duration = Duration::from_millis(50);
@@ -89,7 +91,7 @@ impl Socket {
 
     /// The socket itself is handed out.
     pub(crate) fn bypass(&self) -> &TcpStream {
-        self.mark(BYPASSED | HEARD);
+        self.mark(BYPASSED | HEARD | ANSWERED);
         &self.tcp
     }
 
@@ -104,7 +106,7 @@ impl Socket {
             Ok(0) if wanted => return self.ended(result),
             Ok(0) => {}
             Ok(_) => {
-                self.mark(HEARD);
+                self.mark(HEARD | ANSWERED);
                 self.clear(UNANSWERED | AWAITING | LATE);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -119,7 +121,7 @@ impl Socket {
         match &result {
             Ok(0) if buffer.is_empty() => {}
             Ok(0) => return self.ended(result),
-            Ok(_) => self.mark(HEARD),
+            Ok(_) => self.mark(HEARD | ANSWERED),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if sys::is_pause(error) => self.looked_in_vain(),
             Err(_) => return self.ended(result),
@@ -272,7 +274,7 @@ impl Socket {
         if flags & CHANGED != 0 && self.put_back().is_err() {
             return Some(Eviction::Broken);
         }
-        let conversation = UNANSWERED | PARTIAL | ASKED | AWAITING | LATE | AMBIGUOUS;
+        let conversation = UNANSWERED | PARTIAL | ASKED | ANSWERED | AWAITING | LATE | AMBIGUOUS;
         self.clear(conversation | CHANGED | DEADLINE | BYPASSED);
         if flags & BYPASSED != 0 {
             return self.try_sending().err().map(|(why, _)| why);
@@ -305,6 +307,11 @@ impl Socket {
         let kept = keep();
         let unfit = self.make_reusable(true, allow_unread);
         unfit.or_else(|| kept.err().map(|_| Eviction::Broken))
+    }
+
+    /// Whether the connection broke in this lease before a byte of a reply was read.
+    pub(crate) fn broke_unanswered(&self) -> bool {
+        self.has(BROKEN) && !self.has(ANSWERED)
     }
 
     /// Whether the last thing was a write, or a read that came to nothing.

@@ -31,11 +31,20 @@ pub(crate) fn pull<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     effort: Effort,
 ) -> Result<Connection<C>, Error> {
+    pull_within(shared, effort, &mut None)
+}
+
+/// [`pull`], with what a longer undertaking has left of its retries; none until it needs the first.
+pub(crate) fn pull_within<C: Send + 'static>(
+    shared: &Arc<Shared<C>>,
+    effort: Effort,
+    delays: &mut Option<Delays>,
+) -> Result<Connection<C>, Error> {
     let barge = match effort {
         Effort::OneTry => false,
         Effort::Retries(timeout) => timeout != Some(Duration::ZERO),
     };
-    let mut call: Option<Call<'_, C>> = None;
+    let mut started = None;
     let mut who_closes = WhoCloses::Finder;
     while let Some(lease) = shared.take(barge) {
         let dead = match hand_out(shared, lease) {
@@ -43,15 +52,23 @@ pub(crate) fn pull<C: Send + 'static>(
             Err(dead) => dead,
         };
         // The clock counts from the first dead one on: a live one at once needs no clock.
-        let call = call.get_or_insert_with(|| Call::new(shared, effort));
+        let started = *started.get_or_insert_with(now);
         shared.with(|core| core.found_dead(dead, who_closes));
         // One dead connection is enough for one caller.
         who_closes = WhoCloses::Others;
-        if call.is_search_over() {
-            return Err(call.give_up_at_once());
+        if is_search_over(effort, started) {
+            return Err(Call::new(shared, effort, started, delays).give_up_at_once());
         }
     }
-    call.unwrap_or_else(|| Call::new(shared, effort)).run()
+    Call::new(shared, effort, started.unwrap_or_else(now), delays).run()
+}
+
+/// Whether a call has looked for a live connection among dead ones for long enough.
+fn is_search_over(effort: Effort, started: Instant) -> bool {
+    let Effort::Retries(Some(timeout)) = effort else {
+        return false;
+    };
+    now().saturating_duration_since(started) >= timeout.max(SEARCH)
 }
 
 /// Hands a connection to its caller if it lives; else it must leave the pool.
@@ -89,7 +106,7 @@ struct Call<'a, C> {
     is_asleep: bool,
     /// As it was when the call began.
     backoff: Option<Backoff>,
-    delays: Option<Delays>,
+    delays: &'a mut Option<Delays>,
 }
 
 /// What follows a failed try.
@@ -101,8 +118,12 @@ enum Next {
 }
 
 impl<'a, C: Send + 'static> Call<'a, C> {
-    fn new(shared: &'a Arc<Shared<C>>, effort: Effort) -> Self {
-        let started = now();
+    fn new(
+        shared: &'a Arc<Shared<C>>,
+        effort: Effort,
+        started: Instant,
+        delays: &'a mut Option<Delays>,
+    ) -> Self {
         let deadline = match effort {
             Effort::Retries(Some(timeout)) => started.checked_add(timeout),
             _ => None,
@@ -119,7 +140,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             next: None,
             is_asleep: false,
             backoff: None,
-            delays: None,
+            delays,
         }
     }
 
@@ -186,7 +207,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
 
     fn next_delay(&mut self) -> Option<Duration> {
         if self.delays.is_none() {
-            self.delays = self.backoff.as_ref().map(Backoff::delays);
+            *self.delays = self.backoff.as_ref().map(Backoff::delays);
         }
         self.delays.as_mut()?.next()
     }
@@ -231,14 +252,6 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 self.timed_out(cause)
             }
         })
-    }
-
-    /// Whether it has looked for a live connection among dead ones for long enough.
-    fn is_search_over(&self) -> bool {
-        let Effort::Retries(Some(timeout)) = self.effort else {
-            return false;
-        };
-        now().saturating_duration_since(self.started) >= timeout.max(SEARCH)
     }
 
     fn is_too_late(&self) -> bool {

@@ -201,6 +201,11 @@ impl<C> Connection<C> {
         this.shared.wants_back(this.held().stream.socket())
     }
 
+    /// Whether the connection lay idle, or served another lease, before this one.
+    pub(crate) fn had_rested(this: &Self) -> bool {
+        this.shared.with(|core| core.had_rested(this.key))
+    }
+
     fn held(&self) -> &Held<C> {
         self.held.as_ref().expect("bug: a lease without a client")
     }

@@ -47,7 +47,8 @@ pub(crate) struct Shared<C> {
     /// its probe is taken under the lock but never handed out.
     allocations: AtomicU64,
     state: Mutex<State<C>>,
-    drained: Condvar,
+    /// Rung when nothing is outstanding any more, and when the pool ends.
+    changed: Condvar,
     /// What [`Core::is_short`](core::Core::is_short) said last, to be read without the lock.
     short: AtomicBool,
     /// Whether a caller looks at the clock before it takes what is idle: where a lease's start must
@@ -88,7 +89,7 @@ impl<C: Send + 'static> Shared<C> {
                 factory: Some(factory),
                 reaper: None,
             }),
-            drained: Condvar::new(),
+            changed: Condvar::new(),
             short: AtomicBool::new(false),
             looks_on_take,
             sweeps: AtomicU64::new(0),
@@ -190,7 +191,7 @@ impl<C> Shared<C> {
             self.dispose(client, &Arc::clone(stream.socket()), stream);
         }
         if effects.drained {
-            self.drained.notify_all();
+            self.changed.notify_all();
         }
         if let Some(reaper) = reaper {
             // Full means that it has been woken already.
@@ -364,6 +365,7 @@ impl<C> Shared<C> {
             (state.core.end(close), state.reaper.take())
         });
         drop(reaper);
+        self.changed.notify_all();
         if first {
             log!(Debug, "the pool has ended");
             self.tell(&Event::Ended);
@@ -384,10 +386,23 @@ impl<C> Shared<C> {
             if left.is_some_and(|left| left.is_zero()) {
                 break false;
             }
-            state = wait(&self.drained, state, left);
+            state = wait(&self.changed, state, left);
         };
         state.core.end_draining();
         drained
+    }
+
+    /// Sleeps; false if the pool ends meanwhile, or has ended.
+    pub(crate) fn sleep_until(&self, until: Option<Instant>) -> bool {
+        let mut state = self.lock();
+        while !state.core.has_ended() {
+            let left = until.map(|at| at.saturating_duration_since(now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return true;
+            }
+            state = wait(&self.changed, state, left);
+        }
+        false
     }
 
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {

@@ -34,6 +34,7 @@ mod panics;
 mod real;
 mod reaper;
 mod rescue;
+mod retry;
 mod returns;
 #[cfg(target_os = "linux")]
 mod scale;

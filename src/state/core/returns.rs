@@ -235,4 +235,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     pub(crate) fn is_doomed(&self, key: SlotKey) -> bool {
         self.slots.get(key).is_none_or(|open| open.doom().is_some())
     }
+
+    /// Whether the connection of this lease had been made before it; so, too, if it was aborted.
+    pub(crate) fn had_rested(&self, key: SlotKey) -> bool {
+        let is_first = |open: &Open<L, H>| open.leases == 1 && open.since == open.born;
+        self.slots.get(key).is_none_or(|open| !is_first(open))
+    }
 }
