@@ -136,7 +136,6 @@ impl Builder<Stream> {
                 leak_after: None,
                 max_waiting: None,
                 max_uses: None,
-                lease_events: false,
             },
             backoff: Backoff::default(),
             reap_interval: Some(Duration::from_secs(1)),
@@ -149,6 +148,7 @@ impl Builder<Stream> {
                 handshake_timeout: Some(Duration::from_secs(10)),
                 exact_leases: false,
                 looks_on_return: true,
+                lease_events: false,
                 watches_leases: false,
                 plain_client: true,
                 handshake: Box::new(Ok),
@@ -237,6 +237,7 @@ impl Builder<Stream> {
                 handshake_timeout: settings.handshake_timeout,
                 exact_leases: settings.exact_leases,
                 looks_on_return: settings.looks_on_return,
+                lease_events: settings.lease_events,
                 watches_leases: settings.watches_leases,
                 plain_client: TypeId::of::<C>() == TypeId::of::<Stream>(),
                 handshake: Box::new(move |stream| f(stream).map_err(Into::into)),
@@ -352,8 +353,8 @@ impl<C: Send + 'static> Builder<C> {
 
     /// How many callers may wait in line; default `None`: no bound.
     ///
-    /// A call that would make the line longer fails at once with `QueueFull`. In line is who
-    /// waits for a connection to come back or a place to fall free. A caller for whom a connect is
+    /// A call that would make the line longer fails at once with [`Error::QueueFull`], for which
+    /// [`is_full`](Error::is_full) is true. In line is who waits for a connection to come back or a place to fall free. A caller for whom a connect is
     /// under way is not, and one that keeps its place, between two tries for instance, does not
     /// count again. `Some(0)`: nobody waits in line.
     ///
@@ -701,7 +702,7 @@ impl<C: Send + 'static> Builder<C> {
     /// # Ok::<(), jackpot::Error>(())
     /// ```
     pub fn lease_events(mut self, yes: bool) -> Self {
-        self.rules.lease_events = yes;
+        self.settings.lease_events = yes;
         self
     }
 
@@ -824,11 +825,12 @@ impl<C: Send + 'static> Builder<C> {
         self.check()?;
         self.settings.watches_leases = self.rules.leak_after.is_some();
         self.settings.exact_leases = self.settings.watches_leases
-            || self.rules.lease_events
+            || self.settings.lease_events
             || self.reap_interval.is_none()
             || !self.rules.probe_after.is_zero();
-        self.settings.looks_on_return &=
-            self.rules.probe_after.is_zero() || self.rules.lease_events || self.has_short_times();
+        self.settings.looks_on_return &= self.rules.probe_after.is_zero()
+            || self.settings.lease_events
+            || self.has_short_times();
         let min_idle = self.rules.min_idle;
         let shared = Shared::new(
             self.limit,

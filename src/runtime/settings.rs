@@ -22,6 +22,8 @@ pub(crate) struct Settings<C> {
     pub(crate) exact_leases: bool,
     /// Whether a lease's end must be exact, which costs the drop a look at the clock.
     pub(crate) looks_on_return: bool,
+    /// Whether each lease is told and timed.
+    pub(crate) lease_events: bool,
     /// Whether to remember which thread took a lease.
     pub(crate) watches_leases: bool,
     /// Whether the client is the plain `Stream`, whose destructor is ours.
