@@ -24,15 +24,19 @@ use crate::sync::user_code::Hook;
 /// |---|---|
 /// | [`limit`](Builder::limit) | 20 |
 /// | [`min_idle`](Builder::min_idle) | 0 |
+/// | [`max_waiting`](Builder::max_waiting) | off: no bound on the line |
 /// | [`max_connecting`](Builder::max_connecting) | 4 |
 /// | [`backoff`](Builder::backoff) | 5 retries, factor 3, 1 s to 60 s, [`Jitter::Equal`](crate::Jitter::Equal) |
 /// | [`idle_timeout`](Builder::idle_timeout) | 10 minutes |
 /// | [`max_lifetime`](Builder::max_lifetime) | 30 minutes |
+/// | [`max_uses`](Builder::max_uses) | off |
 /// | [`reap_interval`](Builder::reap_interval) | 1 s |
 /// | [`probe_after`](Builder::probe_after) | zero: probe always |
+/// | [`handshake_timeout`](Builder::handshake_timeout) | 10 s |
 /// | [`read_timeout`](Builder::read_timeout), [`write_timeout`](Builder::write_timeout) | what the factory left on the socket |
 /// | [`only_finished`](Builder::only_finished), [`allow_unread`](Builder::allow_unread), [`allow_unanswered`](Builder::allow_unanswered) | false |
 /// | [`leak_after`](Builder::leak_after) | off |
+/// | [`lease_events`](Builder::lease_events) | false |
 /// | [`handshake`](Builder::handshake), [`ping`](Builder::ping), [`recycle`](Builder::recycle), [`on_event`](Builder::on_event) | none |
 ///
 /// # Examples
@@ -130,6 +134,8 @@ impl Builder<Stream> {
                 max_lifetime: Some(Duration::from_secs(30 * 60)),
                 probe_after: Duration::ZERO,
                 leak_after: None,
+                max_waiting: None,
+                max_uses: None,
             },
             backoff: Backoff::default(),
             reap_interval: Some(Duration::from_secs(1)),
@@ -139,8 +145,10 @@ impl Builder<Stream> {
                 only_finished: false,
                 read_timeout: None,
                 write_timeout: None,
+                handshake_timeout: Some(Duration::from_secs(10)),
                 exact_leases: false,
                 looks_on_return: true,
+                lease_events: false,
                 watches_leases: false,
                 plain_client: true,
                 handshake: Box::new(Ok),
@@ -158,8 +166,9 @@ impl Builder<Stream> {
     /// The client owns the [`Stream`], which is a handle on shared state; the pool keeps another,
     /// so probing and cutting still work. The function runs on a `jackpot-connect` thread as part
     /// of the connect, with [`read_timeout`](Builder::read_timeout) and
-    /// [`write_timeout`](Builder::write_timeout) already set; its error or panic counts as a
-    /// failed connect ([`Error::Handshake`]). What it wrote last does not count as unanswered.
+    /// [`write_timeout`](Builder::write_timeout) already set, and must be done within
+    /// [`handshake_timeout`](Builder::handshake_timeout). Its error or panic counts as a failed
+    /// connect ([`Error::Handshake`]). What it wrote last does not count as unanswered.
     ///
     /// It comes before [`ping`](Builder::ping) and [`recycle`](Builder::recycle), which take the
     /// client: [`build`](Builder::build) fails if one of them was set earlier. It also refuses a
@@ -225,8 +234,10 @@ impl Builder<Stream> {
                 only_finished: settings.only_finished,
                 read_timeout: settings.read_timeout,
                 write_timeout: settings.write_timeout,
+                handshake_timeout: settings.handshake_timeout,
                 exact_leases: settings.exact_leases,
                 looks_on_return: settings.looks_on_return,
+                lease_events: settings.lease_events,
                 watches_leases: settings.watches_leases,
                 plain_client: TypeId::of::<C>() == TypeId::of::<Stream>(),
                 handshake: Box::new(move |stream| f(stream).map_err(Into::into)),
@@ -340,6 +351,32 @@ impl<C: Send + 'static> Builder<C> {
         self
     }
 
+    /// How many callers may wait in line; default `None`: no bound.
+    ///
+    /// A call that would make the line longer fails at once with [`Error::QueueFull`], for which
+    /// [`is_full`](Error::is_full) is true. In line is who waits for a connection to come back or a place to fall free. A caller for whom a connect is
+    /// under way is not, and one that keeps its place, between two tries for instance, does not
+    /// count again. `Some(0)`: nobody waits in line.
+    ///
+    /// In an overload a short line gives some callers an answer in time, where in an endless one
+    /// all of them time out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::Pool;
+    /// # use std::net::TcpStream;
+    /// let pool = Pool::builder(|| TcpStream::connect("127.0.0.1:1"))
+    ///     .limit(20)
+    ///     .max_waiting(Some(40))
+    ///     .build()?;
+    /// # Ok::<(), jackpot::Error>(())
+    /// ```
+    pub fn max_waiting(mut self, callers: Option<usize>) -> Self {
+        self.rules.max_waiting = callers;
+        self
+    }
+
     /// How often and how long `pull` sleeps between its tries; default [`Backoff::new`].
     ///
     /// # Examples
@@ -415,6 +452,25 @@ impl<C: Send + 'static> Builder<C> {
         self
     }
 
+    /// After how many leases a connection is closed; default `None`, never.
+    ///
+    /// It closes when the last of them comes back. For servers that leak a little with each request,
+    /// or count requests themselves. Pings do not count. [`build`](Builder::build) refuses
+    /// `Some(0)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::Pool;
+    /// # use std::net::TcpStream;
+    /// let pool = Pool::builder(|| TcpStream::connect("127.0.0.1:1")).max_uses(Some(0)).build();
+    /// assert_eq!(pool.unwrap_err().to_string(), "max_uses must be at least 1, not 0");
+    /// ```
+    pub fn max_uses(mut self, leases: Option<u64>) -> Self {
+        self.rules.max_uses = leases;
+        self
+    }
+
     /// How often the reaper sweeps; default 1 s.
     ///
     /// `None` starts no thread: call [`Pool::reap`] instead. A dead connection that a caller finds
@@ -454,6 +510,28 @@ impl<C: Send + 'static> Builder<C> {
     /// ```
     pub fn probe_after(mut self, idle: Duration) -> Self {
         self.rules.probe_after = idle;
+        self
+    }
+
+    /// How long a whole handshake may take; default 10 s, `None`: no bound.
+    ///
+    /// It is a deadline for all reads and writes of the [`handshake`](Builder::handshake) together;
+    /// the time-outs for each of them hold as well. At the deadline the read or write fails with
+    /// `TimedOut`. [`build`](Builder::build) refuses zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::Pool;
+    /// # use std::time::Duration;
+    /// let pool = Pool::builder(|| std::net::TcpStream::connect("127.0.0.1:1"))
+    ///     .handshake_timeout(Some(Duration::ZERO))
+    ///     .build();
+    /// let text = pool.unwrap_err().to_string();
+    /// assert_eq!(text, "handshake_timeout must be above zero, not 0ns");
+    /// ```
+    pub fn handshake_timeout(mut self, after: Option<Duration>) -> Self {
+        self.settings.handshake_timeout = after;
         self
     }
 
@@ -609,6 +687,25 @@ impl<C: Send + 'static> Builder<C> {
         self
     }
 
+    /// Whether each lease is told and timed; default false.
+    ///
+    /// Then there is an event for each lease, each return and each call that gave up, and
+    /// `Stats::lease_times` has how long leases lasted. It costs a look at the clock on each `pull`
+    /// and each return, and the event function's time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use jackpot::Pool;
+    /// # use std::net::TcpStream;
+    /// let pool = Pool::builder(|| TcpStream::connect("127.0.0.1:1")).lease_events(true).build()?;
+    /// # Ok::<(), jackpot::Error>(())
+    /// ```
+    pub fn lease_events(mut self, yes: bool) -> Self {
+        self.settings.lease_events = yes;
+        self
+    }
+
     /// Asks connections that nobody has used for so long whether they still answer.
     ///
     /// The function sends the protocol's own question and reads the answer. It runs between two
@@ -731,9 +828,12 @@ impl<C: Send + 'static> Builder<C> {
         self.check()?;
         self.settings.watches_leases = self.rules.leak_after.is_some();
         self.settings.exact_leases = self.settings.watches_leases
+            || self.settings.lease_events
             || self.reap_interval.is_none()
             || !self.rules.probe_after.is_zero();
-        self.settings.looks_on_return &= self.rules.probe_after.is_zero() || self.has_short_times();
+        self.settings.looks_on_return &= self.rules.probe_after.is_zero()
+            || self.settings.lease_events
+            || self.has_short_times();
         let min_idle = self.rules.min_idle;
         let shared = Shared::new(
             self.limit,
@@ -781,6 +881,7 @@ impl<C: Send + 'static> Builder<C> {
         let Rules {
             min_idle,
             max_connecting,
+            max_uses,
             ..
         } = self.rules;
         if self.limit == 0 {
@@ -795,7 +896,11 @@ impl<C: Send + 'static> Builder<C> {
         if max_connecting == 0 {
             return refuse("max_connecting must be at least 1, not 0".into());
         }
+        if max_uses == Some(0) {
+            return refuse("max_uses must be at least 1, not 0".into());
+        }
         let durations = [
+            ("handshake_timeout", self.settings.handshake_timeout),
             ("read_timeout", self.settings.read_timeout.flatten()),
             ("write_timeout", self.settings.write_timeout.flatten()),
             ("reap_interval", self.reap_interval),
@@ -821,6 +926,7 @@ impl<C> fmt::Debug for Builder<C> {
             only_finished,
             read_timeout,
             write_timeout,
+            handshake_timeout,
             ..
         } = &self.settings;
         f.debug_struct("Builder")
@@ -830,6 +936,7 @@ impl<C> fmt::Debug for Builder<C> {
             .field("reap_interval", &self.reap_interval)
             .field("read_timeout", read_timeout)
             .field("write_timeout", write_timeout)
+            .field("handshake_timeout", handshake_timeout)
             .field("only_finished", only_finished)
             .field("allow_unread", allow_unread)
             .field("allow_unanswered", allow_unanswered)

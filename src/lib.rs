@@ -421,7 +421,7 @@ pub use net::connector::{Connector, Factory};
 pub use net::stream::Stream;
 pub use pool::Pool;
 pub use report::error::Error;
-pub use report::event::{Close, Event, Freed};
+pub use report::event::{Close, Event, Freed, Outage};
 pub use report::histogram::Histogram;
 pub use report::outcome::Eviction;
 pub use report::stats::{ConnectionInfo, State, Stats};

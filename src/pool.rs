@@ -1,7 +1,7 @@
 //! The pool and its verbs, in the order in which a user meets them.
 
 use std::fmt;
-use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,11 @@ use crate::backoff::Backoff;
 use crate::net::connector::Factory;
 use crate::net::stream::Stream;
 use crate::report::error::Error;
-use crate::report::event::{Close, Freed};
+use crate::report::event::{Close, Freed, Outage};
 use crate::report::stats::{ConnectionInfo, Stats};
 use crate::runtime::checkout::{Effort, pull};
 use crate::runtime::connection::Connection;
+use crate::runtime::ready::wait_ready;
 use crate::runtime::reaper;
 use crate::runtime::retry::retry;
 use crate::runtime::shared::Shared;
@@ -103,8 +104,9 @@ impl<C: Send + 'static> Pool<C> {
     /// # drop(connection);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn allocate(&self) -> Result<Connection<C>, Error> {
-        pull(self.shared(), Effort::OneTry)
+        pull(self.shared(), Effort::OneTry, Location::caller())
     }
 
     /// A connection, however many tries of the [`Backoff`] it takes.
@@ -145,8 +147,9 @@ impl<C: Send + 'static> Pool<C> {
     /// waiter.join().unwrap()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn pull(&self) -> Result<Connection<C>, Error> {
-        pull(self.shared(), Effort::Retries(None))
+        pull(self.shared(), Effort::Retries(None), Location::caller())
     }
 
     /// [`pull`](Pool::pull) with a hard upper bound on the whole call.
@@ -177,8 +180,13 @@ impl<C: Send + 'static> Pool<C> {
     /// # drop(held);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn pull_timeout(&self, timeout: Duration) -> Result<Connection<C>, Error> {
-        pull(self.shared(), Effort::Retries(Some(timeout)))
+        pull(
+            self.shared(),
+            Effort::Retries(Some(timeout)),
+            Location::caller(),
+        )
     }
 
     /// [`pull`](Pool::pull) with a point in time as the hard upper bound of the whole call.
@@ -216,6 +224,7 @@ impl<C: Send + 'static> Pool<C> {
     /// connection.read_exact(&mut [0; 4])?; // all of this by the deadline
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn pull_until(&self, deadline: Instant) -> Result<Connection<C>, Error> {
         self.pull_timeout(deadline.saturating_duration_since(now()))
     }
@@ -279,11 +288,12 @@ impl<C: Send + 'static> Pool<C> {
     /// assert_eq!(pool.stats().connects, 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn retry<T, E: From<Error>>(
         &self,
         request: impl FnMut(&mut Connection<C>) -> Result<T, E>,
     ) -> Result<T, E> {
-        retry(self.shared(), None, request)
+        retry(self.shared(), None, Location::caller(), request)
     }
 
     /// Runs a request that may be executed twice, all of it within a deadline.
@@ -319,12 +329,78 @@ impl<C: Send + 'static> Pool<C> {
     /// assert_eq!(reply.unwrap_err().kind(), io::ErrorKind::TimedOut);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn retry_until<T, E: From<Error>>(
         &self,
         deadline: Instant,
         request: impl FnMut(&mut Connection<C>) -> Result<T, E>,
     ) -> Result<T, E> {
-        retry(self.shared(), Some(deadline), request)
+        retry(self.shared(), Some(deadline), Location::caller(), request)
+    }
+
+    /// Makes connections until `count` are open, leased ones included.
+    ///
+    /// This is how a service starts: it learns here that its server cannot be reached, and not from
+    /// its first users. Connects are made as for callers: no more than
+    /// [`max_connecting`](Builder::max_connecting) at once, and during an outage one at a time, ten
+    /// in a second at most. Connections that are open already and have died are closed first. 0 is
+    /// ready at once. To keep so many, set [`min_idle`](Builder::min_idle) as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`] when the time is over; its source is why the last connect failed, if one
+    /// did. A cause that no waiting cures, such as an address that makes no sense, comes at once as
+    /// [`Error::Connect`]. [`Error::InvalidConfig`] where `count` is above the limit;
+    /// [`Error::Ended`]. What was made by then stays open.
+    ///
+    /// # Blocking
+    ///
+    /// Blocks for `timeout` at most.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let server = TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = server.local_addr()?;
+    /// # let gone = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    /// use jackpot::Pool;
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::new(20, move || TcpStream::connect(address))?;
+    /// pool.wait_ready(4, Duration::from_secs(10))?;
+    /// assert!(pool.stats().idle >= 4);
+    ///
+    /// let pool = Pool::new(20, move || TcpStream::connect(gone))?;
+    /// let error = pool.wait_ready(4, Duration::from_millis(50)).unwrap_err();
+    /// assert!(error.is_timeout() && error.is_connect());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_ready(&self, count: usize, timeout: Duration) -> Result<(), Error> {
+        wait_ready(self.shared(), count, timeout)
+    }
+
+    /// Whether connects fail at present, since when, and why.
+    ///
+    /// It is the state of the pool's circuit breaker: `None` once a connect has succeeded. It costs
+    /// one lock, for a health check or a banner on a status page.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::{TcpListener, TcpStream};
+    /// # let gone = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    /// let pool = jackpot::Pool::new(20, move || TcpStream::connect(gone))?;
+    /// assert!(pool.outage().is_none()); // nobody has tried yet
+    /// assert!(pool.allocate().is_err());
+    /// let outage = pool.outage().expect("the connect has failed");
+    /// assert_eq!(outage.failures, 1);
+    /// assert!(outage.error.is_connect());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn outage(&self) -> Option<Outage> {
+        self.shared().outage()
     }
 
     /// Closes all but `keep` connections; leased ones close when they come back.

@@ -6,6 +6,7 @@ pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod parker;
 pub(crate) mod pinger;
+pub(crate) mod ready;
 pub(crate) mod reaper;
 pub(crate) mod retry;
 pub(crate) mod settings;

@@ -39,6 +39,12 @@ pub enum Error {
         stats: Box<Stats>,
     },
 
+    /// As many callers wait in line as [`max_waiting`](crate::Builder::max_waiting) allows.
+    QueueFull {
+        /// The pool at that moment.
+        stats: Box<Stats>,
+    },
+
     /// The factory failed or panicked.
     ///
     /// Callers that share one failed connect each get an error of their own, with the same kind,
@@ -81,7 +87,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the cause is a full pool; looks through `Exhausted` and `TimedOut`.
+    /// Whether the cause is a full pool or a full line; looks through `Exhausted` and `TimedOut`.
     ///
     /// # Examples
     ///
@@ -97,7 +103,10 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self.cause(), Some(Self::Full { .. }))
+        matches!(
+            self.cause(),
+            Some(Self::Full { .. } | Self::QueueFull { .. })
+        )
     }
 
     /// Whether the cause is a failed connect or handshake; looks through like [`Error::is_full`].
@@ -227,6 +236,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full { stats } => write!(f, "the pool is full ({})", stats.state()),
+            Self::QueueFull { stats } => {
+                write!(f, "too many callers wait already ({})", stats.state())
+            }
             Self::Connect(_) => f.write_str("connect failed"),
             Self::Handshake(_) => f.write_str("handshake failed"),
             Self::Exhausted {
@@ -239,12 +251,14 @@ impl fmt::Display for Error {
                 let (elapsed, state) = (Brief(*elapsed), stats.state());
                 write!(
                     f,
-                    "no connection after {attempts} {tries} in {elapsed} ({state})"
+                    "no connection after {attempts} {tries} in {elapsed} ({state}){}",
+                    stats.call_sites
                 )
             }
             Self::TimedOut { elapsed, stats, .. } => {
                 let (elapsed, state) = (Brief(*elapsed), stats.state());
-                write!(f, "no connection within {elapsed} ({state})")
+                let sites = &stats.call_sites;
+                write!(f, "no connection within {elapsed} ({state}){sites}")
             }
             Self::Ended => f.write_str("the pool has ended"),
             Self::InvalidConfig(text) => f.write_str(text),
@@ -262,7 +276,9 @@ impl std::error::Error for Error {
             Self::Handshake(error) => Some(&**error),
             Self::Exhausted { last, .. } => Some(&**last),
             Self::TimedOut { last, .. } => last.as_deref().map(|last| last as _),
-            Self::Full { .. } | Self::Ended | Self::InvalidConfig(_) => None,
+            Self::Full { .. } | Self::QueueFull { .. } | Self::Ended | Self::InvalidConfig(_) => {
+                None
+            }
         }
     }
 }
@@ -453,6 +469,7 @@ mod tests {
         };
         let errors = [
             Error::Full { stats: stats() },
+            Error::QueueFull { stats: stats() },
             Error::Connect(io::ErrorKind::ConnectionRefused.into()),
             Error::Handshake(Arc::new(io::Error::other("no"))),
             Error::Exhausted {

@@ -1,7 +1,8 @@
 //! What happens in the pool, as values: for `on_event`, for the counters and for the log.
 
+use std::panic::Location;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::report::error::Error;
 use crate::report::outcome::Eviction;
@@ -65,11 +66,57 @@ pub enum Event {
         held: Duration,
         /// The name of the thread that took the lease, if it has one; `jackpot-ping` for a ping.
         thread: Option<String>,
+        /// Where it was taken; `None` for a ping of the pool's own.
+        at: Option<&'static Location<'static>>,
+    },
+    /// A caller got a connection; only with [`lease_events`](crate::Builder::lease_events).
+    Leased {
+        /// The connection's number.
+        id: u64,
+        /// How long the call took; zero if something was idle at once.
+        waited: Duration,
+        /// The call.
+        at: &'static Location<'static>,
+    },
+    /// A lease is over, however it ended; only with
+    /// [`lease_events`](crate::Builder::lease_events).
+    ///
+    /// There is one for each `Leased`. If the connection leaves the pool with it, that is told next.
+    /// What [`Close::Hard`] cuts is over at that moment.
+    Returned {
+        /// The connection's number.
+        id: u64,
+        /// How long the lease lasted.
+        held: Duration,
+    },
+    /// A call ended without a connection, by whatever error; only with
+    /// [`lease_events`](crate::Builder::lease_events).
+    GaveUp {
+        /// How long the call took.
+        waited: Duration,
+        /// The call.
+        at: &'static Location<'static>,
     },
     /// `free` or `free_with` was called, with this result.
     Freed(Freed),
     /// The pool ended.
     Ended,
+}
+
+/// That connects fail at present, from [`Pool::outage`](crate::Pool::outage).
+///
+/// # Examples
+///
+/// See [`Pool::outage`](crate::Pool::outage).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outage {
+    /// When the first of them failed.
+    pub since: Instant,
+    /// How many have failed since, ten in a second at most: the pool asks no more often.
+    pub failures: u64,
+    /// Why the last one failed: [`Error::Connect`] or [`Error::Handshake`].
+    pub error: Arc<Error>,
 }
 
 /// What [`Pool::free`](crate::Pool::free) did.

@@ -154,10 +154,6 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the core does not record its times yet")
-    )]
     pub(crate) fn record(&mut self, duration: Duration) {
         self.counts[bucket(duration)] += 1;
         self.sum += duration;

@@ -42,6 +42,8 @@ pub enum Eviction {
     IdleTimeout,
     /// It was older than `max_lifetime`.
     MaxLifetime,
+    /// It had been leased `max_uses` times.
+    MaxUses,
     /// The limit was lowered below it, or the process ran out of descriptors.
     OverLimit,
     /// `free` closed it, or `set_factory` or `free` came while it was being made.
@@ -55,7 +57,7 @@ pub enum Eviction {
 }
 
 impl Eviction {
-    pub(crate) const COUNT: usize = 17;
+    pub(crate) const COUNT: usize = 18;
 
     /// Every reason there is, in the order of their declaration.
     ///
@@ -81,6 +83,7 @@ impl Eviction {
             Eviction::RecycleFailed,
             Eviction::IdleTimeout,
             Eviction::MaxLifetime,
+            Eviction::MaxUses,
             Eviction::OverLimit,
             Eviction::Freed,
             Eviction::Ended,
@@ -106,6 +109,7 @@ impl fmt::Display for Eviction {
             Self::RecycleFailed => "recycle failed",
             Self::IdleTimeout => "idle too long",
             Self::MaxLifetime => "too old",
+            Self::MaxUses => "used up",
             Self::OverLimit => "over the limit",
             Self::Freed => "freed",
             Self::Ended => "pool ended",

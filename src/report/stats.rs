@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::time::Duration;
 
+use crate::report::histogram::Histogram;
 use crate::report::outcome::Eviction;
 
 /// The pool's numbers at one instant, from [`Pool::stats`](crate::Pool::stats).
@@ -55,7 +57,24 @@ pub struct Stats {
     pub wait_total: Duration,
     /// How long the longest of them waited.
     pub wait_max: Duration,
+    /// Calls that ended with [`Error::TimedOut`](crate::Error::TimedOut), ever; of
+    /// [`wait_ready`](crate::Pool::wait_ready) none.
+    pub timeouts: u64,
+    /// Calls that ended with [`Error::QueueFull`](crate::Error::QueueFull), ever.
+    pub refusals: u64,
+    /// How long calls waited, one by one.
+    ///
+    /// Its sum is [`wait_total`](Stats::wait_total) and its longest [`wait_max`](Stats::wait_max). A
+    /// call that waits on because its connection proved dead has two entries here.
+    pub wait_times: Histogram,
+    /// How long connects took that succeeded, handshake included, from when they were started.
+    pub connect_times: Histogram,
+    /// How long leases lasted that are over; only with
+    /// [`lease_events`](crate::Builder::lease_events).
+    pub lease_times: Histogram,
     pub(crate) evictions: Evictions,
+    /// Those of the leases that are out; collected for errors only.
+    pub(crate) call_sites: CallSites,
 }
 
 impl Stats {
@@ -100,10 +119,12 @@ impl fmt::Display for Stats {
         }
         write!(
             f,
-            "; {} waits, {} in all, {} at most",
+            "; {} waits, {} in all, {} at most; {} timeouts, {} refusals",
             self.waits,
             Brief(self.wait_total),
-            Brief(self.wait_max)
+            Brief(self.wait_max),
+            self.timeouts,
+            self.refusals
         )
     }
 }
@@ -126,6 +147,47 @@ impl Stats {
                  {waiting} waiting"
             )
         })
+    }
+}
+
+/// The most frequent places at which leases were taken, with their counts; `Display` lists them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CallSites {
+    leased: usize,
+    most_frequent: Vec<(&'static str, u32, usize)>,
+}
+
+impl CallSites {
+    /// How many of them an error's text names.
+    const NAMED: usize = 3;
+
+    pub(crate) fn new(leased: usize, all: &[&'static Location<'static>]) -> Self {
+        let mut lines: Vec<_> = all.iter().map(|at| (at.file(), at.line())).collect();
+        lines.sort_unstable();
+        let mut counted: Vec<_> = lines
+            .chunk_by(|a, b| a == b)
+            .map(|same| (same[0].0, same[0].1, same.len()))
+            .collect();
+        counted.sort_by_key(|&(_, _, count)| std::cmp::Reverse(count));
+        counted.truncate(Self::NAMED);
+        Self {
+            leased,
+            most_frequent: counted,
+        }
+    }
+}
+
+impl fmt::Display for CallSites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (file, line, count)) in self.most_frequent.iter().enumerate() {
+            if n == 0 {
+                write!(f, "; {} leased: ", self.leased)?;
+            } else {
+                f.write_str(", ")?;
+            }
+            write!(f, "{count} at {file}:{line}")?;
+        }
+        Ok(())
     }
 }
 
@@ -181,6 +243,11 @@ pub struct ConnectionInfo {
     pub in_state: Duration,
     /// How often it has been leased, pings included.
     pub leases: u64,
+    /// Where the lease that is out was taken: the call of [`pull`](crate::Pool::pull) or its like.
+    ///
+    /// `None` while the connection is not leased, while it is still on its way to a caller that
+    /// waited, and for a ping.
+    pub taken_at: Option<&'static Location<'static>>,
 }
 
 /// What a connection is doing.
@@ -249,6 +316,24 @@ mod tests {
         assert!(line.contains("limit 20: 0 idle, 0 leased, 0 connecting, 0 waiting"));
         assert!(line.contains("1 closed by the peer"));
         assert!(!line.contains("idle too long"));
+    }
+
+    #[test]
+    fn the_most_frequent_call_sites_come_first_and_a_line_counts_once() {
+        let here = || Location::caller();
+        let (a, b) = (here(), Location::caller());
+        #[rustfmt::skip]
+        let (same, line) = (Location::caller(), Location::caller());
+        assert_ne!(same.column(), line.column());
+        let others = [Location::caller()];
+        let all = [b, same, line, a, same, a, a, a, others[0]];
+        let shown = CallSites::new(20, &all).to_string();
+        let file = file!();
+        let first = format!("; 20 leased: 4 at {file}:{}", a.line());
+        let second = format!(", 3 at {file}:{}, 1 at ", same.line());
+        assert!(shown.starts_with(&(first + &second)), "{shown}");
+        assert_eq!(shown.matches(" at ").count(), 3);
+        assert_eq!(CallSites::new(3, &[]).to_string(), "");
     }
 
     #[test]

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use crate::backoff::{Backoff, Delays};
 use crate::net::probe;
 use crate::report::error::Error;
+use crate::report::event::Event;
 use crate::report::outcome::PeerSignal;
 use crate::runtime::connection::Connection;
 use crate::runtime::parker::Parker;
 use crate::runtime::shared::{Dead, Lease, Shared, Turn};
 use crate::state::core::{Caller, WhoCloses};
 use crate::state::queue::Failure;
+use crate::state::slots::CallSite;
 use crate::sync::now;
 
 /// How long a call that is not prepared to wait looks for a live one among the dead.
@@ -30,37 +32,58 @@ pub(crate) enum Effort {
 pub(crate) fn pull<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     effort: Effort,
+    at: CallSite,
 ) -> Result<Connection<C>, Error> {
-    pull_within(shared, effort, &mut None)
+    pull_within(shared, effort, at, &mut None)
 }
 
 /// [`pull`], with what a longer undertaking has left of its retries; none until it needs the first.
 pub(crate) fn pull_within<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     effort: Effort,
+    at: CallSite,
+    delays: &mut Option<Delays>,
+) -> Result<Connection<C>, Error> {
+    let mut started = None;
+    let result = find(shared, effort, at, &mut started, delays);
+    if shared.settings.lease_events {
+        let waited = started.map_or(Duration::ZERO, |at| now().saturating_duration_since(at));
+        match &result {
+            Ok(connection) => shared.tell_leased(connection.key(), waited, at),
+            Err(_) => shared.tell(&Event::GaveUp { waited, at }),
+        }
+    }
+    result
+}
+
+/// A call of `pull`; the clock counts from when it `started` not to find a live one at once.
+fn find<C: Send + 'static>(
+    shared: &Arc<Shared<C>>,
+    effort: Effort,
+    at: CallSite,
+    started: &mut Option<Instant>,
     delays: &mut Option<Delays>,
 ) -> Result<Connection<C>, Error> {
     let barge = match effort {
         Effort::OneTry => false,
         Effort::Retries(timeout) => timeout != Some(Duration::ZERO),
     };
-    let mut started = None;
     let mut who_closes = WhoCloses::Finder;
-    while let Some(lease) = shared.take(barge) {
+    while let Some(lease) = shared.take(barge, at) {
         let dead = match hand_out(shared, lease) {
             Ok(connection) => return Ok(connection),
             Err(dead) => dead,
         };
-        // The clock counts from the first dead one on: a live one at once needs no clock.
         let started = *started.get_or_insert_with(now);
         shared.with(|core| core.found_dead(dead, who_closes));
         // One dead connection is enough for one caller.
         who_closes = WhoCloses::Others;
         if is_search_over(effort, started) {
-            return Err(Call::new(shared, effort, started, delays).give_up_at_once());
+            return Err(Call::new(shared, effort, at, started, delays).give_up_at_once());
         }
     }
-    Call::new(shared, effort, started.unwrap_or_else(now), delays).run()
+    let started = *started.get_or_insert_with(now);
+    Call::new(shared, effort, at, started, delays).run()
 }
 
 /// Whether a call has looked for a live connection among dead ones for long enough.
@@ -121,6 +144,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
     fn new(
         shared: &'a Arc<Shared<C>>,
         effort: Effort,
+        at: CallSite,
         started: Instant,
         delays: &'a mut Option<Delays>,
     ) -> Self {
@@ -134,7 +158,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             started,
             effort,
             deadline,
-            caller: Caller::new(Arc::default(), stays, shared.holder()),
+            caller: Caller::new(Arc::default(), stays, shared.taker(at)),
             attempts: 0,
             last: None,
             next: None,
@@ -159,6 +183,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     Err(dead) if self.is_too_late() => {
                         let cause = self.shared.with(|core| {
                             core.found_dead(dead, WhoCloses::Others);
+                            core.count_timeout();
                             core.cause()
                         });
                         return Err(self.timed_out(cause));
@@ -170,7 +195,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     }
                 },
                 Turn::Failed(failure, _) | Turn::Hopeless(failure) if !self.caller.stays => {
-                    return Err(self.error(&failure));
+                    return Err(failure.to_error(|| self.shared.stats()));
                 }
                 Turn::Failed(failure, look_at) => {
                     self.failed(failure, false);
@@ -181,6 +206,11 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     Turn::Pending(None)
                 }
                 Turn::Pending(look_at) => self.wait(look_at)?,
+                Turn::QueueFull => {
+                    return Err(Error::QueueFull {
+                        stats: Box::new(self.shared.stats()),
+                    });
+                }
                 Turn::Ended => return Err(Error::Ended),
             }
         }
@@ -236,6 +266,9 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 {
                     let cause = core.cause();
                     core.leave(&mut self.caller);
+                    if !is_last_look {
+                        core.count_timeout();
+                    }
                     Err((cause, turn))
                 }
                 Turn::Pending(_) if is_retry_due => {
@@ -260,38 +293,34 @@ impl<'a, C: Send + 'static> Call<'a, C> {
 
     /// The error of a call that waits no longer, or was not prepared to wait at all.
     fn give_up_at_once(&self) -> Error {
-        let (ended, cause) = self.shared.with(|core| (core.has_ended(), core.cause()));
-        if ended {
-            return Error::Ended;
-        }
-        self.timed_out(cause)
+        let cause = self.shared.with(|core| {
+            let goes_on = !core.has_ended();
+            goes_on.then(|| {
+                core.count_timeout();
+                core.cause()
+            })
+        });
+        cause.map_or(Error::Ended, |cause| self.timed_out(cause))
     }
 
     fn timed_out(&self, cause: Option<Failure>) -> Error {
+        let stats = self.shared.stats_with_call_sites();
         let last = cause.or_else(|| self.last.clone());
         Error::TimedOut {
             elapsed: now().saturating_duration_since(self.started),
-            last: last.map(|failure| Box::new(self.error(&failure))),
-            stats: Box::new(self.shared.stats()),
+            last: last.map(|failure| Box::new(failure.to_error(|| stats.clone()))),
+            stats: Box::new(stats),
         }
     }
 
     fn exhausted(&self, cause: Option<Failure>) -> Error {
+        let stats = self.shared.stats_with_call_sites();
         let last = self.last.clone().or(cause).unwrap_or(Failure::Full);
         Error::Exhausted {
             attempts: self.attempts,
             elapsed: now().saturating_duration_since(self.started),
-            last: Box::new(self.error(&last)),
-            stats: Box::new(self.shared.stats()),
-        }
-    }
-
-    fn error(&self, failure: &Failure) -> Error {
-        match failure {
-            Failure::Full => Error::Full {
-                stats: Box::new(self.shared.stats()),
-            },
-            Failure::Connect(error) => error.another(),
+            last: Box::new(last.to_error(|| stats.clone())),
+            stats: Box::new(stats),
         }
     }
 }
@@ -310,6 +339,7 @@ mod tests {
     use crossbeam_channel::{Receiver, bounded};
     use std::io;
     use std::net::{TcpListener, TcpStream};
+    use std::panic::Location;
     use std::sync::atomic::AtomicUsize;
 
     /// A pool whose reaper never comes, with so many dead connections left to it.
@@ -349,7 +379,7 @@ mod tests {
             drop(leases);
             let (waker, woken) = bounded(1);
             pool.shared().set_reaper(waker);
-            while let Some(lease) = pool.shared().take(true) {
+            while let Some(lease) = pool.shared().take(true, Location::caller()) {
                 let dead = Dead {
                     lease,
                     why: Eviction::PeerClosed,
@@ -409,7 +439,7 @@ mod tests {
         let builder = Builder::new(move || TcpStream::connect(address)).reap_interval(None);
         let pool = builder.build().unwrap();
         drop(pool.pull().unwrap());
-        let mut lease = pool.shared().take(true).unwrap();
+        let mut lease = pool.shared().take(true, Location::caller()).unwrap();
         lease.probe = true;
         strike(&lease.client, server.accept().unwrap().0);
         assert!(lease.client.stream.socket().tcp().peek(&mut [0]).is_ok());

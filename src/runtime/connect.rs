@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::connector::Factory;
+use crate::net::options::Owner;
 use crate::net::stream::Stream;
 use crate::net::sys;
 use crate::report::error::Error;
@@ -152,9 +153,24 @@ impl<C: Send + 'static> Reservation<C> {
         if let Some(timeout) = settings.write_timeout {
             tcp.set_write_timeout(timeout).map_err(Error::Connect)?;
         }
+        let bound = settings.handshake_timeout;
+        let deadline = bound.and_then(|bound| now().checked_add(bound));
+        if deadline.is_some() {
+            let socket = stream.socket();
+            socket
+                .set_deadline(Owner::Pool, deadline)
+                .map_err(Error::Connect)?;
+        }
         let client = guarded(|| (settings.handshake)(stream.another()))
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
-            .map_err(|error: BoxError| Error::Handshake(Arc::from(error)))?;
+            .map_err(|error: BoxError| {
+                let is_late = deadline.is_some_and(|deadline| deadline <= now());
+                let bound = bound.filter(|_| is_late);
+                Error::Handshake(match bound {
+                    Some(bound) => HandshakeTimedOut::error(bound, error),
+                    None => Arc::from(error),
+                })
+            })?;
         let (read, write) = (settings.read_timeout, settings.write_timeout);
         let unfit = stream
             .socket()
@@ -216,6 +232,33 @@ fn refuse_echo(tcp: TcpStream) -> io::Result<TcpStream> {
     }
 }
 
+/// The handshake failed after its time was over, with what it made of that.
+#[derive(Debug)]
+struct HandshakeTimedOut {
+    bound: Duration,
+    source: BoxError,
+}
+
+impl HandshakeTimedOut {
+    /// As an I/O error, so that it has a kind whatever the handshake made of it.
+    fn error(bound: Duration, source: BoxError) -> Arc<dyn std::error::Error + Send + Sync> {
+        let error = Self { bound, source };
+        Arc::new(io::Error::new(io::ErrorKind::TimedOut, error))
+    }
+}
+
+impl std::fmt::Display for HandshakeTimedOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "timed out after {}", Brief(self.bound))
+    }
+}
+
+impl std::error::Error for HandshakeTimedOut {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
 /// An error with its sources, in one line.
 struct Chain<'a>(&'a Error);
 
@@ -236,6 +279,7 @@ mod tests {
     use super::*;
     use crate::builder::Builder;
     use crate::state::core::{Caller, Turn};
+    use crate::state::slots::Taker;
 
     #[test]
     fn a_connect_without_a_thread_starts_the_one_that_is_due_after_it() {
@@ -247,7 +291,7 @@ mod tests {
         let builder = Builder::new(factory).reap_interval(None);
         let pool = builder.build().unwrap();
         let shared = Arc::clone(pool.shared());
-        let mut waiter = Caller::new(Arc::default(), true, None);
+        let mut waiter = Caller::new(Arc::default(), true, Taker::default());
         let reserved = shared.with(|core| {
             assert!(matches!(core.enter(&mut waiter), Turn::Pending(_)));
             core.effects().connects.pop()

@@ -158,6 +158,7 @@ impl<C> Connection<C> {
         let Some(held) = this.held.take() else {
             return;
         };
+        this.shared.tell_returned(this.key);
         let (key, signal) = (this.key, held.stream.socket().peer_signal(false));
         this.shared.with(|core| core.discard(key, held, signal));
     }
@@ -186,6 +187,7 @@ impl<C> Connection<C> {
     #[must_use = "to close the connection, call `discard`"]
     pub fn detach(mut this: Self) -> C {
         let held = this.held.take().expect("bug: a lease without a client");
+        this.shared.tell_returned(this.key);
         let (key, signal) = (this.key, held.stream.socket().peer_signal(false));
         this.shared.with(|core| core.detach(key, signal));
         held.client
@@ -204,6 +206,10 @@ impl<C> Connection<C> {
     /// Whether the connection lay idle, or served another lease, before this one.
     pub(crate) fn had_rested(this: &Self) -> bool {
         this.shared.with(|core| core.had_rested(this.key))
+    }
+
+    pub(crate) fn key(&self) -> SlotKey {
+        self.key
     }
 
     fn held(&self) -> &Held<C> {

@@ -4,13 +4,10 @@ use std::sync::Arc;
 
 use crate::net::probe;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::runtime::shared::{Core, Held, Shared};
+use crate::runtime::shared::{Core, Held, PING_THREAD, Shared};
 use crate::state::slots::{Pinged, SlotKey};
 use crate::sync::thread;
 use crate::sync::user_code::{guarded_call, log};
-
-/// The name of the thread that pings.
-pub(super) const PING_THREAD: &str = "jackpot-ping";
 
 /// A lease of the pool's own, for a ping; dropped, it goes back.
 struct Ping<C: Send + 'static> {

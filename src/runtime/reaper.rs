@@ -7,15 +7,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::net::probe;
 use crate::report::error::Error;
-use crate::report::event::Event;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::report::stats::Brief;
-use crate::runtime::pinger::{PING_THREAD, start_pinging};
+use crate::runtime::pinger::start_pinging;
 use crate::runtime::shared::{Core, Shared};
-use crate::state::core::{IdlePeriod, Overdue};
-use crate::state::slots::Holder;
+use crate::state::core::IdlePeriod;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::user_code::log;
 use crate::sync::{now, thread};
 
 /// How many slots a sweep looks at between two locks: few, because their handles are cold in the
@@ -117,31 +113,9 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
                     .count()
             });
         }
-        if !overdue.is_empty() {
-            report(shared, std::mem::take(&mut overdue));
+        for tale in overdue.drain(..) {
+            shared.tell_of_connection(Some(tale));
         }
     }
     evicted
-}
-
-/// Tells of leases that have been out too long, then of those that ended meanwhile.
-fn report<C: Send + 'static>(shared: &Arc<Shared<C>>, overdue: Vec<Overdue>) {
-    let ids: Vec<u64> = overdue.iter().map(|lease| lease.id).collect();
-    for Overdue { id, held, holder } in overdue {
-        let thread = match &holder {
-            Holder::Caller(thread) => thread.name(),
-            Holder::Ping => Some(PING_THREAD),
-        };
-        let thread = thread.map(str::to_owned);
-        let name = thread.as_deref().unwrap_or("without a name");
-        log!(
-            Warn,
-            "connection {id} has been leased for {} by thread {name}",
-            Brief(held)
-        );
-        shared.tell(&Event::Overdue { id, held, thread });
-    }
-    for late in shared.with(|core| core.reported(&ids)) {
-        shared.tell_evicted(late.id, late.why, late.age);
-    }
 }

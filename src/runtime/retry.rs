@@ -8,12 +8,14 @@ use crate::report::error::Error;
 use crate::runtime::checkout::{Effort, pull_within};
 use crate::runtime::connection::Connection;
 use crate::runtime::shared::Shared;
+use crate::state::slots::CallSite;
 use crate::sync::now;
 
 /// Runs a request, and runs it again while its connections break before a byte of a reply came.
 pub(crate) fn retry<C: Send + 'static, T, E: From<Error>>(
     shared: &Arc<Shared<C>>,
     deadline: Option<Instant>,
+    at: CallSite,
     mut request: impl FnMut(&mut Connection<C>) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut delays = None;
@@ -21,7 +23,7 @@ pub(crate) fn retry<C: Send + 'static, T, E: From<Error>>(
     let mut last: Option<E> = None;
     loop {
         let left = deadline.map(|at| at.saturating_duration_since(now()));
-        let pulled = pull_within(shared, Effort::Retries(left), &mut delays);
+        let pulled = pull_within(shared, Effort::Retries(left), at, &mut delays);
         let mut connection = match (pulled, last) {
             (Ok(connection), _) => connection,
             (Err(error), Some(last)) if error.is_timeout() => return Err(last),

@@ -16,10 +16,14 @@ pub(crate) struct Settings<C> {
     pub(crate) only_finished: bool,
     pub(crate) read_timeout: Option<Option<Duration>>,
     pub(crate) write_timeout: Option<Option<Duration>>,
+    /// The bound on a whole handshake.
+    pub(crate) handshake_timeout: Option<Duration>,
     /// Whether a lease's start must be exact, which costs `pull` a look at the clock.
     pub(crate) exact_leases: bool,
     /// Whether a lease's end must be exact, which costs the drop a look at the clock.
     pub(crate) looks_on_return: bool,
+    /// Whether each lease is told and timed.
+    pub(crate) lease_events: bool,
     /// Whether to remember which thread took a lease.
     pub(crate) watches_leases: bool,
     /// Whether the client is the plain `Stream`, whose destructor is ours.

@@ -14,18 +14,21 @@ use crate::net::connector::Factory;
 use crate::net::probe;
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
-use crate::report::event::{Close, Event, Freed};
+use crate::report::event::{Close, Event, Freed, Outage};
 use crate::report::outcome::Eviction;
-use crate::report::stats::{Brief, ConnectionInfo, Stats};
+use crate::report::stats::{Brief, CallSites, ConnectionInfo, Stats};
 use crate::runtime::closer::Closer;
 use crate::runtime::parker::{Parker, wait};
 use crate::runtime::settings::Settings;
-use crate::state::core::{self, Departure, Reserved, Rules};
+use crate::state::core::{self, Reserved, Rules, Tale, What};
 use crate::state::slots;
-use crate::state::slots::{Closed, Ending, Holder, SlotKey};
+use crate::state::slots::{CallSite, Closed, Ending, Holder, SlotKey, Taker};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::sync::user_code::{destroy, guarded, guarded_call, log};
 use crate::sync::{Condvar, Mutex, MutexGuard, now, thread};
+
+/// The name of the thread that pings, as it is reported.
+pub(crate) const PING_THREAD: &str = "jackpot-ping";
 
 /// What a lease consists of: the client, and a handle of its own on the socket under it.
 pub(crate) struct Held<C> {
@@ -180,7 +183,8 @@ impl<C> Shared<C> {
         let places = effects.close.iter().filter(|closed| closed.occupies);
         let places: Vec<SlotKey> = places.map(|closed| closed.key).collect();
         let closed = effects.close.into_iter();
-        let departed: Vec<_> = closed.filter_map(|closed| self.close(closed)).collect();
+        let departed = closed.filter_map(|closed| self.close(closed));
+        let departed: Vec<_> = departed.flatten().collect();
         for reserved in effects.connects {
             (self.connect)(self, reserved);
         }
@@ -203,8 +207,8 @@ impl<C> Shared<C> {
                 "the other side hangs up on one connection after the other without a byte"
             );
         }
-        for Departure { id, why, age } in departed {
-            self.tell_evicted(id, why, age);
+        for tale in departed.into_iter().flatten() {
+            self.tell_one(tale);
         }
         for error in effects.errors {
             destroy(error);
@@ -212,12 +216,15 @@ impl<C> Shared<C> {
     }
 
     /// Closes a connection that leaves; what is to be told of it.
-    fn close(&self, closed: Closed<Held<C>, Arc<Socket>>) -> Option<Departure> {
+    fn close(&self, closed: Closed<Held<C>, Arc<Socket>>) -> Option<[Option<Tale>; 2]> {
         if let Some(Held { client, stream }) = closed.client {
             self.dispose(client, &closed.handle, stream);
         }
         let (id, why, age) = (closed.key.id, closed.why, closed.age);
-        closed.tell.then_some(Departure { id, why, age })
+        let returned = closed.held.map(|held| What::Returned { held });
+        let tales = [returned, Some(What::Evicted { why, age })];
+        let tales = tales.map(|what| what.map(|what| Tale { id, what }));
+        closed.tell.then_some(tales)
     }
 
     /// Drops a client whose connection is not used any more, and closes its socket.
@@ -237,9 +244,63 @@ impl<C> Shared<C> {
         }
     }
 
-    pub(crate) fn tell_evicted(&self, id: u64, why: Eviction, age: Duration) {
-        log!(Debug, "connection {id} left after {}: {why}", Brief(age));
-        self.tell(&Event::Evicted { id, why, age });
+    /// Tells this of a connection, and what happens to it meanwhile.
+    pub(crate) fn tell_of_connection(self: &Arc<Self>, first: Option<Tale>) {
+        let mut next = first;
+        while let Some(tale) = next {
+            let id = tale.id;
+            self.tell_one(tale);
+            next = self.with(|core| core.next_tale(id));
+        }
+    }
+
+    fn tell_one(&self, tale: Tale) {
+        let id = tale.id;
+        self.tell(&match tale.what {
+            What::Leased { waited, at } => Event::Leased { id, waited, at },
+            What::Overdue { held, holder, at } => {
+                let thread = match &holder {
+                    Holder::Caller(thread) => thread.name(),
+                    Holder::Ping => Some(PING_THREAD),
+                };
+                let thread = thread.map(str::to_owned);
+                let name = thread.as_deref().unwrap_or("without a name");
+                let held_for = Brief(held);
+                let place = at.map(|at| format!(", taken at {}:{}", at.file(), at.line()));
+                let place = place.unwrap_or_default();
+                log!(
+                    Warn,
+                    "connection {id} has been leased for {held_for} by thread {name}{place}"
+                );
+                Event::Overdue {
+                    id,
+                    held,
+                    thread,
+                    at,
+                }
+            }
+            What::Returned { held } => Event::Returned { id, held },
+            What::Evicted { why, age } => {
+                log!(Debug, "connection {id} left after {}: {why}", Brief(age));
+                Event::Evicted { id, why, age }
+            }
+        });
+    }
+
+    /// A lease has reached its caller.
+    pub(crate) fn tell_leased(self: &Arc<Self>, key: SlotKey, waited: Duration, at: CallSite) {
+        if self.settings.lease_events {
+            let tale = self.with(|core| core.lease_begins(key, waited, at));
+            self.tell_of_connection(tale);
+        }
+    }
+
+    /// A lease is about to end; told before anybody else can have the connection.
+    pub(crate) fn tell_returned(self: &Arc<Self>, key: SlotKey) {
+        if self.settings.lease_events {
+            let tale = self.with(|core| core.lease_ends(key));
+            self.tell_of_connection(tale);
+        }
     }
 
     pub(crate) fn tell(&self, event: &Event) {
@@ -252,20 +313,23 @@ impl<C> Shared<C> {
     }
 
     /// The most recently used idle connection, if there is one, not yet probed.
-    pub(crate) fn take(&self, barge: bool) -> Option<Lease<C>> {
+    pub(crate) fn take(&self, barge: bool, at: CallSite) -> Option<Lease<C>> {
         let now = self.looks_on_take.load(Relaxed).then(now);
-        let holder = self.holder();
+        let taker = self.taker(at);
         let mut state = self.lock();
         if let Some(now) = now {
             state.core.advance(now);
         }
-        state.core.take(barge && now.is_some(), holder)
+        state.core.take(barge && now.is_some(), taker)
     }
 
-    /// The calling thread, if leases are watched.
-    pub(crate) fn holder(&self) -> Option<Holder> {
+    /// The calling thread, if leases are watched, and its call.
+    pub(crate) fn taker(&self, at: CallSite) -> Taker {
         let watches = self.settings.watches_leases;
-        watches.then(|| Holder::Caller(std::thread::current()))
+        Taker {
+            at: Some(at),
+            holder: watches.then(|| Holder::Caller(std::thread::current())),
+        }
     }
 
     pub(crate) fn count_allocation(&self) {
@@ -274,6 +338,7 @@ impl<C> Shared<C> {
 
     /// A lease is over.
     pub(crate) fn give_back(self: &Arc<Self>, key: SlotKey, mut held: Held<C>, finished: bool) {
+        self.tell_returned(key);
         let has_sent = held.stream.socket().is_unanswered();
         let verdict = self.verdict(key, &mut held, finished);
         let was_of_use = finished || (has_sent && verdict.is_none());
@@ -412,20 +477,22 @@ impl<C> Shared<C> {
             .core
             .slots()
             .occupants()
-            .map(|(id, state, born, since, leases, socket)| {
-                (id, state, born, since, leases, socket.cloned())
+            .map(|found| {
+                let socket = found.handle.cloned();
+                (found.without_handle(), socket)
             })
             .collect();
         found
             .into_iter()
-            .map(|(id, state, born, since, leases, socket)| ConnectionInfo {
-                id,
-                state,
+            .map(|(found, socket)| ConnectionInfo {
+                id: found.id,
+                state: found.state,
                 local: socket.as_ref().and_then(|s| s.tcp().local_addr().ok()),
                 peer: socket.as_ref().and_then(|s| s.tcp().peer_addr().ok()),
-                age: now.saturating_duration_since(born),
-                in_state: now.saturating_duration_since(since),
-                leases,
+                age: now.saturating_duration_since(found.born),
+                in_state: now.saturating_duration_since(found.since),
+                leases: found.leases,
+                taken_at: found.taken_at,
             })
             .collect()
     }
@@ -433,6 +500,23 @@ impl<C> Shared<C> {
     pub(crate) fn stats(&self) -> Stats {
         let state = self.lock();
         state.core.stats(self.allocations.load(Relaxed))
+    }
+
+    /// The same for an error, with the call sites of the leases: their list is copied from all
+    /// slots under the lock, and counted outside.
+    pub(crate) fn stats_with_call_sites(&self) -> Stats {
+        let state = self.lock();
+        let stats = state.core.stats(self.allocations.load(Relaxed));
+        let sites = state.core.slots().call_sites();
+        drop(state);
+        Stats {
+            call_sites: CallSites::new(stats.leased, &sites),
+            ..stats
+        }
+    }
+
+    pub(crate) fn outage(&self) -> Option<Outage> {
+        self.lock().core.outage()
     }
 
     pub(crate) fn is_ended(&self) -> bool {

@@ -44,6 +44,10 @@ pub(crate) struct Breaker {
 #[derive(Debug)]
 struct Outage {
     error: Arc<Error>,
+    /// When the first connect of it failed.
+    since: Instant,
+    /// How many have failed since.
+    failures: u64,
     pause: Duration,
     retry_at: Instant,
     /// Whether connects succeed and come to nothing.
@@ -67,6 +71,12 @@ impl Breaker {
     /// The error of the last connect, while the breaker is open.
     pub(crate) fn error(&self) -> Option<&Arc<Error>> {
         self.outage.as_ref().map(|outage| &outage.error)
+    }
+
+    /// Since when the breaker is open, how many connects failed meanwhile, and the last error.
+    pub(crate) fn outage(&self) -> Option<(Instant, u64, &Arc<Error>)> {
+        let outage = self.outage.as_ref()?;
+        Some((outage.since, outage.failures, &outage.error))
     }
 
     /// When the pool should try again by itself, while the breaker is open.
@@ -170,8 +180,14 @@ impl Breaker {
             .map_or(SPACING, |outage| (outage.pause * 2).min(LONGEST));
         let drawn = self.random.between((pause / 2).max(SPACING), pause);
         let retry_at = self.last_start.unwrap_or(now) + drawn;
+        let (since, failures) = self
+            .outage
+            .as_ref()
+            .map_or((now, 0), |outage| (outage.since, outage.failures));
         let outage = Outage {
             error,
+            since,
+            failures: failures + 1,
             pause,
             retry_at,
             hangs_up,
@@ -225,6 +241,26 @@ mod tests {
         assert_eq!(starts, 9);
         breaker.connected(begin + LONGEST);
         assert!(breaker.may_start(begin) && breaker.error().is_none());
+    }
+
+    #[test]
+    fn an_outage_counts_its_failures_from_the_first_one_to_the_success() {
+        let begin = Instant::now();
+        let mut breaker = Breaker::new();
+        assert!(breaker.outage().is_none());
+        for n in 1..=3 {
+            breaker.started(begin);
+            let last = error();
+            breaker.failed(Arc::clone(&last), begin + SPACING * n);
+            let (since, failures, cause) = breaker.outage().unwrap();
+            assert_eq!((since, failures), (begin + SPACING, u64::from(n)));
+            assert!(Arc::ptr_eq(cause, &last));
+        }
+        breaker.connected(begin + LONGEST);
+        assert!(breaker.outage().is_none());
+        breaker.failed(error(), begin + LONGEST * 2);
+        let (since, failures, _) = breaker.outage().unwrap();
+        assert_eq!((since, failures), (begin + LONGEST * 2, 1));
     }
 
     /// A breaker opened by hang-ups, and when the last of them was.

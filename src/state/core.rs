@@ -13,13 +13,16 @@
 mod callers;
 mod dispatch;
 mod effects;
+mod ready;
 mod returns;
 mod sweeps;
+mod tales;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Random};
-use crate::report::event::{Close, Freed};
+use crate::report::event::{Close, Freed, Outage};
 use crate::report::outcome::Eviction;
 use crate::report::stats::Stats;
 use crate::state::barging::Convoy;
@@ -28,9 +31,11 @@ use crate::state::queue::{Answer, Failure, Queue, Seat, Ticket};
 use crate::state::slots::{Closed, Ending, SlotKey, Slots, Usage};
 
 pub(crate) use callers::{Caller, Turn};
-pub(crate) use effects::{Departure, Effects, Reserved};
+pub(crate) use effects::{Effects, Reserved};
+pub(crate) use ready::Readiness;
 pub(crate) use returns::{Dead, WhoCloses};
-pub(crate) use sweeps::{IdlePeriod, Overdue};
+pub(crate) use sweeps::IdlePeriod;
+pub(crate) use tales::{Tale, What};
 
 /// The settings that the decisions depend on.
 #[derive(Clone, Debug)]
@@ -41,6 +46,10 @@ pub(crate) struct Rules {
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) probe_after: Duration,
     pub(crate) leak_after: Option<Duration>,
+    /// How many callers may wait for a connection to come back or a place to fall free.
+    pub(crate) max_waiting: Option<usize>,
+    /// After how many leases a connection is closed.
+    pub(crate) max_uses: Option<u64>,
 }
 
 /// `L` is what a lease consists of, `H` the pool's handle on a connection, `W` wakes a waiter.
@@ -76,10 +85,14 @@ pub(crate) struct Core<L, H, W> {
     has_reaper: bool,
     /// Whether a ping is under way.
     pinging: bool,
-    /// Connections being reported overdue, and evictions that wait for that.
-    reporting: Vec<u64>,
-    late: Vec<Departure>,
-    counts: Stats,
+    /// Connections of which a thread is telling, and what is to be told next of those.
+    telling: Vec<u64>,
+    untold: Vec<Tale>,
+    /// Threads that wait until so many connections are open.
+    readiers: Vec<ready::Readier<W>>,
+    readiers_so_far: u64,
+    /// In a box, because its histograms are large and seldom written.
+    counts: Box<Stats>,
     random: Random,
 }
 
@@ -103,9 +116,11 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             drainers: 0,
             has_reaper: false,
             pinging: false,
-            reporting: Vec::new(),
-            late: Vec::new(),
-            counts: Stats::default(),
+            telling: Vec::new(),
+            untold: Vec::new(),
+            readiers: Vec::new(),
+            readiers_so_far: 0,
+            counts: Box::default(),
             random: Random::new(),
         }
     }
@@ -208,6 +223,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         while let Some(seat) = self.waiters.first() {
             self.answer_last(seat, Answer::Ended);
         }
+        self.wake_readiers();
         self.dispatch();
         first
     }
@@ -216,6 +232,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.limit = limit;
         let surplus = self.slots.in_use().saturating_sub(limit);
         self.shed(surplus.min(self.slots.idle()), Eviction::OverLimit);
+        self.wake_readiers();
         self.dispatch();
     }
 
@@ -251,8 +268,23 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             connecting: self.slots.connecting(),
             waiting: self.waiters.len(),
             allocations,
-            ..self.counts.clone()
+            ..Stats::clone(&self.counts)
         }
+    }
+
+    /// Since when connects fail, how many did, and why the last one did.
+    pub(crate) fn outage(&self) -> Option<Outage> {
+        let (since, failures, error) = self.breaker.outage()?;
+        Some(Outage {
+            since,
+            failures,
+            error: Arc::clone(error),
+        })
+    }
+
+    /// A call has given up because its time was over.
+    pub(crate) fn count_timeout(&mut self) {
+        self.counts.timeouts += 1;
     }
 
     pub(crate) fn slots(&self) -> &Slots<L, H> {
@@ -368,11 +400,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let mut closed = self.slots.close(key, why, self.now, returned, ending);
         self.counts.releases += 1;
         self.counts.evictions.count(why);
-        if self.reporting.contains(&key.id) {
-            closed.tell = false;
-            let (id, age) = (key.id, closed.age);
-            self.late.push(Departure { id, why, age });
-        }
+        closed.tell = self.departed(key.id, closed.held, why, closed.age);
         closed
     }
 
@@ -381,6 +409,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.counts.waits += u64::from(!ticket.is_counted());
         self.counts.wait_total += waited;
         self.counts.wait_max = self.counts.wait_max.max(waited);
+        self.counts.wait_times.record(waited);
     }
 
     fn note_drained(&mut self) {

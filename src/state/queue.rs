@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::report::error::Error;
+use crate::report::stats::{CallSites, Stats};
 use crate::state::slots::Lease;
 
 /// What ends a wait, or a try.
@@ -29,6 +30,21 @@ pub(crate) enum Failure {
     Full,
     /// The connect, or the last one during an outage, failed with this.
     Connect(Arc<Error>),
+}
+
+impl Failure {
+    /// What a caller is told, of a pool in this state.
+    pub(crate) fn to_error(&self, stats: impl FnOnce() -> Stats) -> Error {
+        match self {
+            Self::Full => Error::Full {
+                stats: Box::new(Stats {
+                    call_sites: CallSites::default(),
+                    ..stats()
+                }),
+            },
+            Self::Connect(error) => error.another(),
+        }
+    }
 }
 
 /// A place in the queue, kept across seats by a waiter whose connection proved dead.

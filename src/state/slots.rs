@@ -5,6 +5,7 @@
 //! the slot while the connection is idle; `H` is the pool's own handle on the connection, which
 //! stays in the slot.
 
+use std::panic::Location;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,18 @@ pub(crate) struct Lease<L> {
     pub(crate) first: bool,
 }
 
+/// Where in the user's program a lease was taken.
+pub(crate) type CallSite = &'static Location<'static>;
+
+/// Who takes a lease; the default is nobody in particular yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Taker {
+    /// `None` for a ping.
+    pub(crate) at: Option<CallSite>,
+    /// If leases are watched, until it has been reported overdue.
+    pub(crate) holder: Option<Holder>,
+}
+
 /// How a connection that leaves ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -47,6 +60,8 @@ pub(crate) struct Closed<L, H> {
     pub(crate) key: SlotKey,
     pub(crate) why: Eviction,
     pub(crate) age: Duration,
+    /// How long its lease lasted, if that ends with it and was told when it began.
+    pub(crate) held: Option<Duration>,
     pub(crate) ending: Ending,
     /// What lay in the slot, or came back with the lease.
     pub(crate) client: Option<L>,
@@ -122,6 +137,32 @@ pub(crate) struct Open<L, H> {
     /// When it is too old.
     pub(crate) expires: Option<Instant>,
     pub(crate) leases: u64,
+    /// How many of them were pings.
+    pub(crate) pings: u64,
+}
+
+/// What a slot shows of its connection.
+#[derive(Debug)]
+pub(crate) struct Occupant<'a, H> {
+    pub(crate) id: u64,
+    pub(crate) state: State,
+    /// When it was open, or its connect was started.
+    pub(crate) born: Instant,
+    /// When it entered its state.
+    pub(crate) since: Instant,
+    pub(crate) leases: u64,
+    pub(crate) taken_at: Option<CallSite>,
+    /// Once it is open.
+    pub(crate) handle: Option<&'a H>,
+}
+
+impl<H> Occupant<'_, H> {
+    pub(crate) fn without_handle(self) -> Occupant<'static, H> {
+        Occupant {
+            handle: None,
+            ..self
+        }
+    }
 }
 
 /// Who has a lease.
@@ -142,8 +183,9 @@ pub(crate) enum Usage<L> {
     Leased {
         /// Why it is to close when it comes back.
         doom: Option<Eviction>,
-        /// Who took the lease, if leases are watched, until it has been reported overdue.
-        holder: Option<Holder>,
+        /// Whether the lease's beginning has been told, and its end has not.
+        is_told: bool,
+        taker: Taker,
     },
 }
 
@@ -163,9 +205,42 @@ impl<L, H> Open<L, H> {
     /// Who took the lease, if leases are watched and it has not been reported overdue.
     pub(crate) fn holder(&mut self) -> Option<&mut Option<Holder>> {
         match &mut self.usage {
-            Usage::Leased { holder, .. } => Some(holder),
+            Usage::Leased { taker, .. } => Some(&mut taker.holder),
             Usage::Idle { .. } => None,
         }
+    }
+
+    pub(crate) fn taken_at(&self) -> Option<CallSite> {
+        match &self.usage {
+            Usage::Leased { taker, .. } => taker.at,
+            Usage::Idle { .. } => None,
+        }
+    }
+
+    pub(crate) fn set_taker(&mut self, by: Taker) {
+        if let Usage::Leased { taker, .. } = &mut self.usage {
+            *taker = by;
+        }
+    }
+
+    /// The beginning of this lease is told.
+    pub(crate) fn begin_told_lease(&mut self) {
+        if let Usage::Leased { is_told, .. } = &mut self.usage {
+            *is_told = true;
+        }
+    }
+
+    /// The end of this lease is told: how long it lasted, if its beginning was told.
+    pub(crate) fn end_told_lease(&mut self, now: Instant) -> Option<Duration> {
+        let Usage::Leased { is_told, .. } = &mut self.usage else {
+            return None;
+        };
+        std::mem::take(is_told).then(|| now.saturating_duration_since(self.since))
+    }
+
+    /// How often callers have had it.
+    pub(crate) fn uses(&self) -> u64 {
+        self.leases - self.pings
     }
 
     pub(crate) fn has_expired(&self, now: Instant) -> bool {
@@ -337,13 +412,15 @@ impl<L, H> Slots<L, H> {
             handle,
             usage: Usage::Leased {
                 doom: None,
-                holder: None,
+                is_told: false,
+                taker: Taker::default(),
             },
             born: now,
             since: now,
             answered: now,
             expires: None,
             leases: 0,
+            pings: 0,
         });
     }
 
@@ -368,14 +445,18 @@ impl<L, H> Slots<L, H> {
         &mut self,
         index: u32,
         since: Instant,
-        holder: Option<Holder>,
+        taker: Taker,
     ) -> (Lease<L>, Instant) {
         let slot = &mut self.all[index as usize];
         let id = slot.id;
         let Content::Open(open) = &mut slot.content else {
             panic!("bug: lease of a slot that is not open");
         };
-        let usage = Usage::Leased { doom: None, holder };
+        let usage = Usage::Leased {
+            doom: None,
+            is_told: false,
+            taker,
+        };
         let Usage::Idle { client } = std::mem::replace(&mut open.usage, usage) else {
             panic!("bug: lease of a leased slot");
         };
@@ -403,7 +484,10 @@ impl<L, H> Slots<L, H> {
         holder: Option<Holder>,
     ) -> (Lease<L>, Pinged) {
         let neighbour = self.idle.before(index).map(|index| self.key(index));
-        let (lease, idle_since) = self.lease(index, now, holder);
+        let taker = Taker { at: None, holder };
+        let (lease, idle_since) = self.lease(index, now, taker);
+        let pinged = self.get_mut(lease.key);
+        pinged.expect("bug: a ping of what is not open").pings += 1;
         let pinged = Pinged {
             idle_since,
             neighbour,
@@ -462,9 +546,10 @@ impl<L, H> Slots<L, H> {
     ) -> Closed<L, H> {
         let slot = &mut self.all[key.index as usize];
         let content = std::mem::replace(&mut slot.content, Content::Closing(None));
-        let Content::Open(open) = content else {
+        let Content::Open(mut open) = content else {
             panic!("bug: closed a slot that is not open");
         };
+        let held = open.end_told_lease(now);
         let client = match open.usage {
             Usage::Idle { client } => {
                 self.idle.remove(key.index);
@@ -480,6 +565,7 @@ impl<L, H> Slots<L, H> {
             key,
             why,
             age: now.saturating_duration_since(open.born),
+            held,
             ending,
             client,
             handle: open.handle,
@@ -552,26 +638,50 @@ impl<L, H> Slots<L, H> {
         }
     }
 
-    /// The connection in each slot, unless it is closing: its id, its state, when it was born or
-    /// begun, when it entered its state, its leases and, once it is open, the pool's handle.
-    pub(crate) fn occupants(
-        &self,
-    ) -> impl Iterator<Item = (u64, State, Instant, Instant, u64, Option<&H>)> {
+    /// The connection in each slot, unless it is closing.
+    pub(crate) fn occupants(&self) -> impl Iterator<Item = Occupant<'_, H>> {
         self.all.iter().filter_map(|slot| match &slot.content {
             Content::Vacant | Content::Closing(_) => None,
-            Content::Connecting { since, .. } => {
-                Some((slot.id, State::Connecting, *since, *since, 0, None))
-            }
-            Content::Open(open) => {
-                let state = if open.is_idle() {
+            Content::Connecting { since, .. } => Some(Occupant {
+                id: slot.id,
+                state: State::Connecting,
+                born: *since,
+                since: *since,
+                leases: 0,
+                taken_at: None,
+                handle: None,
+            }),
+            Content::Open(open) => Some(Occupant {
+                id: slot.id,
+                state: if open.is_idle() {
                     State::Idle
                 } else {
                     State::Leased
-                };
-                let handle = Some(&open.handle);
-                Some((slot.id, state, open.born, open.since, open.leases, handle))
-            }
+                },
+                born: open.born,
+                since: open.since,
+                leases: open.leases,
+                taken_at: open.taken_at(),
+                handle: Some(&open.handle),
+            }),
         })
+    }
+
+    /// Where each lease that is out was taken.
+    pub(crate) fn call_sites(&self) -> Vec<CallSite> {
+        let open = self.all.iter().filter_map(|slot| match &slot.content {
+            Content::Open(open) => open.taken_at(),
+            _ => None,
+        });
+        open.collect()
+    }
+
+    /// When this connect was started.
+    pub(crate) fn connect_began(&self, key: SlotKey) -> Option<Instant> {
+        match self.slot(key).content {
+            Content::Connecting { since, .. } => Some(since),
+            _ => None,
+        }
     }
 
     pub(crate) fn key(&self, index: u32) -> SlotKey {
@@ -636,7 +746,7 @@ mod tests {
         /// A caller uses this one, and gives it back in this second.
         fn use_once(&mut self, key: SlotKey, second: u64) {
             let now = self.at(second);
-            let (lease, _) = self.slots.lease(key.index, now, None);
+            let (lease, _) = self.slots.lease(key.index, now, Taker::default());
             self.slots.make_idle(lease.key, lease.client, now, None);
         }
 
@@ -751,7 +861,7 @@ mod tests {
         assert_eq!(counts(slots), (0, 1, 0, 0));
         slots.make_idle(key, 7, now, None);
         assert_eq!(counts(slots), (1, 0, 0, 0));
-        let (lease, _) = slots.lease(key.index, now, None);
+        let (lease, _) = slots.lease(key.index, now, Taker::default());
         assert_eq!(counts(slots), (0, 1, 0, 0));
         let why = Eviction::Discarded;
         let closed = slots.close(key, why, now, Some(lease.client), Ending::Close);

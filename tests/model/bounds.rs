@@ -7,7 +7,7 @@ use crate::backoff::Backoff;
 use crate::report::error::Error;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::state::core::{Caller, Core, Dead, Reserved, Rules, Turn};
-use crate::state::slots::Lease;
+use crate::state::slots::{Lease, Taker};
 
 const FEW: usize = 500;
 /// So many times as many, that whoever walks shows.
@@ -25,7 +25,7 @@ struct Crowd {
 }
 
 fn caller() -> Caller<()> {
-    Caller::new((), true, None)
+    Caller::new((), true, Taker::default())
 }
 
 impl Crowd {
@@ -37,6 +37,8 @@ impl Crowd {
             max_lifetime: None,
             probe_after: Duration::ZERO,
             leak_after: None,
+            max_waiting: None,
+            max_uses: None,
         };
         let now = Instant::now();
         let mut core = Core::new(1, rules, Backoff::new(), now);
@@ -194,13 +196,16 @@ fn nobody_overtakes_a_waiter_whose_window_is_over() {
     let lease = crowd.lease.take().unwrap();
     let key = lease.key;
     crowd.core.give_back(key, (), None, PeerSignal::Heard, None);
-    let barging = crowd.core.take(true, None).expect("its window is open");
+    let barging = crowd
+        .core
+        .take(true, Taker::default())
+        .expect("its window is open");
     crowd
         .core
         .give_back(barging.key, (), None, PeerSignal::Heard, None);
     // Of one waiter the window is 64 µs long.
     crowd.pass(Duration::from_micros(64));
-    assert!(crowd.core.take(true, None).is_none());
+    assert!(crowd.core.take(true, Taker::default()).is_none());
     let mut late = caller();
     crowd.core.enter(&mut late);
     assert!(matches!(crowd.core.poll(&mut waiter), Turn::Granted(_)));

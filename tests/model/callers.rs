@@ -9,9 +9,7 @@ impl Walk {
         }
         let holder = self.random.chance(50);
         let barge = self.random.chance(50);
-        let taken = self
-            .core
-            .take(barge, holder.then(|| Holder::Caller(thread::current())));
+        let taken = self.core.take(barge, taker(holder));
         let expected = self.take_newest(barge);
         let Some(lease) = taken else {
             assert!(expected.is_none());
@@ -25,7 +23,7 @@ impl Walk {
 
     fn hold(&mut self, key: SlotKey, holder: bool) {
         if let Some(conn) = find(&mut self.leased, key.id) {
-            conn.is_held = holder;
+            (conn.is_held, conn.is_taken) = (holder, true);
         }
     }
 
@@ -42,8 +40,7 @@ impl Walk {
         let mut expected = Expected::default();
         let Some(mut comeback) = comeback else {
             let (stays, is_watched) = (self.random.chance(70), self.random.chance(50));
-            let holder = is_watched.then(|| Holder::Caller(thread::current()));
-            let mut itself = core::Caller::new(self.next_who, stays, holder);
+            let mut itself = core::Caller::new(self.next_who, stays, taker(is_watched));
             self.next_who += 1;
             let turn = self.core.enter(&mut itself);
             self.entered(itself, is_watched, turn, None, &mut expected);
@@ -100,6 +97,12 @@ impl Walk {
             self.connecting.len() - current + self.queue.len().max(current)
         };
         let refusal = self.refusal(claims);
+        let is_new = number.is_none() && itself.stays;
+        if refusal.is_some() && is_new && self.is_line_full() {
+            assert!(matches!(turn, Turn::QueueFull), "{turn:?}");
+            self.counts.refusals += 1;
+            return;
+        }
         match (&turn, &refusal) {
             (Turn::Pending(_), None) => {}
             (_, Some(cause)) => self.check_failure(&turn, cause),
@@ -128,6 +131,21 @@ impl Walk {
         };
         self.queue.insert(place, caller);
         self.go_on(who, refusal.is_none(), &turn, expected);
+    }
+
+    /// Whether as many wait as may whom no connect that is under way or may follow will serve.
+    fn is_line_full(&self) -> bool {
+        let current = self.connecting_current();
+        let places = match &self.outage {
+            Some(_) => current,
+            None => {
+                let taken = self.open() + self.connecting.len() - current;
+                self.limit.saturating_sub(taken)
+            }
+        };
+        let waiting = self.queue.len();
+        let most = self.rules.max_waiting;
+        most.is_some_and(|most| waiting >= places && waiting - places >= most)
     }
 
     /// A try that has begun starts its connect itself through an open breaker.
@@ -220,7 +238,7 @@ impl Walk {
                 .find(|caller| caller.who == who)
                 .unwrap()
                 .itself,
-            core::Caller::new(who, true, None),
+            core::Caller::new(who, true, taker(false)),
         );
         let turn = self.core.poll(&mut itself);
         if !has_answer && look_at.is_some_and(|at| at <= self.clock) {
@@ -301,5 +319,13 @@ impl Walk {
             self.dispatch(&mut expected);
         }
         self.check(&expected);
+    }
+}
+
+/// Somebody who takes a lease; whether it is watched.
+fn taker(is_watched: bool) -> Taker {
+    Taker {
+        at: Some(std::panic::Location::caller()),
+        holder: is_watched.then(|| Holder::Caller(thread::current())),
     }
 }

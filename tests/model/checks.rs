@@ -1,11 +1,13 @@
 //! What must hold after each step.
 
 use super::*;
+use crate::state::slots::Occupant;
 
 impl Walk {
     /// Compares what the core did and is with what it should have done and be.
     pub(super) fn check(&mut self, expected: &Expected) {
-        let fx = self.core.take_effects();
+        let mut fx = self.core.take_effects();
+        self.check_readiers(expected, &mut fx);
         assert_eq!(fx.connects.len(), expected.connects, "connects");
         self.check_alarm(expected, &fx);
         let mut gone: Vec<Gone> = fx
@@ -24,6 +26,7 @@ impl Walk {
                     is_aborted: closed.ending == Ending::Abort,
                     occupies: closed.occupies,
                     is_told: closed.tell,
+                    held: closed.held,
                 }
             })
             .collect();
@@ -57,6 +60,19 @@ impl Walk {
         }
         drop(fx);
         self.check_state();
+    }
+
+    /// Those who wait for connections to be open are woken when one is, or none will be.
+    fn check_readiers(&self, expected: &Expected, fx: &mut Effects) {
+        let (readiers, others) = std::mem::take(&mut fx.wake)
+            .into_iter()
+            .partition(|&who| who >= READIERS);
+        fx.wake = others;
+        let mut woken: Vec<u64> = readiers;
+        woken.dedup();
+        let all = self.readiers.iter().map(|r| READIERS + r.count as u64);
+        let wanted: Vec<u64> = all.filter(|_| expected.wakes_readiers).collect();
+        assert_eq!(woken, wanted);
     }
 
     /// Everybody with news is woken, and the first waiter keeps an outage's pool trying.
@@ -178,10 +194,29 @@ impl Walk {
             .core
             .slots()
             .occupants()
-            .map(|(id, state, born, since, leases, _)| (id, state as u8, born, since, leases))
+            .map(|found| {
+                let taken = found.taken_at.is_some();
+                let Occupant {
+                    id,
+                    state,
+                    born,
+                    since,
+                    leases,
+                    ..
+                } = found;
+                (id, state as u8, born, since, leases, taken)
+            })
             .collect();
-        let row =
-            |conn: &Conn, state| (conn.key.id, state as u8, conn.born, conn.since, conn.leases);
+        let row = |conn: &Conn, state| {
+            (
+                conn.key.id,
+                state as u8,
+                conn.born,
+                conn.since,
+                conn.leases,
+                conn.is_taken,
+            )
+        };
         let idle = self.idle.iter().map(|conn| row(conn, State::Idle));
         let leased = self.leased.iter().map(|conn| row(conn, State::Leased));
         let mut wanted: Vec<_> = idle.chain(leased).collect();

@@ -11,6 +11,7 @@
 mod bounds;
 mod callers;
 mod checks;
+mod ready;
 mod returns;
 mod verbs;
 
@@ -29,9 +30,9 @@ use crate::report::event::{Close, Freed};
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::report::stats::{State, Stats};
 use crate::state::barging::Convoy;
-use crate::state::core::{self, Dead, IdlePeriod, Rules, Turn, WhoCloses};
+use crate::state::core::{self, Dead, IdlePeriod, Readiness, Rules, Tale, Turn, What, WhoCloses};
 use crate::state::queue::Failure;
-use crate::state::slots::{Ending, Holder, Lease, Pinged, SlotKey};
+use crate::state::slots::{Ending, Holder, Lease, Pinged, SlotKey, Taker};
 
 type Core = core::Core<Value, u64, u64>;
 type Effects = core::Effects<Value, u64, u64>;
@@ -116,8 +117,13 @@ struct Conn {
     answered: Instant,
     expires: Option<Instant>,
     leases: u64,
+    pings: u64,
     doom: Option<Eviction>,
     is_held: bool,
+    /// Whether its lease has a call site.
+    is_taken: bool,
+    /// Whether its lease's beginning was told and its end was not.
+    is_told: bool,
 }
 
 /// A connect under way, and who it is made for.
@@ -130,6 +136,7 @@ struct Connect {
     given_up: bool,
     /// Whether it has a socket.
     is_open: bool,
+    began: Instant,
 }
 
 /// A caller with a seat.
@@ -205,7 +212,39 @@ struct Gone {
     is_aborted: bool,
     occupies: bool,
     is_told: bool,
+    /// How long the lease lasted that ended so, if it had been told.
+    held: Option<Duration>,
 }
+
+/// What is to be told of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Leased,
+    Overdue(Duration),
+    Returned(Duration),
+    Evicted(Eviction),
+}
+
+impl From<&Tale> for Said {
+    fn from(tale: &Tale) -> Self {
+        match tale.what {
+            What::Leased { .. } => Self::Leased,
+            What::Overdue { held, .. } => Self::Overdue(held),
+            What::Returned { held } => Self::Returned(held),
+            What::Evicted { why, .. } => Self::Evicted(why),
+        }
+    }
+}
+
+/// A thread that waits until so many connections are open.
+struct Readier {
+    number: u64,
+    count: usize,
+    failures: u64,
+}
+
+/// Wakers of callers are below this, those of the threads above it.
+const READIERS: u64 = 1 << 32;
 
 /// What the model expects of one step.
 #[derive(Default)]
@@ -219,6 +258,8 @@ struct Expected {
     aborted_value: Option<u64>,
     wakes_reaper: bool,
     warns: bool,
+    /// Those who wait for connections to be open have news.
+    wakes_readiers: bool,
 }
 
 #[expect(
@@ -268,8 +309,9 @@ struct Walk {
     dispatched: Instant,
     aborted: usize,
     drainers: usize,
-    reporting: Vec<u64>,
-    late: Vec<(u64, Eviction)>,
+    telling: Vec<u64>,
+    untold: Vec<(u64, Said)>,
+    readiers: Vec<Readier>,
     next_who: u64,
     next_number: u64,
     highest_id: u64,
@@ -303,6 +345,8 @@ impl Walk {
             max_lifetime: random.chance(70).then_some(Duration::from_secs(5)),
             probe_after: Duration::from_millis(random.pick(&[0, 0, 50])),
             leak_after: random.chance(50).then_some(Duration::from_millis(500)),
+            max_waiting: random.chance(40).then(|| random.below(4)),
+            max_uses: random.chance(30).then(|| 1 + random.below(4) as u64),
         };
         let now = Instant::now() + Duration::from_secs(10);
         let mut core = Core::new(limit, rules.clone(), Backoff::new(), now);
@@ -341,8 +385,9 @@ impl Walk {
             dispatched: now,
             aborted: 0,
             drainers: 0,
-            reporting: Vec::new(),
-            late: Vec::new(),
+            telling: Vec::new(),
+            untold: Vec::new(),
+            readiers: Vec::new(),
             next_who: 0,
             next_number: 0,
             highest_id: 0,
@@ -381,12 +426,14 @@ impl Walk {
             72..82 => self.pass_time(),
             82..86 => self.vacate(),
             86..89 => self.sweep(),
-            89..91 => self.evict_one(),
-            91..93 => self.ping(),
+            89 => self.evict_one(),
+            90 => self.tell_of_a_lease(),
+            91 => self.ping(),
+            92 => self.get_ready(),
             93..95 => self.give_back_pinged(),
             95 => self.set_limit(),
             96 => self.free(),
-            97 => self.drain_or_report(),
+            97 => self.drain_or_tell(),
             98 => self.change_weather(),
             _ => self.rarely(),
         }
@@ -549,6 +596,7 @@ impl Walk {
         let first = conn.leases == 0;
         conn.since = self.clock;
         conn.leases += 1;
+        (conn.is_taken, conn.is_told) = (false, false);
         let id = conn.key.id;
         self.leased.push(conn);
         Some((id, probe, first))
@@ -587,6 +635,7 @@ impl Walk {
         self.counts.waits += u64::from(!caller.is_counted);
         self.counts.wait_total += waited;
         self.counts.wait_max = self.counts.wait_max.max(waited);
+        self.counts.wait_times.record(waited);
     }
 
     fn shed(&mut self, count: usize, why: Eviction, expected: &mut Expected) {
@@ -623,9 +672,17 @@ impl Walk {
         let id = conn.key.id;
         self.counts.releases += 1;
         self.evictions[why as usize] += 1;
-        let is_told = !self.reporting.contains(&id);
+        let held = conn
+            .is_told
+            .then(|| self.clock.saturating_duration_since(conn.since));
+        if let Some(held) = held {
+            self.counts.lease_times.record(held);
+        }
+        let is_told = !self.telling.contains(&id);
         if !is_told {
-            self.late.push((id, why));
+            self.untold
+                .extend(held.map(|held| (id, Said::Returned(held))));
+            self.untold.push((id, Said::Evicted(why)));
         }
         Gone {
             id,
@@ -634,6 +691,7 @@ impl Walk {
             is_aborted: false,
             occupies: true,
             is_told,
+            held,
         }
     }
 
@@ -684,6 +742,7 @@ impl Walk {
             outdated: false,
             given_up: false,
             is_open: false,
+            began: now,
         });
     }
 
@@ -704,7 +763,8 @@ impl Walk {
             let spare = min_idle.saturating_sub(self.idle.len());
             let spare = if self.is_refilling { spare } else { 0 };
             let connecting = self.connecting_current();
-            let is_wanted = connecting < self.queue.len() + spare;
+            let unopened = self.wanted_open().saturating_sub(self.open());
+            let is_wanted = connecting < (self.queue.len() + spare).max(unopened);
             if self.has_ended || !self.has_place() || !is_wanted {
                 break;
             }
@@ -738,6 +798,21 @@ impl Walk {
         }
         let first = self.queue.first().filter(|_| self.may_try_connect());
         self.keeper = first.map(|first| first.who);
+    }
+
+    /// This is to be told now, unless somebody is telling of the same connection.
+    fn begin_telling(&mut self, id: u64, said: Said) -> Option<(u64, Said)> {
+        if self.telling.contains(&id) {
+            self.untold.push((id, said));
+            return None;
+        }
+        self.telling.push(id);
+        Some((id, said))
+    }
+
+    fn wanted_open(&self) -> usize {
+        let counts = self.readiers.iter().map(|readier| readier.count);
+        counts.max().unwrap_or(0).min(self.limit)
     }
 
     /// A caller's try fails; one that has only one leaves the queue with that.

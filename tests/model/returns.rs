@@ -30,6 +30,7 @@ impl Walk {
             self.core.connect_failed(key, Arc::clone(&error));
             expected.released.extend(connect.is_open.then_some(key.id));
             self.counts.connect_failures += 1;
+            expected.wakes_readiers = true;
             if outdated {
                 self.dispatch(&mut expected);
                 return self.check(&expected);
@@ -92,6 +93,9 @@ impl Walk {
         let value = Value::new(key.id, &self.alive);
         self.core.connected(key, value, key.id);
         self.counts.connects += 1;
+        let took = now.saturating_duration_since(connect.began);
+        self.counts.connect_times.record(took);
+        expected.wakes_readiers = true;
         if !outdated {
             self.close_breaker();
         }
@@ -104,8 +108,11 @@ impl Walk {
             answered: now,
             expires,
             leases: 0,
+            pings: 0,
             doom: None,
             is_held: false,
+            is_taken: false,
+            is_told: false,
         };
         if outdated || self.has_ended || self.in_use() + 1 > self.limit {
             let why = if outdated {
@@ -245,7 +252,10 @@ impl Walk {
         };
         let is_fit = find(&mut self.leased, key.id)
             .is_some_and(|conn| conn.doom.is_none() && conn.expires.is_none_or(|at| at > now));
+        let is_used_up =
+            find(&mut self.leased, key.id).is_some_and(|conn| is_used_up(conn, &self.rules));
         let stays = is_fit
+            && !is_used_up
             && says_nothing_new
             && self.queue.is_empty()
             && !self.is_refilling
@@ -307,14 +317,15 @@ impl Walk {
             .doom
             .or(verdict)
             .or(is_over.then_some(Eviction::OverLimit))
-            .or(is_too_old.then_some(Eviction::MaxLifetime));
+            .or(is_too_old.then_some(Eviction::MaxLifetime))
+            .or(is_used_up(&conn, &self.rules).then_some(Eviction::MaxUses));
         if let Some(why) = why {
             self.close(&conn, why, expected);
             return None;
         }
         conn.since = now;
         conn.answered = now;
-        conn.is_held = false;
+        (conn.is_held, conn.is_taken, conn.is_told) = (false, false, false);
         self.idle.push(conn.clone());
         Some(conn)
     }
@@ -439,4 +450,10 @@ impl Walk {
         self.dispatch(&mut expected);
         self.check(&expected);
     }
+}
+
+/// Whether callers have had it as often as they may.
+fn is_used_up(conn: &Conn, rules: &Rules) -> bool {
+    let uses = conn.leases - conn.pings;
+    rules.max_uses.is_some_and(|most| uses >= most)
 }

@@ -59,6 +59,8 @@ impl Walk {
         assert_eq!(shown, wanted);
         assert!(idle.iter().all(|(period, handle)| period.key.id == *handle));
         let mut late = Vec::new();
+        self.leased.sort_unstable_by_key(|conn| conn.key.index);
+        let mut overtime = Vec::new();
         for conn in self.leased.iter_mut().filter(|conn| is_inside(conn)) {
             if conn.expires.is_some_and(|at| at <= now) {
                 expected.recalled.push(conn.key.id);
@@ -66,14 +68,14 @@ impl Walk {
             let held = now.saturating_duration_since(conn.since);
             if conn.is_held && self.rules.leak_after.is_some_and(|after| held >= after) {
                 conn.is_held = false;
-                late.push((conn.key.id, held));
+                overtime.push((conn.key.id, Said::Overdue(held)));
             }
         }
-        late.sort_unstable();
-        let mut reported: Vec<_> = overdue.iter().map(|o| (o.id, o.held)).collect();
-        reported.sort_unstable();
-        assert_eq!(reported, late);
-        self.reporting.extend(late.iter().map(|&(id, _)| id));
+        for (id, said) in overtime {
+            late.extend(self.begin_telling(id, said));
+        }
+        let told: Vec<(u64, Said)> = overdue.iter().map(|tale| (tale.id, tale.into())).collect();
+        assert_eq!(told, late);
         for (period, id) in idle {
             let conn = self.idle.iter().find(|conn| conn.key.id == id);
             self.looked_at.push((period, conn.unwrap().leases));
@@ -137,6 +139,8 @@ impl Walk {
             let before = at.unwrap().checked_sub(1).map(|at| id(&self.idle[at]));
             let mut conn = self.idle.remove(at.unwrap());
             conn.leases += 1;
+            conn.pings += 1;
+            (conn.is_taken, conn.is_told) = (false, false);
             let since = std::mem::replace(&mut conn.since, now);
             conn.is_held = self.rules.leak_after.is_some();
             self.leased.push(conn);
@@ -152,7 +156,10 @@ impl Walk {
         self.limit = limit;
         assert_eq!(self.core.limit(), limit);
         let surplus = self.in_use().saturating_sub(limit);
-        let mut expected = Expected::default();
+        let mut expected = Expected {
+            wakes_readiers: true,
+            ..Expected::default()
+        };
         let count = surplus.min(self.idle.len());
         self.shed(count, Eviction::OverLimit, &mut expected);
         self.dispatch(&mut expected);
@@ -233,7 +240,10 @@ impl Walk {
         assert_eq!(first, !self.has_ended);
         self.has_ended = true;
         self.has_reaper = false;
-        let mut expected = Expected::default();
+        let mut expected = Expected {
+            wakes_readiers: true,
+            ..Expected::default()
+        };
         self.close_left(&mut expected);
         self.shed(self.idle.len(), Eviction::Ended, &mut expected);
         if close == Close::Hard {
@@ -257,12 +267,11 @@ impl Walk {
         self.check(&expected);
     }
 
-    pub(super) fn drain_or_report(&mut self) {
+    pub(super) fn drain_or_tell(&mut self) {
         if self.random.chance(50) {
-            let reporting = std::mem::take(&mut self.reporting);
-            let told = self.core.reported(&reporting);
-            let told: Vec<_> = told.iter().map(|late| (late.id, late.why)).collect();
-            assert_eq!(told, std::mem::take(&mut self.late));
+            while !self.telling.is_empty() && self.random.chance(80) {
+                self.tell_what_is_next();
+            }
         } else if self.drainers > 0 {
             self.core.end_draining();
             self.drainers -= 1;

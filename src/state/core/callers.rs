@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Answer, Core, Dead, Failure, Seat, Ticket, WhoCloses};
-use crate::state::slots::{Holder, Lease, Open};
+use crate::state::slots::{Lease, Taker};
 
 /// A call that found nothing idle.
 #[derive(Debug)]
@@ -12,8 +12,8 @@ pub(crate) struct Caller<W> {
     pub(crate) waker: W,
     /// Whether it goes on after a failed try.
     pub(crate) stays: bool,
-    /// The calling thread, if leases are watched.
-    holder: Option<Holder>,
+    /// Who takes the lease.
+    taker: Taker,
     /// Its place in the queue, which it keeps when its connection proves dead.
     ticket: Option<Ticket>,
     /// Where it waits, while it does.
@@ -32,16 +32,18 @@ pub(crate) enum Turn<L> {
     Hopeless(Failure),
     /// Nothing yet; it looks again when woken, and at this time.
     Pending(Option<Instant>),
+    /// It is not let into the line, which is as long as it may be.
+    QueueFull,
     /// The pool has ended.
     Ended,
 }
 
 impl<W> Caller<W> {
-    pub(crate) fn new(waker: W, stays: bool, holder: Option<Holder>) -> Self {
+    pub(crate) fn new(waker: W, stays: bool, taker: Taker) -> Self {
         Self {
             waker,
             stays,
-            holder,
+            taker,
             ticket: None,
             seat: None,
         }
@@ -58,7 +60,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if self.ended {
             return Turn::Ended;
         }
-        if let Some(lease) = self.take(caller.stays, caller.holder.clone()) {
+        if let Some(lease) = self.take(caller.stays, caller.taker.clone()) {
             return Turn::Granted(lease);
         }
         // Whoever comes back stands before those who came later.
@@ -72,6 +74,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if let Some(failure) = refusal.clone().filter(|_| !caller.stays) {
             return self.failed(failure, None);
         }
+        if refusal.is_some() && caller.ticket.is_none() && self.is_line_full() {
+            self.counts.refusals += 1;
+            return Turn::QueueFull;
+        }
         let ticket = match caller.ticket {
             Some(ticket) => ticket.resumed(self.now),
             None => self.waiters.new_ticket(self.now),
@@ -83,6 +89,14 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         caller.seat = Some(seat);
         self.allow_barging(seat);
         self.go_on(seat, refusal)
+    }
+
+    /// Whether one more would make the line longer than it may be, where it is not provided for.
+    fn is_line_full(&self) -> bool {
+        let in_line = self.waiters.len().checked_sub(self.provided_for());
+        let most = self.rules.max_waiting;
+        most.zip(in_line)
+            .is_some_and(|(most, in_line)| in_line >= most)
     }
 
     /// A caller's connection proved dead: it goes on at its old place in the queue.
@@ -170,8 +184,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let is_over = !self.waiters.is_waiting(seat);
         let turn = match self.waiters.take_answer(seat)? {
             Answer::Granted(lease) => {
-                if let Some(holder) = self.slots.get_mut(lease.key).and_then(Open::holder) {
-                    holder.clone_from(&caller.holder);
+                if let Some(open) = self.slots.get_mut(lease.key) {
+                    open.set_taker(caller.taker.clone());
                 }
                 Turn::Granted(lease)
             }

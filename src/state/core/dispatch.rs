@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use super::{Answer, Core, Failure, Reserved, Seat};
-use crate::state::slots::{Holder, Lease};
+use crate::state::slots::{Lease, Taker};
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// The most recently used idle connection, for a caller that is not in the queue.
     ///
     /// Where an idle connection lies beside waiters, the first of them may be overtaken for a while
     /// (see `barging`), and then only by a caller that may `barge` and has just looked at the clock.
-    pub(crate) fn take(&mut self, barge: bool, holder: Option<Holder>) -> Option<Lease<L>> {
+    pub(crate) fn take(&mut self, barge: bool, taker: Taker) -> Option<Lease<L>> {
         let may_take = self.waiters.is_empty() || (barge && self.may_overtake());
         if !may_take {
             return None;
         }
         let newest = self.slots.newest()?;
-        Some(self.lease(newest, holder))
+        Some(self.lease(newest, taker))
     }
 
     /// Whether others may take what is idle before the first waiter does.
@@ -45,7 +45,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// Brings idle connections and waiters together, and starts the connects that are wanted.
     pub(super) fn dispatch(&mut self) {
         self.dispatched = self.now;
-        if self.waiters.is_empty() && !self.refilling {
+        if self.waiters.is_empty() && !self.refilling && self.readiers.is_empty() {
             self.alarm = None;
             return self.note_drained();
         }
@@ -75,14 +75,14 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// Gives an idle connection to a waiter. One that was made for it just now needs no probe.
     fn grant(&mut self, index: u32, seat: Seat, may_be_dead: bool) {
-        let mut lease = self.lease(index, None);
+        let mut lease = self.lease(index, Taker::default());
         lease.probe &= may_be_dead;
         self.answer_last(seat, Answer::Granted(lease));
     }
 
-    fn lease(&mut self, index: u32, holder: Option<Holder>) -> Lease<L> {
+    fn lease(&mut self, index: u32, taker: Taker) -> Lease<L> {
         let after = self.rules.probe_after;
-        let (mut lease, idle_since) = self.slots.lease(index, self.now, holder);
+        let (mut lease, idle_since) = self.slots.lease(index, self.now, taker);
         lease.probe = after.is_zero() || self.now.saturating_duration_since(idle_since) >= after;
         lease
     }
@@ -164,7 +164,18 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         } else {
             0
         };
-        self.waiters.len().saturating_add(spare)
+        let unopened = self.wanted_open().saturating_sub(self.slots.open());
+        self.waiters.len().saturating_add(spare).max(unopened)
+    }
+
+    /// How many of those who wait need no place to fall free: a connect is under way for them, or
+    /// begins when its turn comes.
+    pub(super) fn provided_for(&self) -> usize {
+        if self.breaker.error().is_some() {
+            return self.slots.connecting_current();
+        }
+        let taken = self.slots.open() + self.slots.outdated();
+        self.limit.saturating_sub(taken)
     }
 
     fn start(&mut self, owner: Option<Seat>) {

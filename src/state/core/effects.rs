@@ -1,10 +1,8 @@
 //! What the core has decided and others carry out, once the lock is free.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::report::error::Error;
-use crate::report::outcome::Eviction;
 use crate::state::slots::{Closed, SlotKey};
 
 /// What is to be done, in the order of the fields: what closes does so before anything connects.
@@ -66,12 +64,4 @@ pub(crate) struct Reserved {
     pub(crate) key: SlotKey,
     /// Whether a waiter needs it, as opposed to `min_idle`.
     pub(crate) needed: bool,
-}
-
-/// An eviction that remains to be told of.
-#[derive(Debug)]
-pub(crate) struct Departure {
-    pub(crate) id: u64,
-    pub(crate) why: Eviction,
-    pub(crate) age: Duration,
 }

@@ -40,6 +40,11 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             .or_else(|| self.ended.then_some(Eviction::Ended))
             .or_else(|| self.is_over_limit().then_some(Eviction::OverLimit))
             .or_else(|| open.has_expired(self.now).then_some(Eviction::MaxLifetime))
+            .or_else(|| self.is_used_up(open).then_some(Eviction::MaxUses))
+    }
+
+    fn is_used_up(&self, open: &Open<L, H>) -> bool {
+        self.rules.max_uses.is_some_and(|most| open.uses() >= most)
     }
 
     /// A fit lease is over, and becomes idle where there is nothing else to decide.
@@ -179,6 +184,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// One of a factory that has been replaced, or that was given up, comes too late.
     pub(crate) fn connected(&mut self, key: SlotKey, client: L, handle: H) {
         self.counts.connects += 1;
+        if let Some(began) = self.slots.connect_began(key) {
+            let took = self.now.saturating_duration_since(began);
+            self.counts.connect_times.record(took);
+        }
         let is_late = self.slots.is_outdated(key);
         if !is_late {
             self.breaker.connected(self.now);
@@ -198,6 +207,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             self.slots.make_idle(key, client, self.now, None);
             self.serve_first(key.index, owner);
         }
+        self.wake_readiers();
         self.dispatch();
     }
 
@@ -221,6 +231,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             }
             self.breaker.failed(error, self.now);
         }
+        self.wake_readiers();
         self.dispatch();
     }
 

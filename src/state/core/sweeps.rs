@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Core, Departure};
+use super::{Core, Tale, What};
 use crate::report::outcome::Eviction;
 use crate::state::slots::{Holder, Lease, Pinged, SlotKey};
 
@@ -17,14 +17,6 @@ const PING_BATCH: u32 = 64;
 pub(crate) struct IdlePeriod {
     pub(crate) key: SlotKey,
     leases: u64,
-}
-
-/// A lease that has been out for too long.
-#[derive(Debug)]
-pub(crate) struct Overdue {
-    pub(crate) id: u64,
-    pub(crate) held: Duration,
-    pub(crate) holder: Holder,
 }
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
@@ -86,7 +78,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         &mut self,
         slots: std::ops::Range<u32>,
         idle: &mut Vec<(IdlePeriod, H)>,
-        overdue: &mut Vec<Overdue>,
+        overdue: &mut Vec<Tale>,
     ) -> usize {
         let mut closed = 0;
         for index in slots.start..slots.end.min(self.slots.len()) {
@@ -110,33 +102,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         closed
     }
 
-    fn overdue(&mut self, key: SlotKey) -> Option<Overdue> {
+    fn overdue(&mut self, key: SlotKey) -> Option<Tale> {
         let leak_after = self.rules.leak_after?;
         let open = self.slots.get_mut(key)?;
         let held = self.now.saturating_duration_since(open.since);
         let holder = open.holder()?.take_if(|_| held >= leak_after)?;
-        self.reporting.push(key.id);
-        Some(Overdue {
-            id: key.id,
-            held,
-            holder,
-        })
-    }
-
-    /// These overdue leases have been reported; what happened to them meanwhile.
-    pub(crate) fn reported(&mut self, ids: &[u64]) -> Vec<Departure> {
-        // Two sweeps may report leases of one connection at the same time: the last one tells.
-        for id in ids {
-            if let Some(at) = self.reporting.iter().position(|other| other == id) {
-                self.reporting.swap_remove(at);
-            }
-        }
-        let late = std::mem::take(&mut self.late);
-        let (kept, told) = late
-            .into_iter()
-            .partition(|departure| self.reporting.contains(&departure.id));
-        self.late = kept;
-        told
+        let at = open.taken_at();
+        self.begin_telling(key.id, What::Overdue { held, holder, at })
     }
 
     /// The next idle connection, from this slot on, that has not answered for so long.

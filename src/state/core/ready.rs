@@ -1,0 +1,87 @@
+//! Who waits until so many connections are open, and what is done for that.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Core;
+use crate::report::error::Error;
+
+/// A thread that waits until so many connections are open.
+#[derive(Debug)]
+pub(super) struct Readier<W> {
+    number: u64,
+    count: usize,
+    waker: W,
+    /// How many connects had failed when it came.
+    failures: u64,
+}
+
+/// How it stands with a thread that waits for connections to be open.
+#[derive(Debug)]
+pub(crate) enum Readiness {
+    /// So many are open.
+    Ready,
+    /// Not yet; it looks again when woken, and at this time.
+    Waits(Option<Instant>),
+    /// Never: this is the limit.
+    AboveLimit(usize),
+    /// Never: no waiting cures this.
+    Hopeless(Arc<Error>),
+    /// The pool has ended.
+    Ended,
+}
+
+impl<L, H: Clone, W: Clone> Core<L, H, W> {
+    /// From now on connects are made until `count` are open; the number under which to ask.
+    pub(crate) fn begin_ready(&mut self, count: usize, waker: W) -> u64 {
+        self.readiers_so_far += 1;
+        let number = self.readiers_so_far;
+        self.readiers.push(Readier {
+            number,
+            count,
+            waker,
+            failures: self.counts.connect_failures,
+        });
+        number
+    }
+
+    /// Ends that, whether or not it came so far.
+    pub(crate) fn end_ready(&mut self, number: u64) {
+        self.readiers.retain(|readier| readier.number != number);
+    }
+
+    pub(crate) fn poll_ready(&mut self, number: u64) -> Readiness {
+        let readier = self.readiers.iter().find(|r| r.number == number);
+        let readier = readier.expect("bug: nobody waits for connections to be open");
+        let has_failed = self.counts.connect_failures > readier.failures;
+        if self.ended {
+            return Readiness::Ended;
+        }
+        if readier.count > self.limit {
+            return Readiness::AboveLimit(self.limit);
+        }
+        if self.slots.open() >= readier.count {
+            return Readiness::Ready;
+        }
+        let error = self.breaker.error().filter(|error| error.is_permanent());
+        if let Some(error) = error.filter(|_| has_failed) {
+            return Readiness::Hopeless(Arc::clone(error));
+        }
+        self.dispatch();
+        // What is due already begins when a connect ends or a place falls free.
+        let retry_at = self.breaker.retry_at().filter(|&at| at > self.now);
+        Readiness::Waits(retry_at)
+    }
+
+    /// How many connections are wanted for those who wait for it.
+    pub(super) fn wanted_open(&self) -> usize {
+        let counts = self.readiers.iter().map(|readier| readier.count);
+        counts.max().unwrap_or(0).min(self.limit)
+    }
+
+    /// There is news for those who wait for connections to be open.
+    pub(super) fn wake_readiers(&mut self) {
+        let wakers = self.readiers.iter().map(|readier| readier.waker.clone());
+        self.effects.wake.extend(wakers);
+    }
+}
