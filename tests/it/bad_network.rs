@@ -369,7 +369,7 @@ fn replies_that_are_later_than_a_callers_patience_reach_nobody() {
             let load = Load::start(&pool, LONG);
             load.storm(|| {
                 network.worsen(2, 30);
-                eventually("many are imrestless", || {
+                eventually("many are impatient", || {
                     pool.stats().evicted(Eviction::Unanswered) > 200
                 });
                 let count = network.count();

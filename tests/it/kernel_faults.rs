@@ -240,17 +240,13 @@ fn while_failing(test: &str, call: &str, errors: &[&str]) {
             println!("{call}, {error}, {when}: failed {} times", count.injected);
             all.injected += count.injected;
             all.cut += count.cut;
-            let socket_errors = child.order("recover");
+            let found = child.order("recover");
             // Nothing that passes by itself says that a connection is dead.
             let passes = ["EAGAIN", "EINTR"].contains(error);
             if passes && ["recvfrom", "sendto"].contains(&call) {
-                let none_yet = socket_errors == told;
-                assert!(
-                    none_yet,
-                    "{call}, {error}: {told}, then {socket_errors} socket errors"
-                );
+                assert_eq!(found, told, "{call}, {error}: socket errors, half-closed");
             }
-            told = socket_errors;
+            told = found;
         }
     }
     let left: usize = child.order("end").parse().unwrap();
@@ -322,8 +318,9 @@ fn work<C: Conversation>(builder: Builder<C>) {
             }
             _ => unreachable!(),
         }
-        let socket_errors = pool.stats().evicted(Eviction::SocketError);
-        println!("{order}: {socket_errors}");
+        let stats = pool.stats();
+        let found = [Eviction::SocketError, Eviction::HalfClosed].map(|why| stats.evicted(why));
+        println!("{order}: {found:?}");
     }
 }
 
@@ -403,11 +400,15 @@ impl Work {
     }
 
     fn run<C: Conversation>(&self, me: usize, pool: &Pool<C>) {
-        let mut turn = me;
+        let (started, mut turn) = (Instant::now(), me);
         while !self.stop.load(SeqCst) {
             turn += 1;
             if turn % 40 == 0 {
                 pool.free_with(1, Close::Hard);
+            }
+            // At times some wait for a connection, at times connections lie idle.
+            if started.elapsed().as_millis() / MOMENT.as_millis() % 2 == 0 {
+                thread::sleep(MOMENT / 5);
             }
             let begun = Instant::now();
             let lease = match turn % 3 {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Builder, Close, Connection, Error, Jitter, Pool};
 
+use crate::args::{Args, Part};
 use crate::chaos::{Chaos, Client, Fault, factory, panic_quietly};
 use crate::protocol::Protocol;
 use crate::random::Random;
@@ -38,22 +39,28 @@ pub(crate) struct World {
     pub(crate) chaos: Arc<Chaos>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) seed: u64,
+    without: Vec<Part>,
     pub(crate) is_over: AtomicBool,
     requests: Arc<AtomicU64>,
     began: Instant,
 }
 
 impl World {
-    pub(crate) fn new(address: String, seed: u64, tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(address: String, args: &Args, tally: Arc<Tally>) -> Self {
         Self {
             address,
-            chaos: Chaos::new(seed),
+            chaos: Chaos::new(args.seed),
             tally,
-            seed,
+            seed: args.seed,
+            without: args.without.clone(),
             is_over: AtomicBool::new(false),
             requests: Arc::default(),
             began: Instant::now(),
         }
+    }
+
+    pub(crate) fn has(&self, part: Part) -> bool {
+        !self.without.contains(&part)
     }
 
     fn is_resting(&self) -> bool {
@@ -172,8 +179,8 @@ impl Worker<'_> {
             300..600 => self.lease(Pool::pull, None),
             600..750 => self.pull_in_time(),
             750..850 => self.lease(|pool| pool.pull_timeout(Duration::ZERO), None),
-            850..855 => self.free(),
-            855..860 => self.change_limit(),
+            850..855 if self.world.has(Part::Free) => self.free(),
+            855..860 if self.world.has(Part::SetLimit) => self.change_limit(),
             860..880 => self.change_backoff(),
             880..885 => self.change_factory(),
             885..905 => drop(self.pool.reap()),
@@ -229,6 +236,12 @@ impl Worker<'_> {
     fn converse(&mut self, mut connection: Connection<Client>) {
         let tally = &self.world.tally;
         let chaos = &self.world.chaos;
+        if connection.stream.deadline().is_some() {
+            tally.find("a lease began with a deadline that it did not set".into());
+        }
+        if self.world.has(Part::Deadlines) && self.random.below(20) == 0 {
+            return self.converse_until(&mut connection);
+        }
         for turn in 0..self.random.below(3) {
             if turn > 0 && has_unread(&connection) {
                 return;
@@ -281,6 +294,23 @@ impl Worker<'_> {
         }
     }
 
+    /// Requests until a deadline, which bounds the last one however little the server says.
+    fn converse_until(&mut self, connection: &mut Connection<Client>) {
+        let tally = &self.world.tally;
+        let most = self.random.between(Duration::ZERO, PATIENCE);
+        let deadline = Instant::now() + most;
+        if connection.stream.set_deadline(Some(deadline)).is_err() {
+            return;
+        }
+        count(&tally.deadlines);
+        while ask(connection, &self.world.requests, tally).is_ok() && !has_unread(connection) {}
+        let by = Instant::now().saturating_duration_since(deadline);
+        tally.exceeded_deadline(by);
+        if by > UNBOUNDED {
+            tally.find(format!("a lease outlasted its deadline by {by:?}"));
+        }
+    }
+
     /// The options that a lease begins with are the pool's, whatever the last one did to them.
     fn look_at(&self, connection: &Connection<Client>) {
         let stream = Connection::stream(connection);
@@ -308,6 +338,7 @@ impl Worker<'_> {
     }
 
     fn free(&mut self) {
+        count(&self.world.tally.frees);
         let keep = usize::try_from(self.random.below(LIMIT as u64)).unwrap_or(0);
         let freed = match self.random.below(4) {
             0 => self.pool.free_with(keep, Close::Hard),
@@ -320,6 +351,7 @@ impl Worker<'_> {
     }
 
     fn change_limit(&mut self) {
+        count(&self.world.tally.limits);
         let mut below = |end: usize| usize::try_from(self.random.below(end as u64)).unwrap_or(0);
         let (low, high) = (below(LIMIT), LIMIT / 2 + below(LIMIT / 2 + 1));
         self.pool.set_limit(low);
