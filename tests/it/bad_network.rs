@@ -2,8 +2,10 @@
 //!
 //! The pool's process, the router and the server are in three network namespaces. The router takes
 //! packets from one link and sends them out on the other, or not, or later, as it is told; it counts
-//! what it did, and each scene checks that it did. A scene is a function of a [`Network`]; what uses a pool in another way than by leases
-//! takes [`Network::builder`] and is a scene more.
+//! what it did, and each scene checks that it did.
+//!
+//! A scene is a function of a [`Network`]; another way to use a pool than by leases is one scene
+//! more, over [`Network::builder`].
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
