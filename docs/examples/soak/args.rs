@@ -45,6 +45,8 @@ pub(crate) enum Part {
     Restarts,
     /// Leases with a deadline
     Deadlines,
+    /// Requests that may be sent again
+    Retry,
 }
 
 const AFTER_HELP: &str = "\

@@ -292,6 +292,7 @@ fn report(world: &World, pool: &Pool<Client>, server: &Unruly, took: Duration, a
     row("free", read(&tally.frees));
     row("limits lowered and raised", read(&tally.limits));
     row("leases with a deadline", read(&tally.deadlines));
+    row("requests that may be sent again", read(&tally.retries));
     row("other pools built and ended", read(&tally.guests));
     let pulls = lock(&tally.pulls);
     title("pull, µs");

@@ -32,9 +32,10 @@ pub(crate) struct Tally {
     pub(crate) guests: AtomicU64,
     /// By how much a call of `pull_timeout` outlasted its bound at most, in nanoseconds.
     pub(crate) overshoot: AtomicU64,
-    /// Leases with a deadline, and by how much the last request of one outlasted it at most.
+    /// Leases with a deadline, and by how much that or a request's was outlasted at most.
     pub(crate) deadlines: AtomicU64,
     pub(crate) deadline_overshoot: AtomicU64,
+    pub(crate) retries: AtomicU64,
     pub(crate) frees: AtomicU64,
     pub(crate) limits: AtomicU64,
     pub(crate) events: Events,
@@ -64,6 +65,7 @@ impl Tally {
             overshoot: AtomicU64::new(0),
             deadlines: AtomicU64::new(0),
             deadline_overshoot: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
             frees: AtomicU64::new(0),
             limits: AtomicU64::new(0),
             events: Events::default(),

@@ -165,6 +165,18 @@ pub(crate) fn work(world: &World, pool: &Pool<Client>, number: u64) {
         .expect("all histograms have the same bounds");
 }
 
+/// Why a request that may be sent again has failed.
+enum Failed {
+    Pull(Error),
+    Request,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Pull(error)
+    }
+}
+
 struct Worker<'a> {
     world: &'a World,
     pool: &'a Pool<Client>,
@@ -192,7 +204,24 @@ impl Worker<'_> {
                 ),
             ),
             970..972 => self.be_guest(),
+            972..985 if self.world.has(Part::Retry) => self.retry(),
             _ => self.rest(10),
+        }
+    }
+
+    /// A request that may be sent again, all of it within a deadline.
+    fn retry(&mut self) {
+        let tally = &self.world.tally;
+        count(&tally.retries);
+        let deadline = Instant::now() + self.random.between(Duration::ZERO, PATIENCE * 2);
+        let result = self.pool.retry_until(deadline, |connection| {
+            count(&tally.leases);
+            ask(connection, &self.world.requests, tally).map_err(|_| Failed::Request)
+        });
+        self.note_excess(deadline);
+        match result {
+            Ok(()) | Err(Failed::Request) => {}
+            Err(Failed::Pull(error)) => self.note_refusal(&error),
         }
     }
 
@@ -225,10 +254,29 @@ impl Worker<'_> {
                 self.pulls.saturating_record(nanoseconds(took));
                 self.converse(connection);
             }
-            Err(Error::Ended | Error::InvalidConfig(_) | Error::Spawn(_)) => {
-                tally.find("a pull failed for a cause that it cannot have".to_owned());
+            Err(error) => self.note_refusal(&error),
+        }
+    }
+
+    fn note_refusal(&self, error: &Error) {
+        let tally = &self.world.tally;
+        match error {
+            Error::Ended | Error::InvalidConfig(_) | Error::Spawn(_) => {
+                tally.find(format!(
+                    "a pull failed for a cause that it cannot have: {error}"
+                ));
             }
-            Err(_) => count(&tally.refused),
+            _ => count(&tally.refused),
+        }
+    }
+
+    /// By how much what was to end at this time has outlasted it.
+    fn note_excess(&self, deadline: Instant) {
+        let tally = &self.world.tally;
+        let by = Instant::now().saturating_duration_since(deadline);
+        tally.exceeded_deadline(by);
+        if by > UNBOUNDED {
+            tally.find(format!("a deadline was outlasted by {by:?}"));
         }
     }
 
@@ -304,11 +352,7 @@ impl Worker<'_> {
         }
         count(&tally.deadlines);
         while ask(connection, &self.world.requests, tally).is_ok() && !has_unread(connection) {}
-        let by = Instant::now().saturating_duration_since(deadline);
-        tally.exceeded_deadline(by);
-        if by > UNBOUNDED {
-            tally.find(format!("a lease outlasted its deadline by {by:?}"));
-        }
+        self.note_excess(deadline);
     }
 
     /// The options that a lease begins with are the pool's, whatever the last one did to them.
