@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use jackpot::{Builder, Connection, Event, Eviction, Pool};
@@ -205,7 +204,9 @@ fn after_a_lease_of(long: Duration, settings: impl FnOnce(Builder) -> Builder) -
     let builder = Pool::builder(move || TcpStream::connect(address)).probe_after(NEVER);
     let pool = settings(builder).build().unwrap();
     let lease = pool.pull().unwrap();
-    thread::sleep(long);
+    eventually("the lease is as long", || {
+        pool.connections()[0].in_state >= long
+    });
     drop(lease);
     (peer, pool)
 }

@@ -189,6 +189,8 @@ pub(crate) fn shutdown_wakes() -> bool {
             let _ = tell.send(Some((&*reader).read(&mut [0])));
         });
         assert!(told.recv().unwrap().is_none());
+        // No system tells that a thread is blocked in a read. Where it is not yet, this says that it
+        // is woken, which is true of every system but Wine.
         thread::sleep(Duration::from_millis(100));
         near.shutdown(Shutdown::Both).unwrap();
         let wakes = told.recv_timeout(Duration::from_secs(2)).is_ok();

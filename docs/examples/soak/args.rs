@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Parser, value_parser};
+use clap::{Parser, ValueEnum, value_parser};
 
 use crate::random;
 
@@ -28,6 +28,25 @@ pub(crate) struct Args {
     /// What the server and the threads do, as a number; another one each time if not given
     #[arg(long, value_name = "N", default_value_t = random::fresh_seed(), hide_default_value = true)]
     pub(crate) seed: u64,
+
+    /// What to leave out, to see which part a finding needs
+    #[arg(long, value_name = "PART,...", value_enum, value_delimiter = ',')]
+    pub(crate) without: Vec<Part>,
+}
+
+/// A part of the soak that can be left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Part {
+    /// Limits that are lowered and raised
+    SetLimit,
+    /// `free`, half of the time the hard way
+    Free,
+    /// A server that dies and comes back
+    Restarts,
+    /// Leases with a deadline
+    Deadlines,
+    /// Requests that may be sent again
+    Retry,
 }
 
 const AFTER_HELP: &str = "\

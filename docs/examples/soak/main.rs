@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Eviction, Pool};
 
-use args::Args;
+use args::{Args, Part};
 use census::Census;
 use chaos::{Client, Fault, panic_quietly};
 use server::Unruly;
@@ -86,7 +86,7 @@ fn run(args: &Args) -> Result<Vec<String>, String> {
     let before = Census::now();
     let mut server = Unruly::start(args.seed, args.duration())
         .map_err(|error| format!("cannot start a server on 127.0.0.1: {error}"))?;
-    let world = World::new(server.address().to_string(), args.seed, tally);
+    let world = World::new(server.address().to_string(), args, tally);
     let pool = start(&world).map_err(|error| error.to_string())?;
 
     soak(&world, &pool, &mut server, args.threads, warm_up);
@@ -174,7 +174,9 @@ fn soak(world: &World, pool: &Pool<Client>, server: &mut Unruly, threads: u64, l
         let mut is_failed = false;
         while started.elapsed() < length && !is_failed {
             thread::sleep(TICK.min(length.saturating_sub(started.elapsed())));
-            server.tick();
+            if world.has(Part::Restarts) {
+                server.tick();
+            }
             is_failed = workers.iter().any(thread::ScopedJoinHandle::is_finished);
             let minutes = started.elapsed().as_secs() / 60;
             if minutes > told {
@@ -287,6 +289,10 @@ fn report(world: &World, pool: &Pool<Client>, server: &Unruly, took: Duration, a
     row("actions", read(&tally.actions));
     row("leases", read(&tally.leases));
     row("pulls that failed", read(&tally.refused));
+    row("free", read(&tally.frees));
+    row("limits lowered and raised", read(&tally.limits));
+    row("leases with a deadline", read(&tally.deadlines));
+    row("requests that may be sent again", read(&tally.retries));
     row("other pools built and ended", read(&tally.guests));
     let pulls = lock(&tally.pulls);
     title("pull, µs");
@@ -294,6 +300,10 @@ fn report(world: &World, pool: &Pool<Client>, server: &Unruly, took: Duration, a
     row("p99", pulls.value_at_quantile(0.99) / 1000);
     row("worst", pulls.max() / 1000);
     row("worst excess of a time-out", read(&tally.overshoot) / 1000);
+    row(
+        "worst excess over a deadline",
+        read(&tally.deadline_overshoot) / 1000,
+    );
     drop(pulls);
     title("faults injected");
     row("server: restarted", server.restarts());

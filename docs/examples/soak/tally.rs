@@ -32,6 +32,12 @@ pub(crate) struct Tally {
     pub(crate) guests: AtomicU64,
     /// By how much a call of `pull_timeout` outlasted its bound at most, in nanoseconds.
     pub(crate) overshoot: AtomicU64,
+    /// Leases with a deadline, and by how much that or a request's was outlasted at most.
+    pub(crate) deadlines: AtomicU64,
+    pub(crate) deadline_overshoot: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) frees: AtomicU64,
+    pub(crate) limits: AtomicU64,
     pub(crate) events: Events,
     pub(crate) pulls: Mutex<Histogram>,
     findings: Mutex<Vec<String>>,
@@ -57,6 +63,11 @@ impl Tally {
             refused: AtomicU64::new(0),
             guests: AtomicU64::new(0),
             overshoot: AtomicU64::new(0),
+            deadlines: AtomicU64::new(0),
+            deadline_overshoot: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            frees: AtomicU64::new(0),
+            limits: AtomicU64::new(0),
             events: Events::default(),
             pulls: Mutex::new(histogram()),
             findings: Mutex::default(),
@@ -99,6 +110,10 @@ impl Tally {
 
     pub(crate) fn exceeded(&self, by: Duration) {
         self.overshoot.fetch_max(nanoseconds(by), Relaxed);
+    }
+
+    pub(crate) fn exceeded_deadline(&self, by: Duration) {
+        self.deadline_overshoot.fetch_max(nanoseconds(by), Relaxed);
     }
 
     /// What holds in every snapshot of a pool's numbers.

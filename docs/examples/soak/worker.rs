@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Builder, Close, Connection, Error, Jitter, Pool};
 
+use crate::args::{Args, Part};
 use crate::chaos::{Chaos, Client, Fault, factory, panic_quietly};
 use crate::protocol::Protocol;
 use crate::random::Random;
@@ -38,22 +39,28 @@ pub(crate) struct World {
     pub(crate) chaos: Arc<Chaos>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) seed: u64,
+    without: Vec<Part>,
     pub(crate) is_over: AtomicBool,
     requests: Arc<AtomicU64>,
     began: Instant,
 }
 
 impl World {
-    pub(crate) fn new(address: String, seed: u64, tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(address: String, args: &Args, tally: Arc<Tally>) -> Self {
         Self {
             address,
-            chaos: Chaos::new(seed),
+            chaos: Chaos::new(args.seed),
             tally,
-            seed,
+            seed: args.seed,
+            without: args.without.clone(),
             is_over: AtomicBool::new(false),
             requests: Arc::default(),
             began: Instant::now(),
         }
+    }
+
+    pub(crate) fn has(&self, part: Part) -> bool {
+        !self.without.contains(&part)
     }
 
     fn is_resting(&self) -> bool {
@@ -158,6 +165,18 @@ pub(crate) fn work(world: &World, pool: &Pool<Client>, number: u64) {
         .expect("all histograms have the same bounds");
 }
 
+/// Why a request that may be sent again has failed.
+enum Failed {
+    Pull(Error),
+    Request,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Pull(error)
+    }
+}
+
 struct Worker<'a> {
     world: &'a World,
     pool: &'a Pool<Client>,
@@ -172,8 +191,8 @@ impl Worker<'_> {
             300..600 => self.lease(Pool::pull, None),
             600..750 => self.pull_in_time(),
             750..850 => self.lease(|pool| pool.pull_timeout(Duration::ZERO), None),
-            850..855 => self.free(),
-            855..860 => self.change_limit(),
+            850..855 if self.world.has(Part::Free) => self.free(),
+            855..860 if self.world.has(Part::SetLimit) => self.change_limit(),
             860..880 => self.change_backoff(),
             880..885 => self.change_factory(),
             885..905 => drop(self.pool.reap()),
@@ -185,7 +204,24 @@ impl Worker<'_> {
                 ),
             ),
             970..972 => self.be_guest(),
+            972..985 if self.world.has(Part::Retry) => self.retry(),
             _ => self.rest(10),
+        }
+    }
+
+    /// A request that may be sent again, all of it within a deadline.
+    fn retry(&mut self) {
+        let tally = &self.world.tally;
+        count(&tally.retries);
+        let deadline = Instant::now() + self.random.between(Duration::ZERO, PATIENCE * 2);
+        let result = self.pool.retry_until(deadline, |connection| {
+            count(&tally.leases);
+            ask(connection, &self.world.requests, tally).map_err(|_| Failed::Request)
+        });
+        self.note_excess(deadline);
+        match result {
+            Ok(()) | Err(Failed::Request) => {}
+            Err(Failed::Pull(error)) => self.note_refusal(&error),
         }
     }
 
@@ -218,10 +254,29 @@ impl Worker<'_> {
                 self.pulls.saturating_record(nanoseconds(took));
                 self.converse(connection);
             }
-            Err(Error::Ended | Error::InvalidConfig(_) | Error::Spawn(_)) => {
-                tally.find("a pull failed for a cause that it cannot have".to_owned());
+            Err(error) => self.note_refusal(&error),
+        }
+    }
+
+    fn note_refusal(&self, error: &Error) {
+        let tally = &self.world.tally;
+        match error {
+            Error::Ended | Error::InvalidConfig(_) | Error::Spawn(_) => {
+                tally.find(format!(
+                    "a pull failed for a cause that it cannot have: {error}"
+                ));
             }
-            Err(_) => count(&tally.refused),
+            _ => count(&tally.refused),
+        }
+    }
+
+    /// By how much what was to end at this time has outlasted it.
+    fn note_excess(&self, deadline: Instant) {
+        let tally = &self.world.tally;
+        let by = Instant::now().saturating_duration_since(deadline);
+        tally.exceeded_deadline(by);
+        if by > UNBOUNDED {
+            tally.find(format!("a deadline was outlasted by {by:?}"));
         }
     }
 
@@ -229,6 +284,12 @@ impl Worker<'_> {
     fn converse(&mut self, mut connection: Connection<Client>) {
         let tally = &self.world.tally;
         let chaos = &self.world.chaos;
+        if connection.stream.deadline().is_some() {
+            tally.find("a lease began with a deadline that it did not set".into());
+        }
+        if self.world.has(Part::Deadlines) && self.random.below(20) == 0 {
+            return self.converse_until(&mut connection);
+        }
         for turn in 0..self.random.below(3) {
             if turn > 0 && has_unread(&connection) {
                 return;
@@ -281,6 +342,19 @@ impl Worker<'_> {
         }
     }
 
+    /// Requests until a deadline, which bounds the last one however little the server says.
+    fn converse_until(&mut self, connection: &mut Connection<Client>) {
+        let tally = &self.world.tally;
+        let most = self.random.between(Duration::ZERO, PATIENCE);
+        let deadline = Instant::now() + most;
+        if connection.stream.set_deadline(Some(deadline)).is_err() {
+            return;
+        }
+        count(&tally.deadlines);
+        while ask(connection, &self.world.requests, tally).is_ok() && !has_unread(connection) {}
+        self.note_excess(deadline);
+    }
+
     /// The options that a lease begins with are the pool's, whatever the last one did to them.
     fn look_at(&self, connection: &Connection<Client>) {
         let stream = Connection::stream(connection);
@@ -308,6 +382,7 @@ impl Worker<'_> {
     }
 
     fn free(&mut self) {
+        count(&self.world.tally.frees);
         let keep = usize::try_from(self.random.below(LIMIT as u64)).unwrap_or(0);
         let freed = match self.random.below(4) {
             0 => self.pool.free_with(keep, Close::Hard),
@@ -320,6 +395,7 @@ impl Worker<'_> {
     }
 
     fn change_limit(&mut self) {
+        count(&self.world.tally.limits);
         let mut below = |end: usize| usize::try_from(self.random.below(end as u64)).unwrap_or(0);
         let (low, high) = (below(LIMIT), LIMIT / 2 + below(LIMIT / 2 + 1));
         self.pool.set_limit(low);
