@@ -405,6 +405,7 @@ mod builder;
 #[path = "../tests/model/mod.rs"]
 mod model;
 mod net;
+mod pipeline;
 mod pool;
 mod report;
 mod runtime;
@@ -419,11 +420,14 @@ pub use builder::Builder;
 pub use net::buffered::BufStream;
 pub use net::connector::{Connector, Factory};
 pub use net::stream::Stream;
+pub use pipeline::{Pipeline, PipelineBuilder};
 pub use pool::Pool;
+pub use report::call_error::CallError;
 pub use report::error::Error;
 pub use report::event::{Close, Event, Freed, Outage};
 pub use report::histogram::Histogram;
 pub use report::outcome::Eviction;
+pub use report::pipeline_stats::PipelineStats;
 pub use report::stats::{ConnectionInfo, State, Stats};
 pub use runtime::connection::Connection;
 

@@ -49,6 +49,7 @@ mod overdue;
 mod panics;
 mod pings;
 mod pull_timeout;
+mod pipeline;
 #[cfg(unix)]
 mod real;
 mod reaper;
