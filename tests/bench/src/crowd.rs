@@ -32,6 +32,7 @@ pub(crate) fn count_with(
     cycle: impl Fn(usize) + Sync,
 ) -> Outcome {
     run(threads, how_long, no_waits, |number, _| cycle(number))
+    run(threads, how_long, no_waits, || (), |_, ()| cycle())
 }
 
 /// Lets `threads` threads lease, work and give back for so long, and times each wait for a lease.
@@ -42,10 +43,25 @@ pub(crate) fn time<S: Source>(
     work: impl Fn(&mut dyn Talk) + Sync,
 ) -> Outcome {
     run(threads, how_long, waits, |_, waits| {
+    run(threads, how_long, waits, || (), |waits, ()| {
         let started = Instant::now();
         let mut lease = source.lease();
         waits.saturating_record(whole_nanoseconds(started.elapsed()));
         work(&mut lease);
+    })
+}
+
+/// Lets `threads` threads call for so long, each with what it has prepared, and times each call.
+pub(crate) fn whole<T>(
+    threads: usize,
+    how_long: Duration,
+    prepare: impl Fn() -> T + Sync,
+    call: impl Fn(&mut T) + Sync,
+) -> Outcome {
+    run(threads, how_long, waits, prepare, |waits, with| {
+        let started = Instant::now();
+        call(with);
+        waits.saturating_record(whole_nanoseconds(started.elapsed()));
     })
 }
 
@@ -56,11 +72,13 @@ struct Share {
     waits: Histogram<u64>,
 }
 
-fn run(
+fn run<T>(
     threads: usize,
     how_long: Duration,
     recorder: fn() -> Histogram<u64>,
     step: impl Fn(usize, &mut Histogram<u64>) + Sync,
+    prepare: impl Fn() -> T + Sync,
+    step: impl Fn(&mut Histogram<u64>, &mut T) + Sync,
 ) -> Outcome {
     let gate = Barrier::new(threads + 1);
     let enough = AtomicBool::new(false);
@@ -70,11 +88,13 @@ fn run(
                 let (gate, enough, step) = (&gate, &enough, &step);
                 scope.spawn(move || {
                     let mut waits = recorder();
+                    let mut with = prepare();
                     let mut leases = 0_u64;
                     gate.wait();
                     let begun = Instant::now();
                     while !enough.load(Relaxed) {
                         step(number, &mut waits);
+                        step(&mut waits, &mut with);
                         leases += 1;
                     }
                     Share {

@@ -51,3 +51,67 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
     }
     Ok(())
 }
+
+fn exchange(server: &mut dyn Talk, request: &[u8], reply: &[u8]) {
+    let mut received = [0; 256];
+    let received = &mut received[..reply.len()];
+    server.write_all(request).expect("memcached reads");
+    server.read_exact(received).expect("memcached answers");
+    assert_eq!(received, reply);
+}
+
+/// A memcached of our own on a free port; dropped, it ends.
+pub(crate) struct Memcached {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Memcached {
+    pub(crate) fn start() -> io::Result<Self> {
+        let file = std::env::temp_dir().join(format!("jackpot-bench-{}", std::process::id()));
+        let child = Command::new("memcached")
+            .args(["-l", "127.0.0.1", "-p", "-1", "-U", "0", "-t", "1"])
+            .args(["-u", "nobody"])
+            .env("MEMCACHED_PORT_FILENAME", &file)
+            .stdin(Stdio::null())
+            .spawn()?;
+        let mut server = Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        let port = server.port(&file);
+        let _ = fs::remove_file(&file);
+        server.address.set_port(port?);
+        Ok(server)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// It writes "TCP INET: port" into a file once it listens.
+    fn port(&mut self, file: &std::path::Path) -> io::Result<u16> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let port = text
+                .lines()
+                .find_map(|line| line.strip_prefix("TCP INET: "));
+            if let Some(port) = port {
+                return port.trim().parse().map_err(io::Error::other);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                return Err(io::Error::other(format!("it ended: {status}")));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
