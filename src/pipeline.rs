@@ -87,22 +87,34 @@ pub struct PipelineBuilder<R, C = Stream> {
 impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> {
     /// lanes
     pub fn lanes(self, connections: usize) -> Self {
-        Self { lanes: Some(connections), ..self }
+        Self {
+            lanes: Some(connections),
+            ..self
+        }
     }
 
     /// max
     pub fn max_in_flight(self, requests: usize) -> Self {
-        Self { max_in_flight: requests, ..self }
+        Self {
+            max_in_flight: requests,
+            ..self
+        }
     }
 
     /// bytes
     pub fn max_bytes(self, bytes: usize) -> Self {
-        Self { max_bytes: bytes, ..self }
+        Self {
+            max_bytes: bytes,
+            ..self
+        }
     }
 
     /// rep
     pub fn repeatable(self, yes: bool) -> Self {
-        Self { repeatable: yes, ..self }
+        Self {
+            repeatable: yes,
+            ..self
+        }
     }
 
     /// build
@@ -125,13 +137,22 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> 
             max_in_flight: self.max_in_flight,
             max_bytes: self.max_bytes,
         };
-        Pipeline { core: Arc::new(Core::new(self.pool, self.read_reply, self.repeatable, rules)) }
+        Pipeline {
+            core: Arc::new(Core::new(
+                self.pool,
+                self.read_reply,
+                self.repeatable,
+                rules,
+            )),
+        }
     }
 }
 
 impl<R, C> Clone for Pipeline<R, C> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core) }
+        Self {
+            core: Arc::clone(&self.core),
+        }
     }
 }
 

@@ -198,7 +198,6 @@ impl<C> Connection<C> {
     /// It does if the lease is to close when it comes back (`free`, `end`, a lifetime that a sweep
     /// found over), if the limit was lowered below what is open, and if callers wait whom no connect
     /// under way will serve.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the pipeline"))]
     pub(crate) fn is_wanted_back(this: &Self) -> bool {
         this.shared.wants_back(this.held().stream.socket())
     }

@@ -78,7 +78,10 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
             pool,
             read_reply,
             repeatable,
-            state: Mutex::new(State { lanes, listeners: 0 }),
+            state: Mutex::new(State {
+                lanes,
+                listeners: 0,
+            }),
             written: Condvar::new(),
             pulling: AtomicUsize::new(0),
         }
@@ -91,7 +94,10 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
         start: Instant,
         deadline: Option<Instant>,
     ) -> Result<R, CallError> {
-        let timed_out = |sent| CallError::TimedOut { sent, elapsed: now() - start };
+        let timed_out = |sent| CallError::TimedOut {
+            sent,
+            elapsed: now() - start,
+        };
         if deadline.is_some_and(|at| at <= start) {
             self.with(Machine::refused);
             return Err(timed_out(false));
@@ -127,7 +133,12 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
 
     fn attempt(&self, request: &[u8], deadline: Option<Instant>, is_first: bool) -> End<R> {
         let (key, seat, entry) = self.with(|lanes| lanes.enter(request, deadline, is_first));
-        let caller = Caller { core: self, key, request, deadline };
+        let caller = Caller {
+            core: self,
+            key,
+            request,
+            deadline,
+        };
         let mut nudge = None;
         match entry {
             Entry::Lead(lead) => {
@@ -150,9 +161,9 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
     pub(super) fn with<T>(&self, decide: impl FnOnce(&mut Machine<R, C>) -> T) -> T {
         let time = now();
         let mut state = self.lock();
-        state.lanes.pass(time);
+        state.lanes.advance(time);
         let decided = decide(&mut state.lanes);
-        let effects = state.lanes.effects();
+        let effects = state.lanes.take_effects();
         drop(state);
         if let Some(effects) = effects {
             for (seat, fate) in effects.fates {
@@ -203,7 +214,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
     fn with_state<T>(&self, decide: impl FnOnce(&mut State<R, C>) -> T) -> T {
         let time = now();
         let mut state = self.lock();
-        state.lanes.pass(time);
+        state.lanes.advance(time);
         decide(&mut state)
     }
 
@@ -212,7 +223,10 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
         let mut state = self.lock();
         while state.lanes.is_writing(lane) {
             state.listeners += 1;
-            state = self.written.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .written
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
             state.listeners -= 1;
         }
     }
@@ -251,8 +265,9 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Caller<'_, R, C> {
                 }
                 None => {
                     let key = self.key;
-                    let (pen, is_queued) =
-                        self.core.with(|lanes| (lanes.nudge(key), lanes.is_queued(key)));
+                    let (pen, is_queued) = self
+                        .core
+                        .with(|lanes| (lanes.nudge(key), lanes.is_queued(key)));
                     if let Some((lane, pen)) = pen {
                         self.core.send(lane, pen);
                     } else if is_queued && self.core.pool.is_ended() {
@@ -298,7 +313,10 @@ impl<R, C> Seat<R, C> {
             }
             inbox.asleep = true;
             inbox = match left {
-                None => self.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .bell
+                    .wait(inbox)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
                     let woken = self.bell.wait_timeout(inbox, left);
                     woken.unwrap_or_else(PoisonError::into_inner).0
@@ -311,8 +329,14 @@ impl<R, C> Seat<R, C> {
 
 impl<R, C> lanes::Seat for Arc<Seat<R, C>> {
     fn new() -> Self {
-        let inbox = Inbox { message: None, asleep: false };
-        Arc::new(Seat { inbox: Mutex::new(inbox), bell: Condvar::new() })
+        let inbox = Inbox {
+            message: None,
+            asleep: false,
+        };
+        Arc::new(Seat {
+            inbox: Mutex::new(inbox),
+            bell: Condvar::new(),
+        })
     }
 
     fn is_free(&self) -> bool {

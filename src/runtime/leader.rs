@@ -6,7 +6,6 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::net::probe::is_passing;
 use crate::net::stream::Stream;
 use crate::report::stats::Brief;
 use crate::runtime::connection::Connection;
@@ -49,7 +48,6 @@ pub(crate) struct Kit<R, C> {
     /// A pen's handle on the connection, to be dropped before that is given back.
     laid: Option<Stream>,
     timeout: Timeout,
-    looked: Option<Instant>,
 }
 
 /// What is known of the lease's read time-out.
@@ -124,7 +122,11 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             key,
             request,
             deadline,
-            own: if lead.unsent { Stage::Unsent } else { Stage::InFlight },
+            own: if lead.unsent {
+                Stage::Unsent
+            } else {
+                Stage::InFlight
+            },
             end: None,
             next: None,
             trouble: None,
@@ -312,7 +314,11 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
                 self.kit().deliver();
                 let is_clean = matches!(look, Look::Release) && !self.kit().input.has_any();
                 drop(self.kit().laid.take());
-                let lease = self.kit().lease.take().expect("bug: a leader without a lease");
+                let lease = self
+                    .kit()
+                    .lease
+                    .take()
+                    .expect("bug: a leader without a lease");
                 if is_clean {
                     Connection::finish(lease);
                 } else {
@@ -362,7 +368,9 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         }
         let gave_up = self.core.with(|lanes| lanes.abandon(self.key));
         self.own = Stage::Over;
-        self.end = Some(End::TimedOut { sent: gave_up == GaveUp::Sent });
+        self.end = Some(End::TimedOut {
+            sent: gave_up == GaveUp::Sent,
+        });
     }
 
     /// The connection is of no use any more: everybody on it is told.
@@ -595,18 +603,18 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
     }
 
     /// Whether the pool wants this lease back: it is doomed or too old, or somebody waits whom no
-    /// connect under way will serve.
-    fn is_wanted_back(&mut self) -> bool {
-        let core = self.core;
-        let now = now();
-        let looked = self.kit().looked.replace(now);
-        if looked.is_some_and(|at| now < at + Duration::from_millis(1)) {
-            self.kit().looked = looked;
+    /// connect under way will serve. Those who wait for a lane of this pipeline do not count.
+    fn is_wanted_back(&self) -> bool {
+        let lease = self.kit.as_ref().and_then(|kit| kit.lease.as_ref());
+        if !lease.is_some_and(Connection::is_wanted_back) {
             return false;
         }
-        let stats = core.pool.stats();
-        let others = stats.waiting.saturating_sub(core.pulling.load(Relaxed));
-        others > stats.connecting || core.pool.is_ended() || stats.limit < stats.open
+        let ours = self.core.pulling.load(Relaxed);
+        if ours == 0 || self.stream().socket().is_recalled() {
+            return true;
+        }
+        let stats = self.core.pool.stats();
+        stats.waiting > ours || stats.open > stats.limit
     }
 }
 
@@ -641,7 +649,10 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Read for Leader<'_, R,
 impl<R: Send + 'static, C: Read + Write + Send + 'static> Drop for Leader<'_, R, C> {
     fn drop(&mut self) {
         if self.kit.is_some() {
-            self.break_lane(io::Error::other("the thread that led the lane panicked"), false);
+            self.break_lane(
+                io::Error::other("the thread that led the lane panicked"),
+                false,
+            );
         }
     }
 }
@@ -656,7 +667,11 @@ impl<R, C: 'static> Kit<R, C> {
     fn begin(&mut self, lease: Connection<C>) {
         self.lease = Some(lease);
         self.is_fresh = true;
-        self.timeout = Timeout { quiet_since: now(), given: None, set: None };
+        self.timeout = Timeout {
+            quiet_since: now(),
+            given: None,
+            set: None,
+        };
     }
 
     /// Tells the machine what was done and what has come; false if a reply was not asked for.
@@ -741,8 +756,11 @@ impl<R, C> Default for Kit<R, C> {
             unwanted: Vec::new(),
             ink: Vec::new(),
             laid: None,
-            timeout: Timeout { quiet_since: now(), given: None, set: None },
-            looked: None,
+            timeout: Timeout {
+                quiet_since: now(),
+                given: None,
+                set: None,
+            },
         }
     }
 }
@@ -806,10 +824,19 @@ impl Input {
     }
 }
 
+/// Whether an error only says that a time-out is over.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
 /// The largest power of two in milliseconds that is not longer, or what is too short for that.
 fn round_down(wanted: Duration) -> Duration {
     let millis = u64::try_from(wanted.as_millis()).unwrap_or(u64::MAX);
-    if millis < 4 { wanted.max(MOMENT) } else { Duration::from_millis(1 << millis.ilog2()) }
+    if millis < 4 {
+        wanted.max(MOMENT)
+    } else {
+        Duration::from_millis(1 << millis.ilog2())
+    }
 }
 
 fn is_stream<C: 'static>() -> bool {

@@ -4,7 +4,7 @@
 //! the lane over when its own call is over. The other callers sleep, each on a *seat*. Here is only
 //! what is decided; `runtime/lane.rs` reads, writes and wakes.
 //!
-//! Time comes in through [`Lanes::pass`], which never goes back; who is to be told what comes out
+//! Time comes in through [`Lanes::advance`], which never goes back; who is to be told what comes out
 //! as [`Effects`].
 
 use std::collections::VecDeque;
@@ -196,7 +196,10 @@ struct Flight {
 pub(crate) enum Entry<K, P> {
     Lead(Lead<K>),
     /// Its caller writes what is in the pen.
-    Send { lane: usize, pen: P },
+    Send {
+        lane: usize,
+        pen: P,
+    },
     /// It waits; after so long it should look again.
     Wait(Option<Duration>),
 }
@@ -275,12 +278,12 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
     }
 
     /// Moves the clock, never back.
-    pub(crate) fn pass(&mut self, now: Instant) {
+    pub(crate) fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
 
     /// What is to be told of the transitions since the last time.
-    pub(crate) fn effects(&mut self) -> Option<Effects<S, K>> {
+    pub(crate) fn take_effects(&mut self) -> Option<Effects<S, K>> {
         let any = self.effects.lead.is_some() || !self.effects.fates.is_empty();
         any.then(|| std::mem::take(&mut self.effects))
     }
@@ -314,7 +317,11 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         self.put(key, request, first);
         let sent = self.lane_to_write(false).and_then(|lane| self.send(lane));
         let entry = sent.map(|(lane, pen)| Entry::Send { lane, pen });
-        (key, seat, entry.unwrap_or_else(|| Entry::Wait(Some(self.patience()))))
+        (
+            key,
+            seat,
+            entry.unwrap_or_else(|| Entry::Wait(Some(self.patience()))),
+        )
     }
 
     /// A call has waited for longer than is usual: whether it is to write what is queued.
@@ -481,9 +488,17 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         }
         let (is_empty, wanted) = (lane.flights.is_empty(), lane.wanted);
         if wanted {
-            return if is_empty { Look::Release } else { Look::Discard };
+            return if is_empty {
+                Look::Release
+            } else {
+                Look::Discard
+            };
         }
-        let next = if is_empty { self.next_large() } else { self.next_waiting() };
+        let next = if is_empty {
+            self.next_large()
+        } else {
+            self.next_waiting()
+        };
         if let Some(key) = next {
             self.set_stage(key, Stage::Own);
             if self.reserved == Some(at) {
@@ -497,7 +512,13 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
 
     fn hand_over(&mut self, lane: usize, key: usize, stale: bool, unsent: bool) -> Look<S, K> {
         self.calls[key].leads = true;
-        let lead = Lead { lane, kit: None, others: true, stale, unsent };
+        let lead = Lead {
+            lane,
+            kit: None,
+            others: true,
+            stale,
+            unsent,
+        };
         Look::HandOver(self.calls[key].seat.clone(), lead)
     }
 
@@ -534,7 +555,11 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         self.wrote(at, bytes, writes, failed);
         self.lanes[at].pen = Some(pen);
         let reads = self.lanes[at].reading.is_some();
-        if !failed && reads { self.send(at) } else { None }
+        if !failed && reads {
+            self.send(at)
+        } else {
+            None
+        }
     }
 
     /// Bytes have come.
@@ -656,7 +681,9 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
             entered: self.now,
         };
         for _ in 0..self.over.len().min(4) {
-            let Some(key) = self.over.pop_front() else { break };
+            let Some(key) = self.over.pop_front() else {
+                break;
+            };
             if self.calls[key].seat.is_free() {
                 self.calls[key] = fresh(self.calls[key].seat.clone());
                 return key;
@@ -714,7 +741,13 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         let kit = lane.kit.take();
         self.calls[key].leads = true;
         self.set_stage(key, Stage::Own);
-        Lead { lane: at, kit, others, stale, unsent: true }
+        Lead {
+            lane: at,
+            kit,
+            others,
+            stale,
+            unsent: true,
+        }
     }
 
     fn put(&mut self, key: usize, request: &[u8], first: bool) {
@@ -743,7 +776,9 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         let waiting = (key, self.calls[key].ticket);
         if self.large.len() > 2 * self.unsent + 16 {
             let large = std::mem::take(&mut self.large);
-            let waits = large.into_iter().filter(|&(key, ticket)| self.waits(key, ticket));
+            let waits = large
+                .into_iter()
+                .filter(|&(key, ticket)| self.waits(key, ticket));
             self.large = waits.collect();
         }
         if first {
@@ -839,7 +874,13 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         if !self.may_take(at) {
             return;
         }
-        while let Some(&Waiting { key, ticket, start, len }) = self.queue.front() {
+        while let Some(&Waiting {
+            key,
+            ticket,
+            start,
+            len,
+        }) = self.queue.front()
+        {
             if self.waits(key, ticket) {
                 if !self.has_room(at, len) {
                     return;
@@ -899,7 +940,8 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
             if !impatient && waits < LONG && !(is_far && !self.is_due(lane)) {
                 return None;
             }
-            let is_better = best.is_none_or(|best| lane.flights.len() < self.lanes[best].flights.len());
+            let is_better =
+                best.is_none_or(|best| lane.flights.len() < self.lanes[best].flights.len());
             if lane.pen.is_some() && self.may_take(at) && is_better {
                 best = Some(at);
             }
@@ -954,12 +996,18 @@ impl<K, P> Lane<K, P> {
     fn clear(&mut self) {
         let mut flights = std::mem::take(&mut self.flights);
         flights.clear();
-        *self = Self { flights, ..Self::new() };
+        *self = Self {
+            flights,
+            ..Self::new()
+        };
     }
 }
 
 impl<S, K> Default for Effects<S, K> {
     fn default() -> Self {
-        Self { lead: None, fates: Vec::new() }
+        Self {
+            lead: None,
+            fates: Vec::new(),
+        }
     }
 }

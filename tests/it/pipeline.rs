@@ -19,7 +19,10 @@ pub(crate) fn line(reply: &mut dyn BufRead) -> io::Result<String> {
 /// Calls over `limit` connections to this server.
 pub(crate) fn lines(server: &Server, limit: usize) -> Pipeline<String> {
     let address = server.address();
-    Pipeline::new(Pool::new(limit, move || TcpStream::connect(address)).unwrap(), line)
+    Pipeline::new(
+        Pool::new(limit, move || TcpStream::connect(address)).unwrap(),
+        line,
+    )
 }
 
 #[test]
@@ -40,7 +43,10 @@ fn hundreds_of_callers_get_their_own_replies() {
     });
     let stats = pipeline.stats();
     println!("{stats}\n{}", pipeline.pool().stats());
-    assert_eq!((stats.calls, stats.replies, stats.lost), (10_000, 10_000, 0));
+    assert_eq!(
+        (stats.calls, stats.replies, stats.lost),
+        (10_000, 10_000, 0)
+    );
     assert_eq!((stats.queued, stats.in_flight, stats.lanes), (0, 0, 0));
     assert_eq!(server.accepted(), 4);
 }

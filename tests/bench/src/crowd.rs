@@ -49,6 +49,18 @@ pub(crate) fn time<S: Source>(
         waits.saturating_record(whole_nanoseconds(started.elapsed()));
         work(&mut lease);
     })
+    run(
+        threads,
+        how_long,
+        waits,
+        || (),
+        |waits, ()| {
+            let started = Instant::now();
+            let mut lease = source.lease();
+            waits.saturating_record(whole_nanoseconds(started.elapsed()));
+            work(&mut lease);
+        },
+    )
 }
 
 /// Lets `threads` threads call for so long, each with what it has prepared, and times each call.

@@ -85,7 +85,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             Ok(profile::crowd(peer, threads, how_long, echo)?)
         }
         Some(Other::Serve { late: None }) => Ok(server::serve()?),
-        Some(Other::Serve { late: Some(late) }) => Ok(server::serve_late(Duration::from_micros(late))?),
+        Some(Other::Serve { late: Some(late) }) => {
+            Ok(server::serve_late(Duration::from_micros(late))?)
+        }
         None => measure(&arguments),
     }
 }

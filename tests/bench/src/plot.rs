@@ -67,10 +67,18 @@ impl Plots {
             self.draw_waits(&folder.join("waits.svg"))?;
         }
         if !self.shared_echo.is_empty() {
-            draw_calls(&self.shared_echo, "one echo", &folder.join("shared-echo.svg"))?;
+            draw_calls(
+                &self.shared_echo,
+                "one echo",
+                &folder.join("shared-echo.svg"),
+            )?;
         }
         if !self.shared_late.is_empty() {
-            draw_calls(&self.shared_late, "answers after 1 ms", &folder.join("shared-late.svg"))?;
+            draw_calls(
+                &self.shared_late,
+                "answers after 1 ms",
+                &folder.join("shared-late.svg"),
+            )?;
         }
         if !self.sizes.is_empty() {
             self.draw_sizes(&folder.join("sizes.svg"))?;
@@ -178,10 +186,28 @@ fn draw_calls(calls: &[Calls], caption: &str, file: &Path) -> Result {
             .collect()
     };
     let title = format!("Calls, {caption}");
-    let titles = [&*title, "threads, on four connections", "thousand calls per second"];
-    draw_curves(&left, titles, &threads, &curves(&|calls, peer| thousands(calls.rates[peer])))?;
-    let titles = ["The slowest in a thousand", "threads, on four connections", "p99.9 of a call, ms"];
-    draw_logarithmic(&right, titles, &threads, &curves(&|calls, peer| calls.tails[peer]))?;
+    let titles = [
+        &*title,
+        "threads, on four connections",
+        "thousand calls per second",
+    ];
+    draw_curves(
+        &left,
+        titles,
+        &threads,
+        &curves(&|calls, peer| thousands(calls.rates[peer])),
+    )?;
+    let titles = [
+        "The slowest in a thousand",
+        "threads, on four connections",
+        "p99.9 of a call, ms",
+    ];
+    draw_logarithmic(
+        &right,
+        titles,
+        &threads,
+        &curves(&|calls, peer| calls.tails[peer]),
+    )?;
     Ok(root.present()?)
 }
 
@@ -192,7 +218,12 @@ fn draw_logarithmic(
     counts: &[usize],
     curves: &[Curve],
 ) -> Result {
-    let medians = || curves.iter().flat_map(|curve| &curve.values).map(|value| value.median);
+    let medians = || {
+        curves
+            .iter()
+            .flat_map(|curve| &curve.values)
+            .map(|value| value.median)
+    };
     let top = 10.0 * medians().fold(0.0, f64::max);
     let bottom = medians().fold(f64::MAX, f64::min) / 2.0;
     let right = counts.len() as f64;
@@ -214,7 +245,11 @@ fn draw_logarithmic(
         .draw()?;
     for curve in curves {
         let Curve { name, color, .. } = *curve;
-        let line = curve.values.iter().enumerate().map(|(x, y)| (x as f64, y.median));
+        let line = curve
+            .values
+            .iter()
+            .enumerate()
+            .map(|(x, y)| (x as f64, y.median));
         chart
             .draw_series(LineSeries::new(line, color.stroke_width(2)).point_size(3))?
             .label(name)

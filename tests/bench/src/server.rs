@@ -145,7 +145,11 @@ pub(crate) fn serve_late(late: Duration) -> io::Result<()> {
             let mut bytes = [0; 4096];
             while let Ok(count) = (&*peer).read(&mut bytes) {
                 let at = Instant::now() + late;
-                if count == 0 || later.send((at, Arc::clone(&peer), bytes[..count].to_vec())).is_err() {
+                if count == 0
+                    || later
+                        .send((at, Arc::clone(&peer), bytes[..count].to_vec()))
+                        .is_err()
+                {
                     return;
                 }
             }

@@ -48,7 +48,12 @@ pub(crate) fn echo(bench: &mut Bench) -> io::Result<()> {
         let name = question.row(threads);
         bench.plots.shared_echo.push(all.calls(threads));
         if threads <= 4 {
-            bench.report.add(&name, "rate / leases", Goal::AtLeast(0.97), all.rate_over(1));
+            bench.report.add(
+                &name,
+                "rate / leases",
+                Goal::AtLeast(0.97),
+                all.rate_over(1),
+            );
         }
         let (over_r2d2, over_one_each, tail) = match threads {
             16 => (Goal::AtLeast(1.9), Goal::None, Goal::None),
@@ -57,7 +62,12 @@ pub(crate) fn echo(bench: &mut Bench) -> io::Result<()> {
         };
         all.report(bench, &name, over_r2d2, over_one_each, tail);
         if threads >= 8 {
-            bench.report.add(&name, "busiest / idlest caller", Goal::AtMost(1.2), all.unfairness());
+            bench.report.add(
+                &name,
+                "busiest / idlest caller",
+                Goal::AtMost(1.2),
+                all.unfairness(),
+            );
         }
     }
     Ok(())
@@ -77,7 +87,9 @@ pub(crate) fn late(bench: &mut Bench) -> io::Result<()> {
         };
         all.report(bench, &name, over_r2d2, over_one_each, Goal::None);
         if threads == 16 {
-            bench.report.add(&name, "p99, ms", Goal::AtMost(1.5), all.p99());
+            bench
+                .report
+                .add(&name, "p99, ms", Goal::AtMost(1.5), all.p99());
         }
     }
     Ok(())
@@ -92,14 +104,27 @@ pub(crate) fn servers(bench: &mut Bench) -> io::Result<()> {
             setup.write_all(&[b"set jackpot 0 0 100\r\n", &value[..], b"\r\n"].concat())?;
             setup.read_exact(&mut [0; 8])?;
             let reply = [b"VALUE jackpot 0 100\r\n", &value[..], b"\r\nEND\r\n"].concat();
-            ask_server(bench, "memcached get", server.address(), b"get jackpot\r\n", reply);
+            ask_server(
+                bench,
+                "memcached get",
+                server.address(),
+                b"get jackpot\r\n",
+                reply,
+            );
         }
         Err(error) => missing(bench, "memcached", &error),
     }
     match Redis::start() {
         Ok(server) => {
             let mut setup = peers::connect(server.address())?;
-            setup.write_all(&[b"*3\r\n$3\r\nSET\r\n$7\r\njackpot\r\n$100\r\n", &value[..], b"\r\n"].concat())?;
+            setup.write_all(
+                &[
+                    b"*3\r\n$3\r\nSET\r\n$7\r\njackpot\r\n$100\r\n",
+                    &value[..],
+                    b"\r\n",
+                ]
+                .concat(),
+            )?;
             setup.read_exact(&mut [0; 5])?;
             let reply = [b"$100\r\n", &value[..], b"\r\n"].concat();
             let get = b"*2\r\n$3\r\nGET\r\n$7\r\njackpot\r\n";
@@ -111,12 +136,28 @@ pub(crate) fn servers(bench: &mut Bench) -> io::Result<()> {
 }
 
 fn missing(bench: &mut Bench, program: &str, error: &io::Error) {
-    bench.report.add(program, format!("cannot be started: {error}"), Goal::None, None);
+    bench.report.add(
+        program,
+        format!("cannot be started: {error}"),
+        Goal::None,
+        None,
+    );
 }
 
 fn ask_server(bench: &mut Bench, name: &str, address: SocketAddr, request: &[u8], reply: Vec<u8>) {
-    let question = Question { name, address, request, reply };
-    for (threads, goal) in [(8, Goal::None), (64, Goal::AtLeast(if name.starts_with('m') { 1.9 } else { 2.8 }))] {
+    let question = Question {
+        name,
+        address,
+        request,
+        reply,
+    };
+    for (threads, goal) in [
+        (8, Goal::None),
+        (
+            64,
+            Goal::AtLeast(if name.starts_with('m') { 1.9 } else { 2.8 }),
+        ),
+    ] {
         let all = question.ask(bench, threads);
         all.report(bench, &question.row(threads), goal, Goal::None, Goal::None);
     }
@@ -124,7 +165,12 @@ fn ask_server(bench: &mut Bench, name: &str, address: SocketAddr, request: &[u8]
 
 impl<'a> Question<'a> {
     fn echo(name: &'a str, address: SocketAddr) -> Self {
-        Self { name, address, request: &REQUEST, reply: REQUEST.to_vec() }
+        Self {
+            name,
+            address,
+            request: &REQUEST,
+            reply: REQUEST.to_vec(),
+        }
     }
 
     fn row(&self, threads: usize) -> String {
@@ -137,12 +183,15 @@ impl<'a> Question<'a> {
         let size = CONNECTIONS as usize;
         let pool = peers::jackpot(self.address, size);
         let expected = self.reply.clone();
-        let pipeline = jackpot::Pipeline::new(peers::jackpot(self.address, size), move |reply: &mut dyn BufRead| {
-            let mut bytes = [0; 256];
-            let bytes = &mut bytes[..expected.len()];
-            reply.read_exact(bytes)?;
-            Ok(bytes == expected)
-        });
+        let pipeline = jackpot::Pipeline::new(
+            peers::jackpot(self.address, size),
+            move |reply: &mut dyn BufRead| {
+                let mut bytes = [0; 256];
+                let bytes = &mut bytes[..expected.len()];
+                reply.read_exact(bytes)?;
+                Ok(bytes == expected)
+            },
+        );
         let r2d2 = peers::r2d2(self.address, CONNECTIONS, true);
         let channel = Channel::new(self.address, size);
         let how_long = Duration::from_millis(if bench.quick { 150 } else { 300 });
@@ -152,16 +201,53 @@ impl<'a> Question<'a> {
         let outcomes = alternate(
             bench.rounds(3, 13),
             [
-                &mut || crowd::whole(threads, how_long, || (), |()| {
-                    assert!(pipeline.call(self.request).expect("the server answers"));
-                }),
-                &mut || crowd::whole(threads, how_long, || (), |()| lease(&|f| f(&mut pool.lease()))),
-                &mut || crowd::whole(threads, how_long, || (), |()| lease(&|f| f(&mut r2d2.lease()))),
-                &mut || crowd::whole(threads, how_long, || (), |()| lease(&|f| f(&mut channel.lease()))),
                 &mut || {
-                    let connect = || peers::connect_and_greet(self.address).expect("the server accepts");
-                    let connect = || if self.request == REQUEST { connect() } else { peers::connect(self.address).expect("the server accepts") };
-                    crowd::whole(threads, how_long, connect, |socket: &mut TcpStream| self.exchange(socket))
+                    crowd::whole(
+                        threads,
+                        how_long,
+                        || (),
+                        |()| {
+                            assert!(pipeline.call(self.request).expect("the server answers"));
+                        },
+                    )
+                },
+                &mut || {
+                    crowd::whole(
+                        threads,
+                        how_long,
+                        || (),
+                        |()| lease(&|f| f(&mut pool.lease())),
+                    )
+                },
+                &mut || {
+                    crowd::whole(
+                        threads,
+                        how_long,
+                        || (),
+                        |()| lease(&|f| f(&mut r2d2.lease())),
+                    )
+                },
+                &mut || {
+                    crowd::whole(
+                        threads,
+                        how_long,
+                        || (),
+                        |()| lease(&|f| f(&mut channel.lease())),
+                    )
+                },
+                &mut || {
+                    let connect =
+                        || peers::connect_and_greet(self.address).expect("the server accepts");
+                    let connect = || {
+                        if self.request == REQUEST {
+                            connect()
+                        } else {
+                            peers::connect(self.address).expect("the server accepts")
+                        }
+                    };
+                    crowd::whole(threads, how_long, connect, |socket: &mut TcpStream| {
+                        self.exchange(socket)
+                    })
                 },
             ],
         );
@@ -187,7 +273,10 @@ impl All {
 
     fn quantiles(&self, peer: usize, quantile: f64) -> Vec<f64> {
         let at = |waits: &Histogram<u64>| waits.value_at_quantile(quantile) as f64 / 1e6;
-        self.0[peer].iter().map(|outcome| at(&outcome.waits)).collect()
+        self.0[peer]
+            .iter()
+            .map(|outcome| at(&outcome.waits))
+            .collect()
     }
 
     fn rate_over(&self, peer: usize) -> Spread {
@@ -202,13 +291,25 @@ impl All {
         Spread::of(self.0[0].iter().map(|outcome| outcome.unfairness).collect())
     }
 
-    fn report(&self, bench: &mut Bench, name: &str, over_r2d2: Goal, over_one_each: Goal, tail: Goal) {
+    fn report(
+        &self,
+        bench: &mut Bench,
+        name: &str,
+        over_r2d2: Goal,
+        over_one_each: Goal,
+        tail: Goal,
+    ) {
         let thousands = |peer| Spread::of(self.rates(peer).iter().map(|rate| rate / 1e3).collect());
         let report = &mut bench.report;
         report.add(name, "thousand calls in a second", Goal::None, thousands(0));
         report.add(name, "rate / r2d2", over_r2d2, self.rate_over(2));
         report.add(name, "rate / channel", Goal::None, self.rate_over(3));
-        report.add(name, "rate / a connection per thread", over_one_each, self.rate_over(4));
+        report.add(
+            name,
+            "rate / a connection per thread",
+            over_one_each,
+            self.rate_over(4),
+        );
         let tails = Spread::of_ratios(&self.quantiles(0, 0.999), &self.quantiles(2, 0.999));
         report.add(name, "p99.9 of the call / r2d2's", tail, tails);
     }

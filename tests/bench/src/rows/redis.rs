@@ -17,7 +17,15 @@ impl Redis {
         // It takes no port 0, so it gets one that was free a moment ago.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"])
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--port",
+            ])
             .arg(address.port().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
