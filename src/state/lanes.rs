@@ -1011,3 +1011,7 @@ impl<S, K> Default for Effects<S, K> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "../../tests/model/lanes.rs"]
+mod model;
