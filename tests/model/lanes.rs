@@ -162,6 +162,8 @@ struct Walk {
     /// Who leads which lane.
     leaders: BTreeMap<usize, u32>,
     next: u32,
+    /// Of each lane, at the last check: whether a reply was overdue, and the bytes taken on.
+    overdue: Vec<(bool, u64)>,
     /// No trouble any more: everything that waits must come to its end.
     calm: bool,
 }
@@ -186,6 +188,7 @@ impl Walk {
             executed: BTreeSet::new(),
             leaders: BTreeMap::new(),
             next: 0,
+            overdue: vec![(false, 0); rules.lanes],
             calm: false,
         }
     }
@@ -223,7 +226,11 @@ impl Walk {
             }
         }
         let stats = self.lanes.stats();
-        assert_eq!((stats.queued, stats.in_flight, stats.lanes), (0, 0, 0), "{stats}");
+        assert_eq!(
+            (stats.queued, stats.in_flight, stats.lanes),
+            (0, 0, 0),
+            "{stats}"
+        );
     }
 
     fn alive(&self) -> usize {
@@ -237,7 +244,10 @@ impl Walk {
             At::Leading(_) => "leading",
             At::Over => "over",
         };
-        self.callers.iter().map(|caller| (caller.id, what(caller))).collect()
+        self.callers
+            .iter()
+            .map(|caller| (caller.id, what(caller)))
+            .collect()
     }
 
     fn with<T>(&mut self, decide: impl FnOnce(&mut Machine) -> T) -> T {
@@ -271,17 +281,34 @@ impl Walk {
         };
         let first = self.random.below(8) == 0;
         let (key, seat, entry) = self.with(|lanes| lanes.enter(&request, deadline, first));
-        assert!(self.callers.iter().all(|other| other.key != key), "two calls with one place");
+        assert!(
+            self.callers.iter().all(|other| other.key != key),
+            "two calls with one place"
+        );
         let at = match entry {
             Entry::Lead(lead) => At::Leading(self.begin_to_lead(id, lead)),
             Entry::Send { lane, pen } => self.begin_to_write(lane, pen),
             Entry::Wait(_) => At::Asleep { settled: false },
         };
-        self.callers.push(Caller { id, request, deadline, key, seat, at, outcome: None });
+        self.callers.push(Caller {
+            id,
+            request,
+            deadline,
+            key,
+            seat,
+            at,
+            outcome: None,
+        });
     }
 
     fn begin_to_lead(&mut self, id: u32, lead: Lead<Kit>) -> Leading {
-        let Lead { lane, kit, others, stale, unsent } = lead;
+        let Lead {
+            lane,
+            kit,
+            others,
+            stale,
+            unsent,
+        } = lead;
         let old = self.leaders.insert(lane, id);
         assert_eq!(old, None, "lane {lane} has two leaders");
         let mut kit = kit.unwrap_or_default();
@@ -300,7 +327,12 @@ impl Walk {
             None => Step::Connect { others },
             Some(_) => Step::Look,
         };
-        Leading { lane, kit, own, step }
+        Leading {
+            lane,
+            kit,
+            own,
+            step,
+        }
     }
 
     fn begin_to_write(&mut self, lane: usize, pen: Pen) -> At {
@@ -318,7 +350,12 @@ impl Walk {
             return;
         }
         let wires = self.wires.len();
-        let all = if self.calm { 0..wires } else { let at = self.random.below(wires); at..at + 1 };
+        let all = if self.calm {
+            0..wires
+        } else {
+            let at = self.random.below(wires);
+            at..at + 1
+        };
         for at in all {
             let wire = &mut self.wires[at];
             if let Some(id) = wire.owed.pop_front() {
@@ -346,11 +383,19 @@ impl Walk {
         if self.wires[at].broken {
             return Err(());
         }
-        let count = if self.calm { bytes.len() } else { 1 + self.random.below(bytes.len()) };
+        let count = if self.calm {
+            bytes.len()
+        } else {
+            1 + self.random.below(bytes.len())
+        };
         let wire = &mut self.wires[at];
         for &byte in &bytes[..count] {
             wire.partial.push(byte);
-            let head = |at: usize| wire.partial.get(at..at + 4).map(|four| u32::from_le_bytes(four.try_into().unwrap()));
+            let head = |at: usize| {
+                wire.partial
+                    .get(at..at + 4)
+                    .map(|four| u32::from_le_bytes(four.try_into().unwrap()))
+            };
             let Some(id) = head(0) else { continue };
             self.touched.insert(id);
             if head(4).is_some_and(|len| len as usize == wire.partial.len()) {
@@ -363,13 +408,19 @@ impl Walk {
     }
 
     fn make_step(&mut self, at: usize) {
-        let Some(caller) = self.callers.get_mut(at) else { return };
+        let Some(caller) = self.callers.get_mut(at) else {
+            return;
+        };
         let (id, key) = (caller.id, caller.key);
         let place = std::mem::replace(&mut caller.at, At::Over);
         let next = match place {
             At::Over => unreachable!(),
             At::Asleep { settled } => self.sleep(at, id, key, settled),
-            At::Writing { lane, mut pen, mut done } => {
+            At::Writing {
+                lane,
+                mut pen,
+                mut done,
+            } => {
                 let wrote = self.write(pen.0, &pen.1[done..].to_vec());
                 done += wrote.unwrap_or(0);
                 if wrote.is_ok() && done < pen.1.len() {
@@ -398,7 +449,10 @@ impl Walk {
                 Outcome::Replied => assert!(self.executed.contains(&id), "{id} was not executed"),
                 Outcome::Sent | Outcome::Torn => {}
             }
-            assert!(caller.seat.0.borrow().is_none(), "a message for a call that is over");
+            assert!(
+                caller.seat.0.borrow().is_none(),
+                "a message for a call that is over"
+            );
         }
     }
 
@@ -407,14 +461,19 @@ impl Walk {
     }
 
     fn fate(&mut self, at: usize, fate: &Fate) {
-        self.end(at, match fate {
-            Fate::Lost(_) => Outcome::Sent,
-            Fate::Unsent(_) | Fate::NoConnection(_) => Outcome::Unsent,
-        });
+        self.end(
+            at,
+            match fate {
+                Fate::Lost(_) => Outcome::Sent,
+                Fate::Unsent(_) | Fate::NoConnection(_) => Outcome::Unsent,
+            },
+        );
     }
 
     fn is_late(&self, at: usize) -> bool {
-        self.callers[at].deadline.is_some_and(|deadline| deadline <= self.now)
+        self.callers[at]
+            .deadline
+            .is_some_and(|deadline| deadline <= self.now)
     }
 
     fn sleep(&mut self, at: usize, id: u32, key: usize, settled: bool) -> At {
@@ -454,7 +513,8 @@ impl Walk {
 
     fn lead(&mut self, at: usize, mut leading: Leading) -> At {
         let (lane, key) = (leading.lane, self.callers[at].key);
-        let is_first_step = leading.own == Mine::Unsent && !matches!(leading.step, Step::Write { .. });
+        let is_first_step =
+            leading.own == Mine::Unsent && !matches!(leading.step, Step::Write { .. });
         if is_first_step && self.is_late(at) && leading.kit.wire.is_some() {
             self.abandon(at, &mut leading);
         }
@@ -511,7 +571,8 @@ impl Walk {
                 let kit = &mut leading.kit;
                 let told = report(&mut self.lanes, self.now, lane, key, kit, &mut reply);
                 if std::mem::take(&mut kit.is_writing) {
-                    self.lanes.wrote(lane, std::mem::take(&mut kit.wrote), 1, kit.failed);
+                    self.lanes
+                        .wrote(lane, std::mem::take(&mut kit.wrote), 1, kit.failed);
                 }
                 self.tell(told);
                 if let Some(reply) = reply {
@@ -520,13 +581,18 @@ impl Walk {
                 }
                 let error = Arc::new(io::Error::other("broken"));
                 let Some(fate) = self.with(|lanes| lanes.broke(lane, key, &error)) else {
-                    return At::Leading(Leading { step: Step::Break, ..leading });
+                    return At::Leading(Leading {
+                        step: Step::Break,
+                        ..leading
+                    });
                 };
                 drop(self.with(|lanes| lanes.pen(lane)));
                 if let Some(fate) = fate {
                     self.fate(at, &fate);
                 }
-                leading.step = Step::Leave { wire: leading.kit.wire.unwrap() };
+                leading.step = Step::Leave {
+                    wire: leading.kit.wire.unwrap(),
+                };
             }
         }
         At::Leading(leading)
@@ -536,7 +602,14 @@ impl Walk {
         let key = self.callers[at].key;
         let gave_up = self.with(|lanes| lanes.abandon(key));
         leading.own = Mine::Over;
-        self.end(at, if gave_up == GaveUp::Sent { Outcome::Sent } else { Outcome::Unsent });
+        self.end(
+            at,
+            if gave_up == GaveUp::Sent {
+                Outcome::Sent
+            } else {
+                Outcome::Unsent
+            },
+        );
     }
 
     fn connect(&mut self, at: usize, mut leading: Leading, others: bool) -> At {
@@ -559,13 +632,18 @@ impl Walk {
             3 if others => {
                 let request = self.callers[at].request.clone();
                 self.leaders.remove(&lane);
-                let back = self.with(|lanes| lanes.stand_back(lane, Some(leading.kit), key, &request));
+                let back =
+                    self.with(|lanes| lanes.stand_back(lane, Some(leading.kit), key, &request));
                 match back {
                     Ok(()) => At::Asleep { settled: false },
                     Err(kit) => {
                         self.leaders.insert(lane, self.callers[at].id);
                         let kit = kit.unwrap();
-                        stay(Leading { kit, step: Step::Connect { others: false }, ..leading_of(lane) })
+                        stay(Leading {
+                            kit,
+                            step: Step::Connect { others: false },
+                            ..leading_of(lane)
+                        })
                     }
                 }
             }
@@ -590,7 +668,10 @@ impl Walk {
         let (lane, key, id) = (leading.lane, self.callers[at].key, self.callers[at].id);
         let kit = &mut leading.kit;
         if kit.is_writing && !kit.out.is_empty() && leading.own != Mine::Over {
-            leading.step = Step::Write { own: false, done: 0 };
+            leading.step = Step::Write {
+                own: false,
+                done: 0,
+            };
             return;
         }
         let mut reply = None;
@@ -619,7 +700,10 @@ impl Walk {
         }
         self.tell(told);
         leading.step = match look {
-            Look::Write => Step::Write { own: false, done: 0 },
+            Look::Write => Step::Write {
+                own: false,
+                done: 0,
+            },
             Look::WriteOwn => Step::Write { own: true, done: 0 },
             Look::Read => Step::Read,
             Look::HandOver(seat, lead) => {
@@ -650,7 +734,9 @@ impl Walk {
             }
             Look::Discard => {
                 drop(self.with(|lanes| lanes.pen(lane)));
-                Step::Leave { wire: leading.kit.wire.unwrap() }
+                Step::Leave {
+                    wire: leading.kit.wire.unwrap(),
+                }
             }
             Look::Drift => Step::Drift,
             Look::Wait if leading.kit.is_writing => Step::Break,
@@ -659,8 +745,16 @@ impl Walk {
     }
 
     fn write_as_leader(&mut self, at: usize, leading: &mut Leading, own: bool, mut done: usize) {
-        let bytes = if own { self.callers[at].request.clone() } else { leading.kit.out.clone() };
-        if done < bytes.len() && self.is_late(at) && leading.own != Mine::Over && self.random.below(2) == 0 {
+        let bytes = if own {
+            self.callers[at].request.clone()
+        } else {
+            leading.kit.out.clone()
+        };
+        if done < bytes.len()
+            && self.is_late(at)
+            && leading.own != Mine::Over
+            && self.random.below(2) == 0
+        {
             // Its time is up while the buffers are full.
             leading.kit.out.drain(..if own { 0 } else { done });
             self.abandon(at, leading);
@@ -695,27 +789,45 @@ impl Walk {
         self.with(|_| ());
     }
 
-    fn check(&self) {
-        for lane in &self.lanes.lanes {
+    fn check(&mut self) {
+        for (lane, before) in self.lanes.lanes.iter().zip(&mut self.overdue) {
+            let now = (lane.overdue, lane.booked);
+            let old = std::mem::replace(before, now);
+            let behind = old.0 && now.0 && now.1 > old.1;
+            assert!(!behind, "something new behind an overdue reply");
             let count = lane.flights.len();
             assert!(count <= self.rules.max_in_flight.max(1));
             let bytes: usize = lane.flights.iter().map(|flight| flight.len).sum();
             assert_eq!(bytes, lane.outstanding);
-            assert!(bytes <= self.rules.max_bytes || count == 1, "{bytes} bytes in {count}");
+            assert!(
+                bytes <= self.rules.max_bytes || count == 1,
+                "{bytes} bytes in {count}"
+            );
             assert!(lane.written <= lane.booked);
         }
         let live = self.lanes.waiting().count();
-        let used = self.lanes.lanes.iter().any(|lane| lane.phase != super::Phase::Vacant);
+        let used = self
+            .lanes
+            .lanes
+            .iter()
+            .any(|lane| lane.phase != super::Phase::Vacant);
         assert!(live == 0 || used, "{live} wait, and nobody leads");
-        let unsent = self.lanes.calls.iter().filter(|call| {
-            matches!(call.stage, super::Stage::Queued | super::Stage::Own)
-        });
+        let unsent = self
+            .lanes
+            .calls
+            .iter()
+            .filter(|call| matches!(call.stage, super::Stage::Queued | super::Stage::Own));
         assert_eq!(unsent.count(), self.lanes.unsent);
     }
 }
 
 fn leading_of(lane: usize) -> Leading {
-    Leading { lane, kit: Kit::default(), own: Mine::Unsent, step: Step::Look }
+    Leading {
+        lane,
+        kit: Kit::default(),
+        own: Mine::Unsent,
+        step: Step::Look,
+    }
 }
 
 /// What `Kit::report` does.

@@ -73,7 +73,10 @@ fn an_abandoned_reply_is_dropped_and_the_connection_lives_on() {
     assert_eq!(patient.join().unwrap(), "patient");
     assert_eq!(last.join().unwrap(), "last");
     let stats = pipeline.stats();
-    assert_eq!((stats.timeouts, stats.abandoned, stats.in_flight), (1, 1, 0));
+    assert_eq!(
+        (stats.timeouts, stats.abandoned, stats.in_flight),
+        (1, 1, 0)
+    );
     assert_eq!(pipeline.pool().stats().idle, 1);
 }
 
@@ -90,7 +93,10 @@ fn nothing_new_goes_out_behind_an_overdue_reply() {
     let third = call(&pipeline, "third");
     queued(&pipeline, 1);
     socket.set_read_timeout(Some(SHORT)).unwrap();
-    assert!(socket.read(&mut [0]).is_err(), "it was sent behind an overdue reply");
+    assert!(
+        socket.read(&mut [0]).is_err(),
+        "it was sent behind an overdue reply"
+    );
     answer(&socket, "patient");
     expect(&socket, "third"); // a byte has come
     answer(&socket, "hasty");

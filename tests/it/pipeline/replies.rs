@@ -45,7 +45,9 @@ fn replies_that_came_before_the_end_reach_their_callers() {
     while seen.len() < 4 {
         seen.push(String::from_utf8(read_line(&mut socket).unwrap()).unwrap());
     }
-    socket.write_all(format!("{}{}", seen[0], seen[1]).as_bytes()).unwrap();
+    socket
+        .write_all(format!("{}{}", seen[0], seen[1]).as_bytes())
+        .unwrap();
     socket.shutdown(std::net::Shutdown::Both).unwrap();
     let mut answered = 0;
     for (n, call) in calls.into_iter().enumerate() {
@@ -142,7 +144,10 @@ fn a_reply_function_that_fails_breaks_its_lane_and_nothing_else() {
         Ok(text)
     });
     assert_eq!(pipeline.call(b"fine\n").unwrap(), "fine");
-    assert_eq!(lost(pipeline.call(b"nonsense\n")), io::ErrorKind::InvalidData);
+    assert_eq!(
+        lost(pipeline.call(b"nonsense\n")),
+        io::ErrorKind::InvalidData
+    );
     assert_eq!(pipeline.call(b"fine again\n").unwrap(), "fine again");
     assert_eq!((server.accepted(), pipeline.pool().stats().open), (2, 1));
 }

@@ -19,7 +19,7 @@ fn storm_server(seen: Arc<Mutex<HashMap<String, usize>>>) -> Server {
             let text = String::from_utf8_lossy(&line).trim().to_owned();
             *seen.lock().unwrap().entry(text).or_default() += 1;
             let done = match turn.up() % 400 {
-                7 => return,                                             // closes
+                7 => return, // closes
                 107 => {
                     let linger = Some(Duration::ZERO);
                     let _ = socket2::SockRef::from(socket).set_linger(linger);
@@ -51,7 +51,8 @@ fn no_foreign_reply_nothing_twice_and_nothing_called_unsent_that_the_server_saw(
     let [replies, lost, late] = [(); 3].map(|()| Count::default());
     thread::scope(|scope| {
         for caller in 0..CALLERS {
-            let (pipeline, unsent, replies, lost, late) = (&pipeline, &unsent, &replies, &lost, &late);
+            let (pipeline, unsent, replies, lost, late) =
+                (&pipeline, &unsent, &replies, &lost, &late);
             scope.spawn(move || {
                 for call in 0..CALLS {
                     let request = format!("{caller}.{call}");
@@ -78,7 +79,10 @@ fn no_foreign_reply_nothing_twice_and_nothing_called_unsent_that_the_server_saw(
     });
     let seen = std::mem::take(&mut *seen.lock().unwrap());
     for request in unsent.lock().unwrap().iter() {
-        assert!(!seen.contains_key(request), "{request} was seen, and called unsent");
+        assert!(
+            !seen.contains_key(request),
+            "{request} was seen, and called unsent"
+        );
     }
     let twice = seen.iter().find(|(_, count)| **count > 1);
     assert_eq!(twice, None, "executed twice");
@@ -102,7 +106,10 @@ fn what_may_be_repeated_survives_most_of_a_storm() {
     let server = storm_server(Arc::clone(&seen));
     let address = server.address();
     let pool = Pool::new(4, move || TcpStream::connect(address)).unwrap();
-    let pipeline = Pipeline::builder(pool, line).repeatable(true).build().unwrap();
+    let pipeline = Pipeline::builder(pool, line)
+        .repeatable(true)
+        .build()
+        .unwrap();
     let replies = Count::default();
     thread::scope(|scope| {
         for caller in 0..64 {
@@ -124,5 +131,8 @@ fn what_may_be_repeated_survives_most_of_a_storm() {
     let most = seen.lock().unwrap().values().copied().max();
     assert!(most <= Some(2), "{most:?}");
     let stats = pipeline.stats();
-    assert!(stats.repeated > 0 && replies.get() > 64 * CALLS / 2, "{stats}");
+    assert!(
+        stats.repeated > 0 && replies.get() > 64 * CALLS / 2,
+        "{stats}"
+    );
 }
