@@ -35,13 +35,51 @@ fn random_walks_of_callers_and_leaders() {
     }
 }
 
+/// With one lane that is always busy with small calls.
+#[test]
+fn a_large_call_is_not_overtaken_for_ever() {
+    let now = Instant::now();
+    let rules = Rules {
+        lanes: 1,
+        max_in_flight: 8,
+        max_bytes: 16,
+    };
+    let mut lanes = Machine::new(rules, now);
+    let mut out = Vec::new();
+    let (leader, _seat, entry) = lanes.enter(&[0; 8], None, false);
+    assert!(matches!(entry, Entry::Lead(_)));
+    lanes.started(0, None);
+    let own = Own::Unsent(leader, &[0; 8]);
+    assert!(matches!(lanes.look(0, own, false, &mut out), Look::Write));
+    lanes.wrote(0, out.len(), 1, false);
+    out.clear();
+    let (large, seat, _) = lanes.enter(&[0; 17], None, false);
+    let (small, _small, _) = lanes.enter(&[0; 8], None, false);
+    let look = lanes.look(0, Own::InFlight, false, &mut out);
+    assert!(matches!(look, Look::Read) && out.is_empty(), "overtaken");
+    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == leader));
+    match lanes.look(0, Own::Over, false, &mut out) {
+        Look::HandOver(to, lead) => assert!(Rc::ptr_eq(&to.0, &seat.0) && lead.unsent),
+        other => panic!("{other:?}"),
+    }
+    let own = Own::Unsent(large, &[0; 17]);
+    assert!(matches!(lanes.look(0, own, false, &mut out), Look::WriteOwn));
+    lanes.wrote(0, 17, 1, false);
+    // And then the others: the small one leads next, and sends itself.
+    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == large));
+    assert!(lanes.is_queued(small));
+    assert!(matches!(lanes.look(0, Own::Over, false, &mut out), Look::HandOver(..)));
+    assert_eq!(out.len(), 8);
+}
+
+#[derive(Debug)]
 enum Message {
     Reply(u32),
     Fate(Fate),
     Lead(Lead<Kit>),
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Mat(Rc<RefCell<Option<Message>>>);
 
 impl Seat for Mat {
@@ -63,6 +101,7 @@ impl Mat {
 }
 
 /// Writes on this connection.
+#[derive(Debug)]
 struct Pen(usize, Vec<u8>);
 
 impl super::Pen for Pen {
@@ -71,7 +110,7 @@ impl super::Pen for Pen {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Kit {
     wire: Option<usize>,
     fresh: bool,
@@ -199,7 +238,7 @@ impl Walk {
                 0..=2 if self.alive() < 12 => self.call(),
                 3 => self.pass_time(),
                 4..=5 => self.serve(),
-                6 if self.random.below(10) == 0 => self.cut(),
+                6 if self.random.below(4) == 0 => self.cut(),
                 _ => self.move_somebody(),
             }
             self.check();
@@ -275,7 +314,7 @@ impl Walk {
         let mut request = vec![0; len];
         request[..4].copy_from_slice(&id.to_le_bytes());
         request[4..8].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
-        let deadline = match self.calm || self.random.below(3) > 0 {
+        let deadline = match self.calm || self.random.below(2) > 0 {
             true => None,
             false => Some(self.now + Duration::from_micros(1 + self.random.below(3000) as u64)),
         };
@@ -501,7 +540,7 @@ impl Walk {
                     At::Over
                 }
             },
-            None => match self.random.below(4) {
+            None => match self.random.below(3) {
                 0 => match self.with(|lanes| lanes.nudge(key)) {
                     Some((lane, pen)) => self.begin_to_write(lane, pen),
                     None => At::Asleep { settled },
