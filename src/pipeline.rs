@@ -12,6 +12,7 @@ use crate::report::call_error::CallError;
 use crate::report::error::Error;
 use crate::report::pipeline_stats::PipelineStats;
 use crate::runtime::lane::{Core, ReadReply};
+use crate::runtime::shared::Listener;
 use crate::state::lanes::Rules;
 use crate::sync::now;
 
@@ -404,14 +405,14 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> 
             max_in_flight: self.max_in_flight,
             max_bytes: self.max_bytes,
         };
-        Pipeline {
-            core: Arc::new(Core::new(
-                self.pool,
-                self.read_reply,
-                self.repeatable,
-                rules,
-            )),
+        let pool = self.pool;
+        let core = Arc::new(Core::new(pool, self.read_reply, self.repeatable, rules));
+        let listener: Arc<dyn Listener> = Arc::<Core<R, C>>::clone(&core);
+        core.pool.shared().listen(Arc::downgrade(&listener));
+        if core.pool.is_ended() {
+            core.pool_ended();
         }
+        Pipeline { core }
     }
 }
 

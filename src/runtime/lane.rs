@@ -13,11 +13,12 @@ use crate::report::call_error::CallError;
 use crate::report::error::Error;
 use crate::report::pipeline_stats::PipelineStats;
 use crate::runtime::leader::{Kit, Leader, Pen};
+use crate::runtime::shared::Listener;
 use crate::state::lanes::{self, Entry, Fate, GaveUp, Lanes, Lead, Rules};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
 
-/// How often a queued call looks whether the pool has ended.
+/// How often a queued call looks whether it can be sent, after the first time.
 const TICK: Duration = Duration::from_millis(100);
 /// How often a call goes to another lane because its lane broke before it was sent.
 const BOUNCES: usize = 8;
@@ -232,6 +233,13 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
     }
 }
 
+impl<R: Send + 'static, C: Read + Write + Send + 'static> Listener for Core<R, C> {
+    fn pool_ended(&self) {
+        let error = Arc::new(Error::Ended);
+        self.with(|lanes| lanes.end(error));
+    }
+}
+
 /// A call, and the thread that makes it.
 struct Caller<'a, R, C> {
     core: &'a Core<R, C>,
@@ -270,9 +278,6 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Caller<'_, R, C> {
                         .with(|lanes| (lanes.nudge(key), lanes.is_queued(key)));
                     if let Some((lane, pen)) = pen {
                         self.core.send(lane, pen);
-                    } else if is_queued && self.core.pool.is_ended() {
-                        let error = Arc::new(Error::Ended);
-                        self.core.with(|lanes| lanes.tell_queued(&error));
                     }
                     nudge = is_queued.then(|| now() + TICK);
                 }

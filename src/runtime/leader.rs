@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::stream::Stream;
 use crate::report::stats::Brief;
-use crate::runtime::connection::Connection;
+use crate::runtime::connection::{Abandoned, Connection};
 use crate::runtime::lane::{Core, End, Machine, Message, Seat};
 use crate::state::lanes::{self, Fate, GaveUp, Lead, Look, Own, Whose};
 use crate::sync::atomic::Ordering::Relaxed;
@@ -28,6 +28,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 /// What a leader works with; it passes from leader to leader with the lane.
 pub(crate) struct Kit<R, C> {
     lease: Option<Connection<C>>,
+    /// The lease, while nobody leads the lane.
+    left: Option<Abandoned<C>>,
     /// The machine does not know yet that there is a lease.
     is_fresh: bool,
     input: Input,
@@ -135,6 +137,10 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
 
     /// Leads until the own call is over; `None` if it is queued again.
     pub(super) fn run(mut self, others: bool, stale: bool) -> Option<End<R>> {
+        if let Some(left) = self.kit().left.take() {
+            self.kit().lease = left.take_back();
+            self.kit().is_fresh = true;
+        }
         if stale && !self.has_come() {
             let pen = self.core.with(|lanes| lanes.restart(self.lane));
             drop(pen);
@@ -232,7 +238,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
 
     /// Whether one of the replies has come that nobody waits for, on a lane that was left alone.
     fn has_come(&mut self) -> bool {
-        if self.stream().set_nonblocking(true).is_err() {
+        if self.kit().lease.is_none() || self.stream().set_nonblocking(true).is_err() {
             return false;
         }
         let Kit { lease, input, .. } = self.kit();
@@ -329,14 +335,21 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             }
             Look::Drift => {
                 self.kit().deliver();
-                let (lane, kit) = (self.lane, self.kit.take().expect("bug: no kit"));
-                match self.core.with(|lanes| lanes.drift(lane, kit)) {
-                    Ok(()) => true,
-                    Err(kit) => {
-                        self.kit = Some(kit);
-                        false
-                    }
+                let pen = self.core.with(|lanes| lanes.pen(self.lane));
+                drop(pen);
+                let (lane, mut kit) = (self.lane, self.kit.take().expect("bug: no kit"));
+                kit.left = kit.lease.take().map(Connection::abandon);
+                let drifts = self.core.with(|lanes| lanes.drift(lane, kit));
+                let Err(mut kit) = drifts else { return true };
+                // Somebody came meanwhile.
+                kit.lease = kit.left.take().and_then(Abandoned::take_back);
+                kit.is_fresh = true;
+                let is_gone = kit.lease.is_none();
+                self.kit = Some(kit);
+                if is_gone {
+                    self.vacate();
                 }
+                is_gone
             }
             Look::Wait if self.kit().is_writing => {
                 let error = io::Error::new(ErrorKind::TimedOut, "a request was not wholly sent");
@@ -744,6 +757,7 @@ impl<R, C> Default for Kit<R, C> {
     fn default() -> Self {
         Self {
             lease: None,
+            left: None,
             is_fresh: false,
             input: Input::default(),
             out: Vec::new(),

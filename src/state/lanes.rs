@@ -77,6 +77,8 @@ pub(crate) struct Lanes<S, K, P> {
     /// How many nanoseconds a call usually takes, waiting included.
     usual: u64,
     stats: PipelineStats,
+    /// What every call gets that is not in flight, once the pool has ended.
+    ended: Option<Arc<Error>>,
     effects: Effects<S, K>,
 }
 
@@ -273,6 +275,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
             shortest: None,
             usual: 0,
             stats: PipelineStats::default(),
+            ended: None,
             effects: Effects::default(),
         }
     }
@@ -310,11 +313,19 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         if let Some(lane) = self.lane_to_lead() {
             return (key, seat, Entry::Lead(self.appoint(key, lane)));
         }
-        if self.is_large(request.len()) {
+        let is_large = self.is_large(request.len());
+        if is_large {
             self.put_large(key, first);
+        } else {
+            self.put(key, request, first);
+        }
+        if let Some(error) = self.ended.clone() {
+            self.tell_queued(&error);
             return (key, seat, Entry::Wait(None));
         }
-        self.put(key, request, first);
+        if is_large {
+            return (key, seat, Entry::Wait(None));
+        }
         let sent = self.lane_to_write(false).and_then(|lane| self.send(lane));
         let entry = sent.map(|(lane, pen)| Entry::Send { lane, pen });
         (
@@ -399,8 +410,14 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         self.vacate(at, kit);
     }
 
+    /// The pool has ended: whoever is queued, and whoever comes, hears so at once.
+    pub(crate) fn end(&mut self, error: Arc<Error>) {
+        self.tell_queued(&error);
+        self.ended = Some(error);
+    }
+
     /// All who are queued hear that there is no connection.
-    pub(crate) fn tell_queued(&mut self, error: &Arc<Error>) {
+    fn tell_queued(&mut self, error: &Arc<Error>) {
         let queued: Vec<_> = self.waiting().chain(self.waiting_large()).collect();
         for key in queued {
             let fate = Fate::NoConnection(Arc::clone(error));

@@ -72,12 +72,6 @@ fn queued(pipeline: &Pipeline<String>, count: usize) {
     eventually("so many are queued", || pipeline.stats().queued == count);
 }
 
-fn in_flight(pipeline: &Pipeline<String>, count: usize) {
-    eventually("so many are in flight", || {
-        pipeline.stats().in_flight == count
-    });
-}
-
 #[test]
 fn hundreds_of_callers_get_their_own_replies() {
     let server = Server::echo();

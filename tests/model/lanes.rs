@@ -63,12 +63,18 @@ fn a_large_call_is_not_overtaken_for_ever() {
         other => panic!("{other:?}"),
     }
     let own = Own::Unsent(large, &[0; 17]);
-    assert!(matches!(lanes.look(0, own, false, &mut out), Look::WriteOwn));
+    assert!(matches!(
+        lanes.look(0, own, false, &mut out),
+        Look::WriteOwn
+    ));
     lanes.wrote(0, 17, 1, false);
     // And then the others: the small one leads next, and sends itself.
     assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == large));
     assert!(lanes.is_queued(small));
-    assert!(matches!(lanes.look(0, Own::Over, false, &mut out), Look::HandOver(..)));
+    assert!(matches!(
+        lanes.look(0, Own::Over, false, &mut out),
+        Look::HandOver(..)
+    ));
     assert_eq!(out.len(), 8);
 }
 
@@ -212,8 +218,8 @@ impl Walk {
         let mut random = Random(seed);
         let rules = Rules {
             lanes: 1 + random.below(3),
-            max_in_flight: 1 + random.below(5),
-            max_bytes: 16 + random.below(60),
+            max_in_flight: 1 + random.below(8),
+            max_bytes: 24 + random.below(200),
         };
         let now = Instant::now();
         Self {
@@ -540,7 +546,7 @@ impl Walk {
                     At::Over
                 }
             },
-            None => match self.random.below(3) {
+            None => match self.random.below(2) {
                 0 => match self.with(|lanes| lanes.nudge(key)) {
                     Some((lane, pen)) => self.begin_to_write(lane, pen),
                     None => At::Asleep { settled },
@@ -573,7 +579,7 @@ impl Walk {
                 } else if self.is_late(at) && leading.own != Mine::Over {
                     self.abandon(at, &mut leading);
                     leading.step = Step::Look;
-                } else if self.random.below(3) == 0 {
+                } else if self.random.below(25) == 0 {
                     leading.step = Step::Look;
                 }
             }

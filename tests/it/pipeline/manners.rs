@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::support::refused;
+use crate::support::{assert_closed, refused};
 use jackpot::{Backoff, Close, Eviction};
 
 #[test]
@@ -198,4 +198,53 @@ fn a_pipeline_that_is_dropped_leaves_no_foreign_reply_behind() {
     hasty.join().unwrap_err();
     drop(pipeline);
     eventually("the lane that drifted is closed", || pool.stats().open == 0);
+}
+
+/// A pipeline of one lane on which nobody waits any more, and the other side of its connection.
+fn adrift(peer: &Peer) -> (Pipeline<String>, TcpStream) {
+    let pipeline = by_hand(peer, 1);
+    let hasty = call_timeout(&pipeline, "hasty", Duration::from_millis(30));
+    let socket = peer.accept();
+    expect(&socket, "hasty");
+    assert!(hasty.join().unwrap_err().was_sent());
+    let stats = pipeline.pool().stats();
+    assert_eq!((stats.leased, pipeline.stats().lanes), (1, 1), "{stats}");
+    (pipeline, socket)
+}
+
+#[test]
+fn a_lane_on_which_nobody_waits_makes_way_for_a_caller_that_pulls() {
+    let peer = Peer::new();
+    let (pipeline, mut old) = adrift(&peer);
+    let lease = pipeline.pool().pull_timeout(SOON).unwrap();
+    assert_closed(&mut old);
+    assert_eq!(pipeline.pool().stats().evicted(Eviction::Unanswered), 1);
+    drop(lease);
+    drop(peer.accept());
+    // Who comes next finds no connection there any more.
+    let next = call(&pipeline, "next");
+    let new = peer.accept();
+    expect(&new, "next");
+    answer(&new, "next");
+    assert_eq!(next.join().unwrap(), "next");
+    assert_eq!(pipeline.stats().lanes, 0);
+}
+
+#[test]
+fn free_and_end_close_a_lane_on_which_nobody_waits() {
+    let peer = Peer::new();
+    let (pipeline, mut socket) = adrift(&peer);
+    let freed = pipeline.pool().free(0);
+    assert_eq!((freed.closed, freed.doomed), (1, 0));
+    assert_closed(&mut socket);
+    let peer = Peer::new();
+    let (pipeline, mut socket) = adrift(&peer);
+    assert!(!pipeline.pool().drain(Duration::ZERO));
+    pipeline.pool().end();
+    assert!(pipeline.pool().drain(SOON));
+    assert_closed(&mut socket);
+    let peer = Peer::new();
+    let (pipeline, mut socket) = adrift(&peer);
+    pipeline.pool().set_limit(0);
+    assert_closed(&mut socket);
 }
