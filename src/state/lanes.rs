@@ -387,6 +387,9 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         if !self.is_other_used(at) {
             return Err(kit);
         }
+        // Its old place in the queue may still be there.
+        self.tickets += 1;
+        self.calls[key].ticket = self.tickets;
         self.calls[key].leads = false;
         if self.is_large(request.len()) {
             self.put_large(key, true);

@@ -635,6 +635,7 @@ impl Walk {
                 if let Some(fate) = fate {
                     self.fate(at, &fate);
                 }
+                leading.own = Mine::Over;
                 leading.step = Step::Leave {
                     wire: leading.kit.wire.unwrap(),
                 };
