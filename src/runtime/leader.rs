@@ -25,7 +25,13 @@ const KEPT: usize = 64 * 1024;
 /// The shortest time-out.
 const MOMENT: Duration = Duration::from_millis(1);
 
+type Decision<R, C> = Look<Arc<Seat<R, C>>, Box<Kit<R, C>>>;
+
 /// What a leader works with; it passes from leader to leader with the lane.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub(crate) struct Kit<R, C> {
     lease: Option<Connection<C>>,
     /// The lease, while nobody leads the lane.
@@ -89,7 +95,7 @@ pub(super) struct Leader<'a, R: Send + 'static, C: Read + Write + Send + 'static
     own: Stage,
     end: Option<End<R>>,
     /// What was decided while a reply was being read.
-    next: Option<Look<Arc<Seat<R, C>>, Box<Kit<R, C>>>>,
+    next: Option<Decision<R, C>>,
     trouble: Option<Trouble>,
 }
 
@@ -269,7 +275,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
     }
 
     /// Reports what was done, and looks at the queue, in one step. `None`: an unasked reply.
-    fn step(&mut self) -> Option<Look<Arc<Seat<R, C>>, Box<Kit<R, C>>>> {
+    fn step(&mut self) -> Option<Decision<R, C>> {
         let (lane, key, request, mut stage) = (self.lane, self.key, self.request, self.own);
         let wanted = self.is_wanted_back();
         let kit = self.kit.as_mut().expect("bug: a leader without a kit");
@@ -304,7 +310,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
     }
 
     /// Ends the lead, unless there is something left to do.
-    fn leave(&mut self, look: Look<Arc<Seat<R, C>>, Box<Kit<R, C>>>) -> bool {
+    fn leave(&mut self, look: Decision<R, C>) -> bool {
         match look {
             Look::HandOver(seat, mut lead) => {
                 // Whose time is up leaves what it could not write to the next one.

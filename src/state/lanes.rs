@@ -49,6 +49,7 @@ pub(crate) struct Rules {
 /// All calls and lanes. `S` is where a caller sleeps, `K` what a leader works with, and `P` what
 /// the others write with.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "they are the lanes' lanes")]
 pub(crate) struct Lanes<S, K, P> {
     rules: Rules,
     now: Instant,
@@ -157,6 +158,10 @@ enum Phase {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 struct Lane<K, P> {
     phase: Phase,
     /// There while nobody leads.
@@ -326,8 +331,8 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         if is_large {
             return (key, seat, Entry::Wait(None));
         }
-        let sent = self.lane_to_write(false).and_then(|lane| self.send(lane));
-        let entry = sent.map(|(lane, pen)| Entry::Send { lane, pen });
+        let pen = self.lane_to_write(false).and_then(|lane| self.send(lane));
+        let entry = pen.map(|(lane, pen)| Entry::Send { lane, pen });
         (
             key,
             seat,
@@ -597,7 +602,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         match self.shortest {
             Some(shortest) if took > shortest => {
                 if flight.alone {
-                    self.shortest = Some(shortest + (took - shortest) / 64);
+                    self.shortest = Some(shortest * 63 / 64 + took / 64);
                 }
             }
             _ => self.shortest = Some(took),
@@ -957,7 +962,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
             }
             let since = lane.reading?;
             let waits = self.now.saturating_duration_since(since);
-            if !impatient && waits < LONG && !(is_far && !self.is_due(lane)) {
+            if !impatient && waits < LONG && (!is_far || self.is_due(lane)) {
                 return None;
             }
             let is_better =

@@ -185,16 +185,13 @@ fn no_more_than_the_bounds_is_outstanding() {
     let (mut c, mut d) = (Some(c), Some(d));
     for _ in 0..2 {
         let line = read_line(&mut &socket).unwrap();
-        match line[0] {
-            b'c' => {
-                answer(&socket, "c");
-                assert_eq!(c.take().unwrap().join().unwrap(), "c");
-            }
-            _ => {
-                answer(&socket, "d");
-                assert_eq!(d.take().unwrap().join().unwrap(), "d");
-            }
-        }
+        let (call, reply) = if line[0] == b'c' {
+            (&mut c, "c")
+        } else {
+            (&mut d, "d")
+        };
+        answer(&socket, reply);
+        assert_eq!(call.take().unwrap().join().unwrap(), reply);
     }
     assert_eq!(a.join().unwrap(), "a");
     assert_eq!(b.join().unwrap(), "b");
@@ -254,8 +251,8 @@ fn both_sides_never_only_write() {
 
 #[test]
 fn a_setting_of_zero_is_refused() {
-    let peer = Peer::new();
     type Set = fn(PipelineBuilder<String>) -> PipelineBuilder<String>;
+    let peer = Peer::new();
     let sets: [(&str, Set); 3] = [
         ("lanes", |builder| builder.lanes(0)),
         ("max_in_flight", |builder| builder.max_in_flight(0)),

@@ -117,6 +117,7 @@ impl super::Pen for Pen {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "as in the real one")]
 struct Kit {
     wire: Option<usize>,
     fresh: bool,
@@ -320,10 +321,9 @@ impl Walk {
         let mut request = vec![0; len];
         request[..4].copy_from_slice(&id.to_le_bytes());
         request[4..8].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
-        let deadline = match self.calm || self.random.below(2) > 0 {
-            true => None,
-            false => Some(self.now + Duration::from_micros(1 + self.random.below(3000) as u64)),
-        };
+        let hurries = !self.calm && self.random.below(2) == 0;
+        let time = Duration::from_micros(1 + self.random.below(3000) as u64);
+        let deadline = hurries.then(|| self.now + time);
         let first = self.random.below(8) == 0;
         let (key, seat, entry) = self.with(|lanes| lanes.enter(&request, deadline, first));
         assert!(
@@ -466,7 +466,7 @@ impl Walk {
                 mut pen,
                 mut done,
             } => {
-                let wrote = self.write(pen.0, &pen.1[done..].to_vec());
+                let wrote = self.write(pen.0, &pen.1[done..]);
                 done += wrote.unwrap_or(0);
                 if wrote.is_ok() && done < pen.1.len() {
                     At::Writing { lane, pen, done }
@@ -759,13 +759,11 @@ impl Walk {
                     let out = std::mem::take(&mut leading.kit.out);
                     let mut done = 0;
                     while done < out.len() {
-                        match self.write(leading.kit.wire.unwrap(), &out[done..]) {
-                            Ok(count) => done += count,
-                            Err(()) => {
-                                leading.kit.failed = true;
-                                break;
-                            }
-                        }
+                        let Ok(count) = self.write(leading.kit.wire.unwrap(), &out[done..]) else {
+                            leading.kit.failed = true;
+                            break;
+                        };
+                        done += count;
                     }
                     leading.kit.wrote += done;
                     Step::Pass(seat, lead)
@@ -810,16 +808,13 @@ impl Walk {
             leading.step = if own { Step::Break } else { Step::Look };
             return;
         }
-        match self.write(leading.kit.wire.unwrap(), &bytes[done..]) {
-            Ok(count) => {
-                done += count;
-                leading.kit.wrote += count;
-                leading.step = Step::Write { own, done };
-            }
-            Err(()) => {
-                leading.kit.failed = true;
-                done = bytes.len();
-            }
+        if let Ok(count) = self.write(leading.kit.wire.unwrap(), &bytes[done..]) {
+            done += count;
+            leading.kit.wrote += count;
+            leading.step = Step::Write { own, done };
+        } else {
+            leading.kit.failed = true;
+            done = bytes.len();
         }
         if done == bytes.len() {
             leading.kit.out.clear();

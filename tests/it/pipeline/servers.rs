@@ -48,7 +48,7 @@ fn callers_ride_out_the_death_of_redis() {
 }
 
 /// 64 callers count while the server dies twice; it forgets its count each time. In each of its
-/// lives no count comes twice, and at the end everybody is served.
+/// lives no count comes twice, and at the end everybody is replies.
 fn ride_out_deaths(mut server: Program, counter: &'static Counter, begin: Option<&'static [u8]>) {
     let address = server.address();
     let pool = Pool::builder(jackpot::Connector::new(address.to_string()))
@@ -59,7 +59,7 @@ fn ride_out_deaths(mut server: Program, counter: &'static Counter, begin: Option
     let pipeline = Pipeline::new(pool, counter.read);
     let life = AtomicUsize::new(0);
     let counts = Mutex::new(Vec::new());
-    let (stop, served) = (Count::default(), Count::default());
+    let (stop, replies) = (Count::default(), Count::default());
     let begin = || {
         if let Some(request) = begin {
             eventually("the counter is set", || {
@@ -75,7 +75,7 @@ fn ride_out_deaths(mut server: Program, counter: &'static Counter, begin: Option
                     let before = life.load(SeqCst);
                     let result = pipeline.call_timeout(counter.add, Duration::from_millis(500));
                     if let (Ok(count), true) = (result, before == life.load(SeqCst)) {
-                        served.up();
+                        replies.up();
                         if count > 0 {
                             counts.lock().unwrap().push((before, count));
                         }
@@ -84,8 +84,8 @@ fn ride_out_deaths(mut server: Program, counter: &'static Counter, begin: Option
             });
         }
         let calm = || {
-            let goal = served.get() + 1000;
-            eventually("callers are served", || served.get() >= goal);
+            let goal = replies.get() + 1000;
+            eventually("callers are replies", || replies.get() >= goal);
         };
         calm();
         for _ in 0..2 {
@@ -118,10 +118,10 @@ fn calls_go_through_tls_sessions() {
     let server = TlsServer::new(2);
     let pool = server.pool(&rustls::version::TLS13);
     let pipeline = Pipeline::builder(pool, line).lanes(3).build().unwrap();
-    let served = Count::default();
+    let replies = Count::default();
     thread::scope(|scope| {
         for caller in 0..32 {
-            let (pipeline, served) = (&pipeline, &served);
+            let (pipeline, replies) = (&pipeline, &replies);
             scope.spawn(move || {
                 for call in 0..100 {
                     let request = format!("{caller} calls {call}");
@@ -132,7 +132,7 @@ fn calls_go_through_tls_sessions() {
                     match pipeline.call_timeout(bytes.as_bytes(), timeout) {
                         Ok(reply) => {
                             assert_eq!(reply, request, "a foreign reply");
-                            served.up();
+                            replies.up();
                         }
                         Err(error) => {
                             assert!(error.is_timeout(), "{error:?}");
@@ -143,5 +143,5 @@ fn calls_go_through_tls_sessions() {
             });
         }
     });
-    assert!(served.get() > 0);
+    assert!(replies.get() > 0);
 }
