@@ -432,10 +432,10 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
     }
 
     fn write_out(&mut self) {
-        let out = std::mem::take(&mut self.kit().out);
-        if out.is_empty() {
+        if self.kit().out.is_empty() {
             return;
         }
+        let out = std::mem::take(&mut self.kit().out);
         if out.len() > HELD {
             self.kit().deliver();
         }
