@@ -210,6 +210,8 @@ impl<C> Connection<C> {
 
     pub(crate) fn key(&self) -> SlotKey {
         self.key
+    }
+
     /// Leaves the lease to the pool: it counts as leased, and closes as soon as somebody wants its
     /// place, unless it is taken back before.
     pub(crate) fn abandon(mut this: Self) -> Abandoned<C> {

@@ -4,9 +4,7 @@
 //! held across a system call, a log line, a wake-up, a destructor of a client or socket, or any
 //! function that the user gave us.
 
-use std::sync::{Arc, PoisonError};
 use std::sync::{Arc, PoisonError, Weak};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;

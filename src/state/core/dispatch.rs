@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::{Answer, Core, Failure, Reserved, Seat};
-use crate::state::slots::{Lease, Taker};
 use crate::report::outcome::Eviction;
-use crate::state::slots::Lease;
+use crate::state::slots::{Lease, Taker};
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// The most recently used idle connection, for a caller that is not in the queue.

@@ -149,6 +149,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if was_of_no_use {
             self.hear(key, PeerSignal::HungUp);
         }
+    }
+
     /// The holder of a lease waits for nothing on it any more. It may come back for it, unless
     /// somebody has wanted the place meanwhile.
     pub(crate) fn abandon(&mut self, key: SlotKey, client: L) {
