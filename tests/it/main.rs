@@ -48,8 +48,8 @@ mod outage;
 mod overdue;
 mod panics;
 mod pings;
-mod pull_timeout;
 mod pipeline;
+mod pull_timeout;
 #[cfg(unix)]
 mod real;
 mod reaper;
