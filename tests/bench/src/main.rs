@@ -33,7 +33,7 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Only these groups: single, instructions, idle, echo, size, sweep, burst, cold, memcached,
-    /// grow-idle, grow-waiters, grow-threads, lock, goodput, build.
+    /// grow-idle, grow-waiters, grow-threads, lock, goodput,
     /// shared-echo, shared-late, shared-servers, build.
     #[arg(long, value_delimiter = ',', value_parser = GROUPS.map(|(name, _)| name))]
     rows: Vec<String>,

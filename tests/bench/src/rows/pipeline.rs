@@ -12,9 +12,9 @@ use crate::measure::{Spread, alternate};
 use crate::peers::{self, Channel, Source};
 use crate::report::Goal;
 use crate::rows::Bench;
-use crate::rows::memcached::Memcached;
 use crate::rows::redis::Redis;
 use crate::server::Server;
+use crate::work::Memcached;
 
 const THREADS: [usize; 7] = [1, 2, 4, 8, 16, 64, 256];
 const CONNECTIONS: u32 = 4;
