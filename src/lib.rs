@@ -4,8 +4,9 @@
 //! other side. A connection is never released by hand: it goes back when its guard is dropped, if
 //! and only if it is fit for the next caller.
 //!
-//! It is not for async programs, and not for protocols that share one connection among many
-//! requests at once (HTTP/2, multiplexed RPC): a lease here is exclusive, and its thread blocks.
+//! It is not for async programs, and not for protocols whose replies come in any order (HTTP/2,
+//! multiplexed RPC): a lease here is exclusive, and its thread blocks. Where replies come in the
+//! order of the requests, a [`Pipeline`] lets hundreds of threads share a few connections.
 //!
 //! # Hello
 //!
@@ -162,6 +163,39 @@
 //! ```
 //!
 //! Time-outs, no-delay, blocking mode and TTL that a caller changes are put back for the next one.
+//!
+//! # Shared calls
+//!
+//! A pool of leases answers no more requests than its connections divided by the round trip. Where
+//! each request has one reply, and they come in order, a [`Pipeline`] sends the requests of many
+//! threads one behind the other on a few connections. Nobody holds one, and nobody gives one back.
+//!
+//! ```
+//! # use std::net::{TcpListener, TcpStream};
+//! # let server = TcpListener::bind("127.0.0.1:0")?;
+//! # let address = server.local_addr()?;
+//! # std::thread::spawn(move || {
+//! #     let (mut peer, _) = server.accept().unwrap();
+//! #     std::io::copy(&mut peer.try_clone().unwrap(), &mut peer).unwrap();
+//! # });
+//! use jackpot::{Pipeline, Pool};
+//! use std::io::{self, BufRead};
+//!
+//! fn read_reply(reply: &mut dyn BufRead) -> io::Result<String> {
+//!     let mut line = String::new();
+//!     reply.read_line(&mut line)?;
+//!     Ok(line)
+//! }
+//!
+//! let pool = Pool::new(4, move || TcpStream::connect(address))?;
+//! let lines = Pipeline::new(pool, read_reply);
+//! assert_eq!(lines.call(b"get greeting\r\n")?, "get greeting\r\n"); // from any thread
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A call is executed once at most and says whether it was sent: see [`CallError`]. It is not for
+//! conversations of several steps, and one break loses all that is in flight on a connection: see
+//! [`Pipeline`] before you choose it.
 //!
 //! # Liveness
 //!
@@ -405,6 +439,7 @@ mod builder;
 #[path = "../tests/model/mod.rs"]
 mod model;
 mod net;
+mod pipeline;
 mod pool;
 mod report;
 mod runtime;
@@ -419,11 +454,14 @@ pub use builder::Builder;
 pub use net::buffered::BufStream;
 pub use net::connector::{Connector, Factory};
 pub use net::stream::Stream;
+pub use pipeline::{Pipeline, PipelineBuilder};
 pub use pool::Pool;
+pub use report::call_error::CallError;
 pub use report::error::Error;
 pub use report::event::{Close, Event, Freed, Outage};
 pub use report::histogram::Histogram;
 pub use report::outcome::Eviction;
+pub use report::pipeline_stats::PipelineStats;
 pub use report::stats::{ConnectionInfo, State, Stats};
 pub use runtime::connection::Connection;
 

@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --example server       # its own stand-in for Redis, a free port
 //! cargo run --example server -- --redis localhost:6379 --listen 127.0.0.1:8080
+//! cargo run --example server -- --shared   # all handlers call over four connections
 //! ```
 //!
 //! Prints `listening on http://…`; every path there answers `you are visitor 1 of /path`. Ctrl-C
@@ -21,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use jackpot::{Close, Connector, Pool, Stream};
+use jackpot::{BufStream, Close, Connector, Pipeline, Pool};
 use tiny_http::{Request, Response, Server};
 
 /// Counts visitors.
@@ -34,6 +35,10 @@ struct Args {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     listen: String,
+
+    /// Handlers share connections instead of leasing one each
+    #[arg(long)]
+    shared: bool,
 }
 
 fn main() -> ExitCode {
@@ -53,12 +58,17 @@ fn run(args: Args) -> Result<(), Box<dyn Error + Send + Sync>> {
         .limit(20)
         .read_timeout(Some(Duration::from_secs(2)))
         .write_timeout(Some(Duration::from_secs(2)))
-        .handshake(|stream| Ok::<_, io::Error>(BufReader::new(stream)))
-        .recycle(|lines| match lines.buffer() {
-            [] => Ok(()),
-            _ => Err("bytes that nobody read"),
-        })
+        .buffered()
         .build()?;
+    let counter = if args.shared {
+        Counter::Shared(
+            Pipeline::builder(pool.clone(), read_count)
+                .lanes(4)
+                .build()?,
+        )
+    } else {
+        Counter::Leased(pool.clone())
+    };
     let server = Arc::new(Server::http(args.listen)?);
     let for_handler = Arc::clone(&server);
     ctrlc::set_handler(move || for_handler.unblock())?;
@@ -66,7 +76,7 @@ fn run(args: Args) -> Result<(), Box<dyn Error + Send + Sync>> {
 
     thread::scope(|scope| {
         for request in server.incoming_requests() {
-            let answer = || answer(&pool, request);
+            let answer = || answer(&counter, request);
             if let Err(error) = thread::Builder::new().spawn_scoped(scope, answer) {
                 eprintln!("a request without a thread: {error}"); // its client is told "500"
             }
@@ -86,8 +96,8 @@ fn shut_down<C: Send + 'static>(pool: &Pool<C>) {
     }
 }
 
-fn answer(pool: &Pool<BufReader<Stream>>, request: Request) {
-    let (code, text) = match count(pool, request.url()) {
+fn answer(counter: &Counter, request: Request) {
+    let (code, text) = match counter.count(request.url()) {
         Ok(count) => (
             200,
             format!("you are visitor {count} of {}\n", request.url()),
@@ -104,18 +114,39 @@ fn answer(pool: &Pool<BufReader<Stream>>, request: Request) {
     let _ = request.respond(Response::from_string(text).with_status_code(code));
 }
 
-/// Counts one visit. Is not repeated if it fails half-way: it may have been counted.
-fn count(pool: &Pool<BufReader<Stream>>, path: &str) -> io::Result<u64> {
-    let key = format!("visits:{path}");
-    let command = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len());
-    let mut redis = pool.pull_timeout(Duration::from_secs(2))?;
-    redis.get_mut().write_all(command.as_bytes())?;
-    let mut reply = String::new();
-    redis.read_line(&mut reply)?;
-    let count = reply
+/// How handlers get at the counters.
+enum Counter {
+    /// Each has a connection to itself while it asks.
+    Leased(Pool<BufStream>),
+    /// All ask over the same few connections.
+    Shared(Pipeline<u64, BufStream>),
+}
+
+impl Counter {
+    /// Counts one visit. Is not repeated if it fails half-way: it may have been counted.
+    fn count(&self, path: &str) -> io::Result<u64> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let key = format!("visits:{path}");
+        let command = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len());
+        match self {
+            Self::Leased(pool) => {
+                let mut redis = pool.pull_timeout(PATIENCE)?;
+                redis.write_all(command.as_bytes())?;
+                read_count(&mut *redis)
+            }
+            Self::Shared(calls) => Ok(calls.call_timeout(command.as_bytes(), PATIENCE)?),
+        }
+    }
+}
+
+/// The reply to `INCR`.
+fn read_count(reply: &mut dyn BufRead) -> io::Result<u64> {
+    let mut text = String::new();
+    reply.read_line(&mut text)?;
+    let count = text
         .strip_prefix(':')
         .and_then(|count| count.trim_end().parse().ok());
-    count.ok_or_else(|| io::Error::other(format!("the counter said {reply:?}")))
+    count.ok_or_else(|| io::Error::other(format!("the counter said {text:?}")))
 }
 
 /// The server inside: understands `INCR` as `count` sends it, in five lines, and nothing else.

@@ -14,6 +14,8 @@ pub(crate) fn start(
     let address = listener.local_addr()?.to_string();
     thread::spawn(move || {
         for socket in listener.incoming().flatten() {
+            // Else an answer may wait for the acknowledgement of the one before it.
+            let _ = socket.set_nodelay(true);
             let serve = serve.clone();
             thread::spawn(move || serve(&socket));
         }

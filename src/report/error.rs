@@ -315,15 +315,21 @@ impl std::error::Error for Shared {
 /// else `TimedOut`, `ResourceBusy` (full), `NotConnected` (ended) or `InvalidInput`.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
+        Self::new(error.io_kind(), error)
+    }
+}
+
+impl Error {
+    /// The kind that this has as an `io::Error`.
+    pub(crate) fn io_kind(&self) -> io::ErrorKind {
         use io::ErrorKind;
-        let kind = match &error {
-            Error::TimedOut { .. } => ErrorKind::TimedOut,
-            Error::InvalidConfig(_) => ErrorKind::InvalidInput,
-            _ if error.is_full() => ErrorKind::ResourceBusy,
-            _ if error.is_ended() => ErrorKind::NotConnected,
-            _ => error.io_error().map_or(ErrorKind::Other, io::Error::kind),
-        };
-        Self::new(kind, error)
+        match self {
+            Self::TimedOut { .. } => ErrorKind::TimedOut,
+            Self::InvalidConfig(_) => ErrorKind::InvalidInput,
+            _ if self.is_full() => ErrorKind::ResourceBusy,
+            _ if self.is_ended() => ErrorKind::NotConnected,
+            _ => self.io_error().map_or(ErrorKind::Other, io::Error::kind),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use crate::net::stream::Stream;
+use crate::report::outcome::PeerSignal;
 use crate::runtime::shared::{Held, Shared};
 use crate::state::slots::SlotKey;
 
@@ -198,7 +199,6 @@ impl<C> Connection<C> {
     /// It does if the lease is to close when it comes back (`free`, `end`, a lifetime that a sweep
     /// found over), if the limit was lowered below what is open, and if callers wait whom no connect
     /// under way will serve.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the pipeline"))]
     pub(crate) fn is_wanted_back(this: &Self) -> bool {
         this.shared.wants_back(this.held().stream.socket())
     }
@@ -212,8 +212,45 @@ impl<C> Connection<C> {
         self.key
     }
 
+    /// Leaves the lease to the pool: it counts as leased, and closes as soon as somebody wants its
+    /// place, unless it is taken back before.
+    pub(crate) fn abandon(mut this: Self) -> Abandoned<C> {
+        let (key, shared) = (this.key, Arc::clone(&this.shared));
+        if let Some(held) = this.held.take() {
+            shared.with(|core| core.abandon(key, held));
+        }
+        Abandoned { key, shared }
+    }
+
     fn held(&self) -> &Held<C> {
         self.held.as_ref().expect("bug: a lease without a client")
+    }
+}
+
+/// A lease on which its holder waits for nothing any more; dropped, it closes.
+pub(crate) struct Abandoned<C> {
+    key: SlotKey,
+    shared: Arc<Shared<C>>,
+}
+
+impl<C> Abandoned<C> {
+    /// The lease again, unless it has been closed.
+    pub(crate) fn take_back(self) -> Option<Connection<C>> {
+        let key = self.key;
+        let held = self.shared.with(|core| core.take_abandoned(key))?;
+        let shared = Arc::clone(&self.shared);
+        Some(Connection::new(shared, key, held))
+    }
+}
+
+impl<C> Drop for Abandoned<C> {
+    fn drop(&mut self) {
+        let key = self.key;
+        self.shared.with(|core| {
+            if let Some(client) = core.take_abandoned(key) {
+                core.discard(key, client, PeerSignal::Silence);
+            }
+        });
     }
 }
 

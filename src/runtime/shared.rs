@@ -4,7 +4,7 @@
 //! held across a system call, a log line, a wake-up, a destructor of a client or socket, or any
 //! function that the user gave us.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -61,9 +61,16 @@ pub(crate) struct Shared<C> {
     pub(crate) sweeps: AtomicU64,
     pub(crate) settings: Settings<C>,
     pub(crate) closer: Arc<Closer<C>>,
+    /// Who wants to hear of the pool's end.
+    listeners: Mutex<Vec<Weak<dyn Listener>>>,
     /// Starts a connect thread. A pointer, because only threads ask that `C` be `Send`, and a
     /// guard's `drop` may not.
     connect: fn(&Arc<Self>, Reserved),
+}
+
+/// Hears of the pool's end, whoever ends it.
+pub(crate) trait Listener: Send + Sync {
+    fn pool_ended(&self);
 }
 
 /// Everything behind the lock.
@@ -98,6 +105,7 @@ impl<C: Send + 'static> Shared<C> {
             sweeps: AtomicU64::new(0),
             settings,
             closer: Closer::new(),
+            listeners: Mutex::default(),
             connect,
         })
     }
@@ -425,6 +433,18 @@ impl<C> Shared<C> {
         freed
     }
 
+    /// Tells this one when the pool ends.
+    pub(crate) fn listen(&self, listener: Weak<dyn Listener>) {
+        let mut listeners = self.listeners();
+        listeners.retain(|other| other.strong_count() > 0);
+        listeners.push(listener);
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Weak<dyn Listener>>> {
+        let listeners = self.listeners.lock();
+        listeners.unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn end(self: &Arc<Self>, close: Close) {
         let (first, reaper) = self.decide(self.lock_at(now()), |state| {
             (state.core.end(close), state.reaper.take())
@@ -432,6 +452,10 @@ impl<C> Shared<C> {
         drop(reaper);
         self.changed.notify_all();
         if first {
+            let listeners = std::mem::take(&mut *self.listeners());
+            for listener in listeners.iter().filter_map(Weak::upgrade) {
+                listener.pool_ended();
+            }
             log!(Debug, "the pool has ended");
             self.tell(&Event::Ended);
         }

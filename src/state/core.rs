@@ -77,6 +77,8 @@ pub(crate) struct Core<L, H, W> {
     alarm: Option<(Seat, Instant)>,
     /// When idle connections and waiters were last brought together.
     dispatched: Instant,
+    /// Leases whose holders wait for nothing on them any more, and their clients.
+    abandoned: Vec<(SlotKey, L)>,
     /// Leases that were aborted and whose guards are still out.
     aborted: usize,
     /// Threads that wait in `drain`.
@@ -112,6 +114,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             refilling: false,
             alarm: None,
             dispatched: now,
+            abandoned: Vec::new(),
             aborted: 0,
             drainers: 0,
             has_reaper: false,
@@ -184,7 +187,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             }
             if open.doom().is_none() && freed.kept < keep {
                 freed.kept += 1;
-            } else if close == Close::Hard {
+            } else if close == Close::Hard || self.is_abandoned(key) {
                 self.abort(key, Eviction::Freed);
                 freed.closed += 1;
             } else {
@@ -233,6 +236,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let surplus = self.slots.in_use().saturating_sub(limit);
         self.shed(surplus.min(self.slots.idle()), Eviction::OverLimit);
         self.wake_readiers();
+        while self.is_over_limit() && self.close_abandoned(Eviction::OverLimit) {}
         self.dispatch();
     }
 
@@ -364,6 +368,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     fn doom(&mut self, key: SlotKey, why: Eviction) {
+        if let Some(client) = self.take_abandoned(key) {
+            return self.close(key, why, Some(client));
+        }
         let Some(open) = self.slots.get_mut(key) else {
             return;
         };
@@ -378,6 +385,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// Ends a lease from our side: the socket is shut down under its holder.
     fn abort(&mut self, key: SlotKey, why: Eviction) {
+        if let Some(client) = self.take_abandoned(key) {
+            return self.close(key, why, Some(client));
+        }
         let closed = self.depart(key, why, None, Ending::Abort);
         self.effects.close.push(closed);
         self.aborted += 1;

@@ -48,6 +48,7 @@ mod outage;
 mod overdue;
 mod panics;
 mod pings;
+mod pipeline;
 mod pull_timeout;
 #[cfg(unix)]
 mod real;

@@ -15,7 +15,7 @@ use jackpot::{Backoff, Connector, Pool, Stream};
 
 use crate::load::{ECHO, Load, Protocol};
 use crate::support::{Opened, SOON, Server, background, eventually};
-use program::Program;
+pub(crate) use program::Program;
 
 const MEMCACHED: Protocol = Protocol {
     request: |id| format!("set key{id:08} 0 0 8\r\n{id:08}\r\nget key{id:08}\r\n"),
@@ -148,12 +148,12 @@ fn pool(server: &Program, opened: &Opened) -> Pool {
         .unwrap()
 }
 
-fn memcached(address: SocketAddr, _: &Path) -> Vec<String> {
+pub(crate) fn memcached(address: SocketAddr, _: &Path) -> Vec<String> {
     let port = address.port();
     words(&format!("-l 127.0.0.1 -p {port} -u nobody -m 16"))
 }
 
-fn redis(address: SocketAddr, _: &Path) -> Vec<String> {
+pub(crate) fn redis(address: SocketAddr, _: &Path) -> Vec<String> {
     let port = address.port();
     let mut arguments = words(&format!("--bind 127.0.0.1 --port {port} --appendonly no"));
     arguments.extend(["--save".into(), String::new()]);

@@ -14,6 +14,8 @@
 //! The connections are pairs of Unix sockets, because to the pool a stream is a stream, and no
 //! schedule uses up a port.
 
+mod pipeline;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::env;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Answer, Core, Failure, Reserved, Seat};
+use crate::report::outcome::Eviction;
 use crate::state::slots::{Lease, Taker};
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
@@ -57,8 +58,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             self.convoy.handed_off(self.now);
             self.grant(newest, first, true);
         }
-        while self.is_connect_due() {
-            self.start(self.waiters.unassigned());
+        loop {
+            while self.is_connect_due() {
+                self.start(self.waiters.unassigned());
+            }
+            // A lease that nobody waits on makes way for somebody who waits.
+            let unserved = self.waiters.len() > self.slots.connecting_current();
+            if !unserved || self.has_place() || !self.close_abandoned(Eviction::Unanswered) {
+                break;
+            }
         }
         self.fail_tries_without_a_connect();
         self.set_alarm();

@@ -151,6 +151,37 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
     }
 
+    /// The holder of a lease waits for nothing on it any more. It may come back for it, unless
+    /// somebody has wanted the place meanwhile.
+    pub(crate) fn abandon(&mut self, key: SlotKey, client: L) {
+        let open = self.slots.get(key);
+        match open.map(|open| self.reason_to_close(open, None)) {
+            None => self.end_aborted(Some(client)),
+            Some(Some(why)) => self.close(key, why, Some(client)),
+            Some(None) => self.abandoned.push((key, client)),
+        }
+        self.dispatch();
+    }
+
+    /// The holder of an abandoned lease comes back for it; none if it has been closed.
+    pub(crate) fn take_abandoned(&mut self, key: SlotKey) -> Option<L> {
+        let place = self.abandoned.iter().position(|(other, _)| *other == key)?;
+        Some(self.abandoned.swap_remove(place).1)
+    }
+
+    pub(super) fn is_abandoned(&self, key: SlotKey) -> bool {
+        self.abandoned.iter().any(|(other, _)| *other == key)
+    }
+
+    /// Closes one that its holder has abandoned; false if there is none.
+    pub(super) fn close_abandoned(&mut self, why: Eviction) -> bool {
+        let Some((key, client)) = self.abandoned.pop() else {
+            return false;
+        };
+        self.close(key, why, Some(client));
+        true
+    }
+
     fn end_aborted(&mut self, client: Option<L>) {
         self.aborted -= 1;
         self.effects.aborted = client;

@@ -31,7 +31,13 @@ pub(crate) fn count_with(
     how_long: Duration,
     cycle: impl Fn(usize) + Sync,
 ) -> Outcome {
-    run(threads, how_long, no_waits, |number, _| cycle(number))
+    run(
+        threads,
+        how_long,
+        no_waits,
+        || (),
+        |number, _, ()| cycle(number),
+    )
 }
 
 /// Lets `threads` threads lease, work and give back for so long, and times each wait for a lease.
@@ -41,11 +47,31 @@ pub(crate) fn time<S: Source>(
     how_long: Duration,
     work: impl Fn(&mut dyn Talk) + Sync,
 ) -> Outcome {
-    run(threads, how_long, waits, |_, waits| {
+    run(
+        threads,
+        how_long,
+        waits,
+        || (),
+        |_, waits, ()| {
+            let started = Instant::now();
+            let mut lease = source.lease();
+            waits.saturating_record(whole_nanoseconds(started.elapsed()));
+            work(&mut lease);
+        },
+    )
+}
+
+/// Lets `threads` threads call for so long, each with what it has prepared, and times each call.
+pub(crate) fn whole<T>(
+    threads: usize,
+    how_long: Duration,
+    prepare: impl Fn() -> T + Sync,
+    call: impl Fn(&mut T) + Sync,
+) -> Outcome {
+    run(threads, how_long, waits, prepare, |_, waits, with| {
         let started = Instant::now();
-        let mut lease = source.lease();
+        call(with);
         waits.saturating_record(whole_nanoseconds(started.elapsed()));
-        work(&mut lease);
     })
 }
 
@@ -56,25 +82,27 @@ struct Share {
     waits: Histogram<u64>,
 }
 
-fn run(
+fn run<T>(
     threads: usize,
     how_long: Duration,
     recorder: fn() -> Histogram<u64>,
-    step: impl Fn(usize, &mut Histogram<u64>) + Sync,
+    prepare: impl Fn() -> T + Sync,
+    step: impl Fn(usize, &mut Histogram<u64>, &mut T) + Sync,
 ) -> Outcome {
     let gate = Barrier::new(threads + 1);
     let enough = AtomicBool::new(false);
     let (shares, end) = thread::scope(|scope| {
         let crowd: Vec<_> = (0..threads)
             .map(|number| {
-                let (gate, enough, step) = (&gate, &enough, &step);
+                let (gate, enough, step, prepare) = (&gate, &enough, &step, &prepare);
                 scope.spawn(move || {
                     let mut waits = recorder();
+                    let mut with = prepare();
                     let mut leases = 0_u64;
                     gate.wait();
                     let begun = Instant::now();
                     while !enough.load(Relaxed) {
-                        step(number, &mut waits);
+                        step(number, &mut waits, &mut with);
                         leases += 1;
                     }
                     Share {

@@ -33,7 +33,8 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Only these groups: single, instructions, idle, echo, size, sweep, burst, cold, memcached,
-    /// grow-idle, grow-waiters, grow-threads, lock, goodput, build.
+    /// grow-idle, grow-waiters, grow-threads, lock, goodput,
+    /// shared-echo, shared-late, shared-servers, build.
     #[arg(long, value_delimiter = ',', value_parser = GROUPS.map(|(name, _)| name))]
     rows: Vec<String>,
     /// Draws the plots of what was measured.
@@ -63,7 +64,11 @@ enum Other {
     },
     /// The echo server.
     #[command(hide = true)]
-    Serve,
+    Serve {
+        /// Each answer comes so many microseconds after its request.
+        #[arg(long)]
+        late: Option<u64>,
+    },
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -79,7 +84,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             let how_long = Duration::from_millis(milliseconds);
             Ok(profile::crowd(peer, threads, how_long, echo)?)
         }
-        Some(Other::Serve) => Ok(server::serve()?),
+        Some(Other::Serve { late: None }) => Ok(server::serve()?),
+        Some(Other::Serve { late: Some(late) }) => {
+            Ok(server::serve_late(Duration::from_micros(late))?)
+        }
         None => measure(&arguments),
     }
 }

@@ -12,6 +12,7 @@ use plotters::prelude::*;
 use crate::measure::Spread;
 use crate::rows::burst::Burst;
 use crate::rows::growth::Growth;
+use crate::rows::pipeline::{Calls, PEERS};
 use crate::rows::shared::{Rates, Waits};
 use crate::rows::size::Cost;
 
@@ -22,6 +23,8 @@ pub(crate) struct Plots {
     pub(crate) unworked: Vec<Rates>,
     pub(crate) rates: Vec<Rates>,
     pub(crate) waits: Vec<Waits>,
+    pub(crate) shared_echo: Vec<Calls>,
+    pub(crate) shared_late: Vec<Calls>,
     pub(crate) sizes: Vec<Cost>,
     /// jackpot's and r2d2's.
     pub(crate) bursts: Option<(Burst, Burst)>,
@@ -49,6 +52,8 @@ struct Curve {
 
 const JACKPOT: RGBColor = RGBColor(0xc2, 0x3b, 0x22);
 const R2D2: RGBColor = RGBColor(0x1f, 0x5f, 0xa8);
+const LEASES: RGBColor = RGBColor(0xe0, 0x9a, 0x3e);
+const ONE_EACH: RGBColor = RGBColor(0x77, 0x77, 0x77);
 const CHANNEL: RGBColor = RGBColor(0x6a, 0x8f, 0x3c);
 
 impl Plots {
@@ -60,6 +65,20 @@ impl Plots {
         }
         if !self.waits.is_empty() {
             self.draw_waits(&folder.join("waits.svg"))?;
+        }
+        if !self.shared_echo.is_empty() {
+            draw_calls(
+                &self.shared_echo,
+                "one echo",
+                &folder.join("shared-echo.svg"),
+            )?;
+        }
+        if !self.shared_late.is_empty() {
+            draw_calls(
+                &self.shared_late,
+                "answers after 1 ms",
+                &folder.join("shared-late.svg"),
+            )?;
         }
         if !self.sizes.is_empty() {
             self.draw_sizes(&folder.join("sizes.svg"))?;
@@ -148,6 +167,101 @@ impl Plots {
         draw_curves(&root, titles, &sizes, &curves)?;
         Ok(root.present()?)
     }
+}
+
+/// Rates at the left, p99.9 at the right, over threads.
+fn draw_calls(calls: &[Calls], caption: &str, file: &Path) -> Result {
+    const COLORS: [RGBColor; PEERS.len()] = [JACKPOT, LEASES, R2D2, CHANNEL, ONE_EACH];
+    let root = canvas(file)?;
+    let (left, right) = root.split_horizontally(480);
+    let threads: Vec<usize> = calls.iter().map(|calls| calls.threads).collect();
+    let curves = |pick: &dyn Fn(&Calls, usize) -> Spread| -> Vec<Curve> {
+        let peers = PEERS.iter().zip(COLORS).enumerate();
+        peers
+            .map(|(peer, (&name, color))| Curve {
+                name,
+                color,
+                values: calls.iter().map(|calls| pick(calls, peer)).collect(),
+            })
+            .collect()
+    };
+    let title = format!("Calls, {caption}");
+    let titles = [
+        &*title,
+        "threads, on four connections",
+        "thousand calls per second",
+    ];
+    draw_curves(
+        &left,
+        titles,
+        &threads,
+        &curves(&|calls, peer| thousands(calls.rates[peer])),
+    )?;
+    let titles = [
+        "The slowest in a thousand",
+        "threads, on four connections",
+        "p99.9 of a call, ms",
+    ];
+    draw_logarithmic(
+        &right,
+        titles,
+        &threads,
+        &curves(&|calls, peer| calls.tails[peer]),
+    )?;
+    Ok(root.present()?)
+}
+
+/// As `draw_curves`, with a logarithmic axis.
+fn draw_logarithmic(
+    area: &Area<'_>,
+    [caption, x, y]: [&str; 3],
+    counts: &[usize],
+    curves: &[Curve],
+) -> Result {
+    let medians = || {
+        curves
+            .iter()
+            .flat_map(|curve| &curve.values)
+            .map(|value| value.median)
+    };
+    let top = 10.0 * medians().fold(0.0, f64::max);
+    let bottom = medians().fold(f64::MAX, f64::min) / 2.0;
+    let right = counts.len() as f64;
+    let mut chart = builder(area, caption)
+        .build_cartesian_2d((-1.0..right).step(1.0), (bottom..top).log_scale())?;
+    let label = |x: &f64| {
+        let mut places = counts.iter().enumerate();
+        let here = places.find(|(place, _)| (*place as f64 - x).abs() < 0.01);
+        here.map_or_else(String::new, |(_, count)| count.to_string())
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&label)
+        .y_label_formatter(&|y| format!("{y}"))
+        .draw()?;
+    for curve in curves {
+        let Curve { name, color, .. } = *curve;
+        let line = curve
+            .values
+            .iter()
+            .enumerate()
+            .map(|(x, y)| (x as f64, y.median));
+        chart
+            .draw_series(LineSeries::new(line, color.stroke_width(2)).point_size(3))?
+            .label(name)
+            .legend(swatch(color));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.2))
+        .draw()?;
+    Ok(())
 }
 
 fn draw_rates(area: &Area<'_>, caption: &str, rates: &[Rates]) -> Result {

@@ -6,6 +6,8 @@ pub(crate) mod cold;
 pub(crate) mod goodput;
 pub(crate) mod growth;
 pub(crate) mod memcached;
+pub(crate) mod pipeline;
+pub(crate) mod redis;
 pub(crate) mod shared;
 pub(crate) mod single;
 pub(crate) mod size;
@@ -35,7 +37,7 @@ impl Bench {
 pub(crate) type Group = (&'static str, fn(&mut Bench) -> io::Result<()>);
 
 /// All of them, in the order of the table.
-pub(crate) const GROUPS: [Group; 15] = [
+pub(crate) const GROUPS: [Group; 18] = [
     ("single", single::run),
     ("instructions", profile::run),
     ("idle", shared::idle),
@@ -50,5 +52,8 @@ pub(crate) const GROUPS: [Group; 15] = [
     ("grow-threads", growth::threads),
     ("lock", growth::model),
     ("goodput", goodput::run),
+    ("shared-echo", pipeline::echo),
+    ("shared-late", pipeline::late),
+    ("shared-servers", pipeline::servers),
     ("build", build::run),
 ];

@@ -7,6 +7,10 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -21,8 +25,18 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> io::Result<Self> {
+        Self::run(&[])
+    }
+
+    /// One that answers each request so long after it came.
+    pub(crate) fn start_late(late: Duration) -> io::Result<Self> {
+        Self::run(&["--late", &late.as_micros().to_string()])
+    }
+
+    fn run(arguments: &[&str]) -> io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("serve")
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -102,4 +116,44 @@ fn echo(peer: &mut TcpStream) -> bool {
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         }
     }
+}
+
+/// The same, each answer so long after its request: one thread for each connection that reads, and
+/// one for all that waits and answers.
+pub(crate) fn serve_late(late: Duration) -> io::Result<()> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?);
+    thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(0);
+    });
+    let (later, due) = mpsc::channel::<(Instant, Arc<std::net::TcpStream>, Vec<u8>)>();
+    thread::spawn(move || {
+        for (at, peer, bytes) in due {
+            let now = Instant::now();
+            if now < at {
+                thread::sleep(at - now);
+            }
+            let _ = (&*peer).write_all(&bytes);
+        }
+    });
+    for peer in listener.incoming() {
+        let peer = Arc::new(peer?);
+        peer.set_nodelay(true)?;
+        let later = later.clone();
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count) = (&*peer).read(&mut bytes) {
+                let at = Instant::now() + late;
+                if count == 0
+                    || later
+                        .send((at, Arc::clone(&peer), bytes[..count].to_vec()))
+                        .is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::support::SOON;
 const REQUIRE: &str = "JACKPOT_REQUIRE_SERVERS";
 
 /// A running server that ends with the test, whether it passes or fails.
-pub(super) struct Program {
+pub(crate) struct Program {
     path: PathBuf,
     arguments: Vec<String>,
     port: Port,
@@ -30,7 +30,7 @@ impl Program {
     /// Starts this program on a free port and waits until it accepts; `None` if it is not there.
     ///
     /// The arguments come from its address and an empty folder of its own, where it runs.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         arguments: impl Fn(SocketAddr, &Path) -> Vec<String>,
     ) -> Option<Self> {
@@ -54,12 +54,12 @@ impl Program {
         panic!("{name} does not start");
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.port.address
     }
 
     /// Kills it without warning (SIGKILL) and waits until it is gone.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -67,7 +67,7 @@ impl Program {
     }
 
     /// Starts it again on the same port, and waits until it accepts.
-    pub(super) fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         assert!(self.try_run(), "{} does not come back", self.path.display());
     }
 

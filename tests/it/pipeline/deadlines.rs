@@ -1,0 +1,251 @@
+//! When the time of a call is up.
+
+use std::time::Instant;
+
+use super::*;
+
+const SHORT: Duration = Duration::from_millis(40);
+/// What a loaded machine may add.
+const LATE: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_time_out_of_zero_sends_nothing() {
+    let server = Server::echo();
+    let pipeline = lines(&server, 1);
+    let error = pipeline.call_timeout(b"no\n", Duration::ZERO).unwrap_err();
+    assert!(error.is_timeout() && !error.was_sent());
+    let error = pipeline.call_until(b"no\n", Instant::now()).unwrap_err();
+    assert!(error.is_timeout() && !error.was_sent());
+    assert_eq!(pipeline.call(b"yes\n").unwrap(), "yes");
+    assert_eq!((server.requests(), pipeline.stats().timeouts), (1, 2));
+}
+
+#[test]
+fn a_call_without_a_connection_in_time_was_not_sent() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let held = pipeline.pool().pull().unwrap();
+    let error = pipeline.call_timeout(b"hello\n", SHORT).unwrap_err();
+    assert!(error.is_timeout() && !error.was_sent(), "{error:?}");
+    drop(held);
+    let mut socket = peer.accept();
+    socket.set_read_timeout(Some(SHORT)).unwrap();
+    assert!(socket.read(&mut [0]).is_err(), "it was sent");
+}
+
+/// It is taken off the queue, but before it gets the lead its time runs out.
+#[test]
+fn a_queued_call_whose_time_is_up_says_that_it_was_not_sent_and_is_so() {
+    let peer = Peer::new();
+    let pipeline = settings(&peer, 1).max_in_flight(1).build().unwrap();
+    let first = call(&pipeline, "first");
+    let socket = peer.accept();
+    expect(&socket, "first");
+    let late = call_timeout(&pipeline, "late", SHORT);
+    queued(&pipeline, 1);
+    let error = late.join().unwrap_err();
+    assert!(error.is_timeout() && !error.was_sent(), "{error:?}");
+    queued(&pipeline, 0);
+    answer(&socket, "1");
+    assert_eq!(first.join().unwrap(), "1");
+    let next = call(&pipeline, "next");
+    expect(&socket, "next");
+    answer(&socket, "2");
+    assert_eq!(next.join().unwrap(), "2");
+}
+
+#[test]
+fn an_abandoned_reply_is_dropped_and_the_connection_lives_on() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let patient = call(&pipeline, "patient");
+    let socket = peer.accept();
+    expect(&socket, "patient");
+    let hasty = call_timeout(&pipeline, "hasty", SHORT);
+    expect(&socket, "hasty");
+    let last = call(&pipeline, "last");
+    expect(&socket, "last");
+    let error = hasty.join().unwrap_err();
+    assert!(error.is_timeout() && error.was_sent(), "{error:?}");
+    for reply in ["patient", "hasty", "last"] {
+        answer(&socket, reply);
+    }
+    assert_eq!(patient.join().unwrap(), "patient");
+    assert_eq!(last.join().unwrap(), "last");
+    let stats = pipeline.stats();
+    assert_eq!(
+        (stats.timeouts, stats.abandoned, stats.in_flight),
+        (1, 1, 0)
+    );
+    assert_eq!(pipeline.pool().stats().idle, 1);
+}
+
+#[test]
+fn nothing_new_goes_out_behind_an_overdue_reply() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let patient = call(&pipeline, "patient");
+    let mut socket = peer.accept();
+    expect(&socket, "patient");
+    let hasty = call_timeout(&pipeline, "hasty", SHORT);
+    expect(&socket, "hasty");
+    hasty.join().unwrap_err();
+    let third = call(&pipeline, "third");
+    queued(&pipeline, 1);
+    socket.set_read_timeout(Some(SHORT)).unwrap();
+    assert!(
+        socket.read(&mut [0]).is_err(),
+        "it was sent behind an overdue reply"
+    );
+    answer(&socket, "patient");
+    expect(&socket, "third"); // a byte has come
+    answer(&socket, "hasty");
+    answer(&socket, "third");
+    assert_eq!(patient.join().unwrap(), "patient");
+    assert_eq!(third.join().unwrap(), "third");
+}
+
+/// The successor reads the reply from its first byte.
+#[test]
+fn a_leader_whose_time_is_up_in_the_middle_of_a_reply_hands_over() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let hasty = call_timeout(&pipeline, "hasty", SHORT);
+    let mut socket = peer.accept();
+    expect(&socket, "hasty");
+    let patient = call(&pipeline, "patient");
+    expect(&socket, "patient");
+    socket.write_all(b"has").unwrap();
+    let error = hasty.join().unwrap_err();
+    assert!(error.is_timeout() && error.was_sent(), "{error:?}");
+    socket.write_all(b"ty\npat").unwrap();
+    socket.write_all(b"ient\n").unwrap();
+    assert_eq!(patient.join().unwrap(), "patient");
+    assert_eq!(pipeline.pool().stats().idle, 1);
+}
+
+#[test]
+fn a_lane_on_which_nobody_waits_is_drained_by_who_comes_next() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let error = call_timeout(&pipeline, "hasty", SHORT).join().unwrap_err();
+    assert!(error.was_sent());
+    let socket = peer.accept();
+    expect(&socket, "hasty");
+    let stats = pipeline.stats();
+    assert_eq!((stats.lanes, stats.in_flight), (1, 1), "it drifts");
+    assert_eq!(pipeline.pool().stats().leased, 1);
+    answer(&socket, "hasty");
+    let next = call(&pipeline, "next");
+    expect(&socket, "next");
+    answer(&socket, "next");
+    assert_eq!(next.join().unwrap(), "next");
+    assert_eq!(pipeline.pool().stats().connects, 1);
+}
+
+#[test]
+fn a_lane_on_which_nobody_waits_and_nothing_comes_is_replaced() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    call_timeout(&pipeline, "hasty", SHORT).join().unwrap_err();
+    let old = peer.accept();
+    expect(&old, "hasty");
+    let next = call(&pipeline, "next");
+    let new = peer.accept();
+    expect(&new, "next");
+    answer(&new, "next");
+    assert_eq!(next.join().unwrap(), "next");
+    assert_eq!(pipeline.pool().stats().releases, 1);
+}
+
+/// Its leader has no time left, all others on it neither, but one is queued.
+#[test]
+fn a_queued_call_takes_over_a_lane_that_all_have_given_up() {
+    let peer = Peer::new();
+    let pipeline = settings(&peer, 1).max_in_flight(1).build().unwrap();
+    let hasty = call_timeout(&pipeline, "hasty", SHORT);
+    let old = peer.accept();
+    expect(&old, "hasty");
+    let patient = call(&pipeline, "patient");
+    hasty.join().unwrap_err();
+    let new = peer.accept();
+    expect(&new, "patient");
+    answer(&new, "patient");
+    assert_eq!(patient.join().unwrap(), "patient");
+}
+
+#[test]
+fn a_drip_of_bytes_does_not_outlive_the_deadline() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let started = Instant::now();
+    let hasty = call_timeout(&pipeline, "hasty", Duration::from_millis(200));
+    let mut socket = peer.accept();
+    expect(&socket, "hasty");
+    let error = loop {
+        if let Some(result) = hasty.is_done_with() {
+            break result.unwrap_err();
+        }
+        socket.write_all(b".").unwrap();
+        thread::sleep(Duration::from_millis(5));
+    };
+    assert!(error.is_timeout(), "{error:?}");
+    assert!(started.elapsed() < Duration::from_millis(200) + LATE);
+}
+
+#[test]
+fn a_request_that_nobody_reads_does_not_outlive_its_deadline() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let started = Instant::now();
+    let request = vec![b'x'; 64_000_000];
+    let timeout = SHORT * 8;
+    let error = pipeline.call_timeout(&request, timeout).unwrap_err();
+    assert!(error.is_timeout() && error.was_sent(), "{error:?}");
+    assert!(started.elapsed() < timeout + LATE);
+    assert_eq!(pipeline.pool().stats().open, 0, "it cannot be used again");
+}
+
+#[test]
+fn a_silent_lane_is_given_up_after_the_read_time_out() {
+    let peer = Peer::new();
+    let pool = peer.builder(1).read_timeout(Some(SHORT)).build().unwrap();
+    let pipeline = Pipeline::new(pool, line);
+    let first = call(&pipeline, "first");
+    let socket = peer.accept();
+    expect(&socket, "first");
+    let second = call_timeout(&pipeline, "second", SOON);
+    expect(&socket, "second");
+    for call in [first, second] {
+        match call.join() {
+            Err(CallError::Lost(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Each byte is news, as for a lease's own reads.
+#[test]
+fn a_lane_that_is_slow_but_not_silent_lives_on() {
+    let peer = Peer::new();
+    let timeout = Duration::from_millis(300);
+    let pool = peer.builder(1).read_timeout(Some(timeout)).build().unwrap();
+    let pipeline = Pipeline::new(pool, line);
+    let first = call_timeout(&pipeline, "first", SOON);
+    let mut socket = peer.accept();
+    expect(&socket, "first");
+    for byte in *b"slow\n" {
+        thread::sleep(timeout / 3);
+        socket.write_all(&[byte]).unwrap();
+    }
+    assert_eq!(first.join().unwrap(), "slow");
+}
+
+#[test]
+fn time_outs_that_a_leader_set_end_with_the_lease() {
+    let server = Server::echo();
+    let pipeline = lines(&server, 1);
+    assert_eq!(pipeline.call_timeout(b"a\n", SOON).unwrap(), "a");
+    let lease = pipeline.pool().pull().unwrap();
+    assert_eq!(lease.read_timeout().unwrap(), None);
+}
