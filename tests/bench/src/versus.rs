@@ -5,7 +5,6 @@
 //! parent, and the ratios are taken round by round. docs/BENCHMARKS.md says how to build the other
 //! program. Nothing here may need more of the library than its oldest verbs.
 
-#[expect(dead_code, reason = "the bench has more rows")]
 #[expect(dead_code, reason = "jackpot-bench uses the rest")]
 mod crowd;
 #[expect(dead_code, reason = "jackpot-bench uses the rest")]
@@ -13,7 +12,6 @@ mod measure;
 #[expect(dead_code, reason = "jackpot-bench uses the rest")]
 mod peers;
 mod report;
-#[expect(dead_code, reason = "the bench has more rows")]
 #[expect(dead_code, reason = "jackpot-bench uses the rest")]
 mod server;
 mod work;
