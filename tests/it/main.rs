@@ -3,6 +3,7 @@
 mod allocation;
 mod bounds;
 mod buffered;
+mod call_sites;
 mod closing;
 mod config;
 mod connector;
@@ -15,6 +16,7 @@ mod foreign_drops;
 #[cfg(target_os = "linux")]
 mod given_up;
 mod handshake_options;
+mod handshake_timeout;
 mod hostile;
 #[cfg(unix)]
 mod imap;
@@ -27,9 +29,12 @@ mod liveness;
 mod load;
 mod looks;
 mod matrix;
+mod numbers;
 mod options;
 mod outage;
 mod panics;
+mod queue_bound;
+mod ready;
 #[cfg(unix)]
 mod real;
 mod reaper;
