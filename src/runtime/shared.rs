@@ -298,7 +298,8 @@ impl<C> Shared<C> {
     /// A lease has reached its caller.
     pub(crate) fn tell_leased(self: &Arc<Self>, key: SlotKey, waited: Duration, at: CallSite) {
         if self.settings.lease_events {
-            let tale = self.with(|core| core.lease_begins(key, waited, at));
+            let taker = self.watched_taker(at);
+            let tale = self.with(|core| core.lease_begins(key, waited, taker));
             self.tell_of_connection(tale);
         }
     }
@@ -332,7 +333,19 @@ impl<C> Shared<C> {
     }
 
     /// The calling thread, if leases are watched, and its call.
+    ///
+    /// A lease that is told is watched from when its beginning is told.
     pub(crate) fn taker(&self, at: CallSite) -> Taker {
+        if self.settings.lease_events {
+            return Taker {
+                at: Some(at),
+                holder: None,
+            };
+        }
+        self.watched_taker(at)
+    }
+
+    fn watched_taker(&self, at: CallSite) -> Taker {
         let watches = self.settings.watches_leases;
         Taker {
             at: Some(at),
@@ -529,10 +542,11 @@ impl<C> Shared<C> {
     /// The same for an error, with the call sites of the leases: their list is copied from all
     /// slots under the lock, and counted outside.
     pub(crate) fn stats_with_call_sites(&self) -> Stats {
-        let state = self.lock();
-        let stats = state.core.stats(self.allocations.load(Relaxed));
-        let sites = state.core.slots().call_sites();
-        drop(state);
+        let (stats, sites) = {
+            let locked = self.lock();
+            let stats = locked.core.stats(self.allocations.load(Relaxed));
+            (stats, locked.core.slots().call_sites())
+        };
         Stats {
             call_sites: CallSites::new(stats.leased, &sites),
             ..stats

@@ -197,7 +197,9 @@ fn a_full_pool_says_so_in_every_kind_of_error() {
     let peer = Peer::new();
     let pool = peer.builder(1).backoff(impatient()).build().unwrap();
     let held = pool.pull().unwrap();
+    let line = line!() - 1;
     let state = "(limit 1: 0 idle, 1 leased, 0 connecting, 0 waiting)";
+    let named = format!("{state}; 1 leased: 1 at {}:{line}", file!());
 
     let full = pool.allocate().unwrap_err();
     assert_eq!(full.to_string(), format!("the pool is full {state}"));
@@ -210,14 +212,14 @@ fn a_full_pool_says_so_in_every_kind_of_error() {
         text.starts_with("no connection after 2 tries in "),
         "{text}"
     );
-    assert!(text.ends_with(state), "{text}");
+    assert!(text.ends_with(&named), "{text}");
     assert!(exhausted.is_full() && !exhausted.is_timeout());
     assert_eq!(exhausted.source().unwrap().to_string(), full.to_string());
 
     let timed_out = pool.pull_timeout(Duration::from_millis(2)).unwrap_err();
     let text = timed_out.to_string();
     assert!(text.starts_with("no connection within "), "{text}");
-    assert!(text.ends_with(state), "{text}");
+    assert!(text.ends_with(&named), "{text}");
     assert!(timed_out.is_full() && timed_out.is_timeout());
     assert!(!timed_out.is_connect() && !timed_out.is_ended());
     drop(held);

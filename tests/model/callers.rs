@@ -136,12 +136,11 @@ impl Walk {
     /// Whether as many wait as may whom no connect that is under way or may follow will serve.
     fn is_line_full(&self) -> bool {
         let current = self.connecting_current();
-        let places = match &self.outage {
-            Some(_) => current,
-            None => {
-                let taken = self.open() + self.connecting.len() - current;
-                self.limit.saturating_sub(taken)
-            }
+        let taken = self.open() + self.connecting.len() - current;
+        let places = if self.outage.is_some() {
+            current
+        } else {
+            self.limit.saturating_sub(taken)
         };
         let waiting = self.queue.len();
         let most = self.rules.max_waiting;
@@ -323,7 +322,7 @@ impl Walk {
 }
 
 /// Somebody who takes a lease; whether it is watched.
-fn taker(is_watched: bool) -> Taker {
+pub(super) fn taker(is_watched: bool) -> Taker {
     Taker {
         at: Some(std::panic::Location::caller()),
         holder: is_watched.then(|| Holder::Caller(thread::current())),

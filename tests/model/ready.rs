@@ -71,18 +71,20 @@ impl Walk {
         let now = self.clock;
         let index = self.random.below(self.leases.len());
         let key = self.leases[index].key;
-        let begins = self.random.chance(70);
+        let (begins, is_watched) = (self.random.chance(70), self.random.chance(50));
         let said = find(&mut self.leased, key.id).and_then(|conn| {
             if begins {
-                conn.is_told = true;
+                (conn.is_told, conn.is_taken, conn.is_held) = (true, true, is_watched);
                 return Some(Said::Leased);
             }
             let held = now.saturating_duration_since(conn.since);
-            std::mem::take(&mut conn.is_told).then_some(Said::Returned(held))
+            let was_told = std::mem::take(&mut conn.is_told);
+            conn.is_held &= !was_told;
+            was_told.then_some(Said::Returned(held))
         });
         let tale = if begins {
-            let at = std::panic::Location::caller();
-            self.core.lease_begins(key, Duration::ZERO, at)
+            self.core
+                .lease_begins(key, Duration::ZERO, callers::taker(is_watched))
         } else {
             self.core.lease_ends(key)
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Core;
 use crate::report::outcome::Eviction;
-use crate::state::slots::{CallSite, Holder, SlotKey};
+use crate::state::slots::{CallSite, Holder, SlotKey, Taker};
 
 /// Something that is to be told of a connection.
 #[derive(Debug)]
@@ -38,19 +38,28 @@ pub(crate) enum What {
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// A lease has reached its caller, and is to be told; no tale if it was aborted before.
+    ///
+    /// Only from now on it may be reported overdue.
     pub(crate) fn lease_begins(
         &mut self,
         key: SlotKey,
         waited: Duration,
-        at: CallSite,
+        taker: Taker,
     ) -> Option<Tale> {
-        self.slots.get_mut(key)?.begin_told_lease();
+        let at = taker.at?;
+        let open = self.slots.get_mut(key)?;
+        open.begin_told_lease();
+        open.set_taker(taker);
         self.begin_telling(key.id, What::Leased { waited, at })
     }
 
     /// A lease is about to come back, or to end otherwise; no tale if it was aborted before.
     pub(crate) fn lease_ends(&mut self, key: SlotKey) -> Option<Tale> {
-        let held = self.slots.get_mut(key)?.end_told_lease(self.now)?;
+        let open = self.slots.get_mut(key)?;
+        let held = open.end_told_lease(self.now)?;
+        if let Some(holder) = open.holder() {
+            *holder = None;
+        }
         self.counts.lease_times.record(held);
         self.begin_telling(key.id, What::Returned { held })
     }
