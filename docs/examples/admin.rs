@@ -1,7 +1,11 @@
 //! A page to watch a pool and to turn its knobs, and what Prometheus reads, in an HTTP server.
 //!
+//! The page draws the last minutes, says why the server cannot be reached, and where each lease was
+//! taken. Prometheus gets histograms by OpenTelemetry's names for connection pools.
+//!
 //! ```sh
 //! cargo run --example admin          # a server inside this process, and some load on the pool
+//! cargo run --example admin -- --limit 3 --load 5          # some of which has to wait
 //! cargo run --example admin -- --upstream HOST:PORT --listen 127.0.0.1:8080 --load 0
 //! ```
 //!
@@ -10,6 +14,8 @@
 //! of text), `GET /metrics`, `POST /free?keep=N`, `POST /limit?n=N` and `POST /end`. Who can reach
 //! the address can end the pool, so keep it where only you can.
 
+#[path = "admin/history.rs"]
+mod history;
 #[path = "admin/html.rs"]
 mod html;
 #[path = "admin/metrics.rs"]
@@ -23,15 +29,30 @@ use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError::Timeout};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use jackpot::{Connector, Pool, Stream};
+use jackpot::{BufStream, Connector, Pool};
 use tiny_http::{Header, Request, Response, Server};
 
-type Lines = Pool<BufReader<Stream>>;
+use history::History;
+
+/// What every request for a page looks at.
+struct Site {
+    pool: Pool<BufStream>,
+    /// The pool's server, which gives the pool its name too.
+    upstream: String,
+    history: Mutex<History>,
+}
+
+impl Site {
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A pool with a page to look after it.
 #[derive(Parser)]
@@ -43,6 +64,10 @@ struct Args {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     listen: String,
+
+    /// How many connections the pool may have
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
 
     /// How many threads use the pool all the time, for something to look at
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -61,44 +86,52 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), Box<dyn Error + Send + Sync>> {
     let upstream = args.upstream.map_or_else(|| stand_in::start(serve), Ok)?;
-    let pool = Pool::builder(Connector::new(upstream))
-        .read_timeout(Some(Duration::from_secs(2)))
-        .write_timeout(Some(Duration::from_secs(2)))
-        .handshake(|stream| Ok::<_, io::Error>(BufReader::new(stream)))
-        .recycle(|lines| match lines.buffer() {
-            [] => Ok(()),
-            _ => Err("bytes that nobody read"),
-        })
+    let pool = Pool::builder(Connector::new(upstream.clone()))
+        .limit(args.limit)
+        .lease_events(true) // for the times that leases take
+        .buffered()
         .build()?;
+    let site = Site {
+        pool,
+        upstream,
+        history: Mutex::default(),
+    };
     let server = Arc::new(Server::http(args.listen)?);
     let for_handler = Arc::clone(&server);
     ctrlc::set_handler(move || for_handler.unblock())?;
     println!("listening on http://{}", server.server_addr());
 
+    let (stop, stopped) = mpsc::channel::<()>();
     thread::scope(|scope| {
+        let site = &site;
+        scope.spawn(move || {
+            while let Err(Timeout) = stopped.recv_timeout(history::STEP) {
+                site.history().add(&site.pool.stats());
+            }
+        });
         for n in 0..args.load {
-            let pool = &pool;
             scope.spawn(move || {
-                while !pool.is_ended() {
-                    let _ = ask(pool);
+                while !site.pool.is_ended() {
+                    let _ = ask(&site.pool);
                     thread::sleep(Duration::from_millis(20 + 30 * u64::from(n)));
                 }
             });
         }
         for request in server.incoming_requests() {
-            let answer = || answer(&pool, request);
+            let answer = move || answer(site, request);
             if let Err(error) = thread::Builder::new().spawn_scoped(scope, answer) {
                 eprintln!("a request without a thread: {error}"); // its client is told "500"
             }
         }
-        pool.end();
+        drop(stop);
+        site.pool.end();
     });
-    println!("{}", pool.stats());
+    println!("{}", site.pool.stats());
     Ok(())
 }
 
-fn answer(pool: &Lines, request: Request) {
-    let (code, text) = match routes::route(pool, &request) {
+fn answer(site: &Site, request: Request) {
+    let (code, text) = match routes::route(site, &request) {
         Ok(text) => (200, text),
         Err((code, sentence)) => (code, sentence + "\n"),
     };
@@ -115,15 +148,17 @@ fn answer(pool: &Lines, request: Request) {
     let _ = request.respond(response);
 }
 
-/// One line there, one line back.
-fn ask(pool: &Lines) -> io::Result<String> {
-    let mut lines = pool.pull_timeout(Duration::from_secs(2))?;
-    lines.get_mut().write_all(b"hello\n")?;
-    let mut reply = String::new();
-    match lines.read_line(&mut reply)? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(reply.trim_end().to_owned()),
-    }
+/// One line there, one line back; a lease says where this was called.
+#[track_caller]
+fn ask(pool: &Pool<BufStream>) -> io::Result<String> {
+    pool.retry_until(Instant::now() + Duration::from_secs(2), |lines| {
+        writeln!(lines, "hello")?;
+        let mut reply = String::new();
+        match lines.read_line(&mut reply)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(reply.trim_end().to_owned()),
+        }
+    })
 }
 
 /// Sends each line back, and takes its time.

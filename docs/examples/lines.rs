@@ -1,4 +1,4 @@
-//! `BufReader<Stream>` in the pool, for protocols of lines in which the server greets first.
+//! `BufStream` in the pool, for protocols of lines in which the server greets first.
 //!
 //! ```sh
 //! cargo run --example lines                    # a server inside this process
@@ -18,9 +18,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use jackpot::{Connection, Connector, Pool, Stream};
-
-type Lines = BufReader<Stream>;
+use jackpot::{BufStream, Connection, Connector, Pool};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -42,14 +40,8 @@ fn run(address: Option<String>, line: &str) -> Result<(), Box<dyn Error>> {
         // The greeting belongs to nobody's request, so it is read before anybody gets the
         // connection.
         .handshake(|stream| {
-            let mut lines = BufReader::new(stream);
+            let mut lines = BufStream::new(stream);
             read_line(&mut lines).map(|_greeting| lines)
-        })
-        // The pool asks the kernel for unread bytes; what the reader has taken out already, only
-        // the reader knows.
-        .recycle(|lines| match lines.buffer() {
-            [] => Ok(()),
-            _ => Err("the server sent more than was asked for"),
         })
         .build()?;
 
@@ -71,10 +63,9 @@ fn run(address: Option<String>, line: &str) -> Result<(), Box<dyn Error>> {
 }
 
 /// One line there, one line back.
-fn ask(pool: &Pool<Lines>, line: &str) -> io::Result<String> {
+fn ask(pool: &Pool<BufStream>, line: &str) -> io::Result<String> {
     let mut lines = pool.pull_timeout(Duration::from_secs(5))?;
-    let request = format!("{line}\r\n");
-    lines.get_mut().write_all(request.as_bytes())?;
+    write!(lines, "{line}\r\n")?; // sent by the read, in one piece
     let reply = read_line(&mut lines)?;
     if reply.get(3..4) == Some("-") {
         // "250-…" says that more lines follow. We do not want them, and nobody else may.

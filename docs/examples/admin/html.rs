@@ -1,31 +1,48 @@
 //! The page: what is in `page.html`, filled in.
 
-use std::fmt::Write;
+use std::error::Error;
+use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 
-use jackpot::{ConnectionInfo, Eviction, Pool, State, Stats};
+use jackpot::{ConnectionInfo, Eviction, Outage, State, Stats};
 
-use crate::metrics::{Number, counters, gauges};
+use crate::Site;
 
-pub(crate) fn page<C: Send + 'static>(pool: &Pool<C>) -> String {
-    let stats = pool.stats();
+pub(crate) fn page(site: &Site) -> String {
+    let stats = site.pool.stats();
+    let outage = site.pool.outage();
     let (class, condition) = match stats {
-        _ if pool.is_ended() => ("bad", "ended"),
+        _ if site.pool.is_ended() => ("bad", "ended"),
+        _ if outage.is_some() => ("bad", "the server is away"),
         Stats { limit: 0, .. } => ("busy", "suspended: the limit is 0"),
         Stats { waiting: 1.., .. } => ("busy", "running, and threads wait"),
         _ => ("good", "running"),
     };
-    let now = gauges(&stats);
-    let tiles: Vec<String> = now[..6].iter().map(tile).collect();
-    let rows: Vec<String> = counters(&stats).iter().chain(&now[6..]).map(row).collect();
+    let banner = outage.map_or(String::new(), |outage| banner(&site.upstream, &outage));
     include_str!("page.html")
         .replace("{class}", class)
         .replace("{condition}", condition)
+        .replace("{banner}", &banner)
+        .replace("{limit}", &stats.limit.to_string())
         .replace("{bar}", &bar(&stats))
-        .replace("{tiles}", &tiles.concat())
-        .replace("{connections}", &connections(pool.connections()))
-        .replace("{counters}", &rows.concat())
+        .replace("{tiles}", &tiles(&stats))
+        .replace("{pictures}", &site.history().pictures())
+        .replace("{counters}", &counters(&stats))
         .replace("{evictions}", &evictions(&stats))
+        .replace("{connections}", &connections(site.pool.connections()))
+}
+
+fn banner(upstream: &str, outage: &Outage) -> String {
+    let first: &dyn Error = &*outage.error;
+    let causes = std::iter::successors(Some(first), |&cause| cause.source());
+    let causes: Vec<String> = causes.map(text).collect();
+    format!(
+        r#"<p id="outage" role="alert">No connection to <b>{}</b> for {:.0} s, in {} tries. <span>{}</span></p>"#,
+        text(upstream),
+        outage.since.elapsed().as_secs_f64(),
+        outage.failures,
+        causes.join(": "),
+    )
 }
 
 /// How the limit is used up, to scale.
@@ -41,27 +58,69 @@ fn bar(stats: &Stats) -> String {
     parts.map(part).concat()
 }
 
-fn tile(
-    Number {
-        name,
-        value,
-        meaning,
-    }: &Number,
-) -> String {
-    format!(
-        r#"<div class="tile {name}"><b id="{name}">{value}</b><h3>{name}</h3><p>{meaning}</p></div>"#
-    )
+/// How it stands.
+fn tiles(stats: &Stats) -> String {
+    let tile = |(name, value, meaning)| {
+        format!(
+            r#"<div class="tile {name}"><b id="{name}">{value}</b><h3>{name}</h3><p>{meaning}</p></div>"#
+        )
+    };
+    [
+        ("limit", stats.limit, "connections it may have"),
+        ("open", stats.open, "connections it has: idle and leased"),
+        ("idle", stats.idle, "wait for somebody to use them"),
+        ("leased", stats.leased, "are in use right now"),
+        ("connecting", stats.connecting, "are being made"),
+        (
+            "waiting",
+            stats.waiting,
+            "threads that wait for a connection",
+        ),
+    ]
+    .map(tile)
+    .concat()
 }
 
-fn row(
-    Number {
-        name,
-        value,
-        meaning,
-    }: &Number,
-) -> String {
-    let title = name.trim_end_matches("_total").replace('_', " ");
-    format!(r#"<tr><th>{title}</th><td id="{name}">{value}</td><td>{meaning}</td></tr>"#)
+/// What only ever grows.
+fn counters(stats: &Stats) -> String {
+    let row = |(name, value, meaning): (&str, u64, _)| {
+        let title = name.replace('-', " ");
+        format!(r#"<tr><th>{title}</th><td id="{name}">{value}</td><td>{meaning}</td></tr>"#)
+    };
+    let times = |(title, times): (_, &jackpot::Histogram)| {
+        format!(
+            "<tr><th>{title}</th><td>{:.1?}</td><td>p99 {:.1?}, {:.1?} at most</td></tr>",
+            times.quantile(0.5),
+            times.quantile(0.99),
+            times.max()
+        )
+    };
+    [
+        (
+            "allocations",
+            stats.allocations,
+            "times a connection was handed out",
+        ),
+        ("connects", stats.connects, "connections that were made"),
+        (
+            "failed-connects",
+            stats.connect_failures,
+            "could not be made",
+        ),
+        ("releases", stats.releases, "connections that left the pool"),
+        ("waits", stats.waits, "times a thread had to wait for one"),
+        ("timeouts", stats.timeouts, "got none in time"),
+        ("refusals", stats.refusals, "found too many waiting already"),
+    ]
+    .map(row)
+    .concat()
+        + &[
+            ("a wait, p50", &stats.wait_times),
+            ("a connect, p50", &stats.connect_times),
+            ("a lease, p50", &stats.lease_times),
+        ]
+        .map(times)
+        .concat()
 }
 
 fn evictions(stats: &Stats) -> String {
@@ -86,10 +145,16 @@ fn connections(mut all: Vec<ConnectionInfo>) -> String {
             State::Leased => "leased",
             _ => "other",
         };
+        let taken_at = connection.taken_at.map_or("–".to_owned(), |at| {
+            format!("{}:{}", text(at.file()), at.line())
+        });
         let _ = write!(
             rows,
-            r#"<tr><td>{}</td><td><mark class="{state}">{state}</mark> {:.1} s</td>
-            <td>{:.1} s</td><td>{}</td><td>{}</td><td>{}</td></tr>"#,
+            r#"<tr><td data-name="number">{}</td>
+            <td data-name="state"><mark class="{state}">{state}</mark> {:.1} s</td>
+            <td data-name="taken at" class="site">{taken_at}</td>
+            <td data-name="age">{:.1} s</td><td data-name="times used">{}</td>
+            <td data-name="our end">{}</td><td data-name="server's end">{}</td></tr>"#,
             connection.id,
             connection.in_state.as_secs_f64(),
             connection.age.as_secs_f64(),
@@ -99,11 +164,18 @@ fn connections(mut all: Vec<ConnectionInfo>) -> String {
         );
     }
     if rows.is_empty() {
-        rows += r#"<tr><td class="none" colspan="6">There is none: the next caller makes one.</td></tr>"#;
+        rows += r#"<tr><td class="none" colspan="7">There is none: the next caller makes one.</td></tr>"#;
     }
     rows
 }
 
 fn address(known: Option<SocketAddr>) -> String {
     known.map_or("–".to_owned(), |address| address.to_string())
+}
+
+/// What others have written, so that it stays text.
+fn text(foreign: &(impl Display + ?Sized)) -> String {
+    let text = foreign.to_string();
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    text.replace('"', "&quot;")
 }

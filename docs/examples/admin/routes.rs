@@ -2,19 +2,20 @@
 
 use tiny_http::{Method, Request};
 
-use crate::{Lines, ask, html, metrics};
+use crate::{Site, ask, html, metrics};
 
 /// What to answer, or a status and a sentence.
-pub(crate) fn route(pool: &Lines, request: &Request) -> Result<String, (u16, String)> {
+pub(crate) fn route(site: &Site, request: &Request) -> Result<String, (u16, String)> {
     use Method::{Get, Post};
+    let pool = &site.pool;
     let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
     let sentence = match (request.method(), path) {
         (Get, "/") => {
             ask(pool).map_err(|error| (503, format!("The upstream is away: {error}.")))?
         }
-        (Get, "/pool") => html::page(pool),
+        (Get, "/pool") => html::page(site),
         (Get, "/stats") => pool.stats().to_string(),
-        (Get, "/metrics") => metrics::text(&pool.stats()),
+        (Get, "/metrics") => metrics::text(&pool.stats(), pool.outage().is_some(), &site.upstream),
         (Post, _) if is_foreign(request) => {
             return Err((403, "A page of another site has sent this.".into()));
         }
