@@ -484,7 +484,7 @@ fn nanoseconds_of_a_move() -> f64 {
             let mut looks = 0_u32;
             while ball.load(Ordering::Acquire) != turn {
                 looks += 1;
-                if looks & 0x3ff == 0 {
+                if looks.trailing_zeros() >= 10 {
                     thread::yield_now(); // the other thread may wait for this core
                 }
                 std::hint::spin_loop();
