@@ -195,9 +195,6 @@ impl<'a> Question<'a> {
         let r2d2 = peers::r2d2(self.address, CONNECTIONS, true);
         let channel = Channel::new(self.address, size);
         let how_long = Duration::from_millis(if bench.quick { 150 } else { 300 });
-        let lease = |source: &dyn Fn(&mut dyn FnMut(&mut dyn peers::Talk))| {
-            source(&mut |lease| self.exchange(lease));
-        };
         let outcomes = alternate(
             bench.rounds(3, 13),
             [
@@ -211,30 +208,9 @@ impl<'a> Question<'a> {
                         },
                     )
                 },
-                &mut || {
-                    crowd::whole(
-                        threads,
-                        how_long,
-                        || (),
-                        |()| lease(&|f| f(&mut pool.lease())),
-                    )
-                },
-                &mut || {
-                    crowd::whole(
-                        threads,
-                        how_long,
-                        || (),
-                        |()| lease(&|f| f(&mut r2d2.lease())),
-                    )
-                },
-                &mut || {
-                    crowd::whole(
-                        threads,
-                        how_long,
-                        || (),
-                        |()| lease(&|f| f(&mut channel.lease())),
-                    )
-                },
+                &mut || self.lease_from(&pool, threads, how_long),
+                &mut || self.lease_from(&r2d2, threads, how_long),
+                &mut || self.lease_from(&channel, threads, how_long),
                 &mut || {
                     let connect =
                         || peers::connect_and_greet(self.address).expect("the server accepts");
@@ -246,12 +222,17 @@ impl<'a> Question<'a> {
                         }
                     };
                     crowd::whole(threads, how_long, connect, |socket: &mut TcpStream| {
-                        self.exchange(socket)
+                        self.exchange(socket);
                     })
                 },
             ],
         );
         All(outcomes)
+    }
+
+    fn lease_from(&self, source: &impl Source, threads: usize, how_long: Duration) -> Outcome {
+        let call = |(): &mut ()| self.exchange(&mut source.lease());
+        crowd::whole(threads, how_long, || (), call)
     }
 
     fn exchange(&self, lease: &mut dyn peers::Talk) {
