@@ -18,7 +18,7 @@ use crate::state::lanes::{self, Entry, Fate, GaveUp, Lanes, Lead, Rules};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
 
-/// How often a queued call looks whether it can be sent, after the first time.
+/// When a queued call looks again whether it can be sent; then after twice as long, and so on.
 const TICK: Duration = Duration::from_millis(100);
 /// How often a call goes to another lane because its lane broke before it was sent.
 const BOUNCES: usize = 8;
@@ -251,7 +251,7 @@ struct Caller<'a, R, C> {
 impl<R: Send + 'static, C: Read + Write + Send + 'static> Caller<'_, R, C> {
     /// Sleeps until the call is over. From `nudge` on it sees for itself whether anybody sends it.
     fn wait(&self, seat: &Seat<R, C>, mut nudge: Option<Instant>) -> End<R> {
-        let mut is_settled = false;
+        let (mut is_settled, mut tick) = (false, TICK);
         loop {
             let deadline = self.deadline.filter(|_| !is_settled);
             let until = [deadline, nudge].into_iter().flatten().min();
@@ -279,7 +279,8 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Caller<'_, R, C> {
                     if let Some((lane, pen)) = pen {
                         self.core.send(lane, pen);
                     }
-                    nudge = is_queued.then(|| now() + TICK);
+                    nudge = now().checked_add(tick).filter(|_| is_queued);
+                    tick = tick.saturating_mul(2);
                 }
             }
         }

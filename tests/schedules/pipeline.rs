@@ -25,8 +25,9 @@ struct Desk {
     executed: Vec<u8>,
     /// The server cuts the wire instead of answering this.
     bomb: Option<u8>,
-    /// Never answered.
+    /// Its wire falls silent.
     mute: Option<u8>,
+    silent: BTreeSet<usize>,
     closed: bool,
 }
 
@@ -53,20 +54,22 @@ impl Office {
                 executed,
                 bomb,
                 mute,
+                silent,
                 closed,
             } = &mut *desk;
-            let found = wires.iter_mut().find(|wire| !wire.0.is_empty());
-            if let Some((requests, replies, is_cut)) = found {
+            let mut wires = wires.iter_mut().enumerate();
+            let found = wires.find(|(_, wire)| !wire.0.is_empty());
+            if let Some((number, (requests, replies, is_cut))) = found {
                 let request = requests.pop_front().unwrap();
                 if *bomb == Some(request) {
                     *is_cut = true;
                     requests.clear();
+                } else if *mute == Some(request) || silent.contains(&number) {
+                    silent.insert(number);
                 } else {
                     assert!(!executed.contains(&request), "{request} is executed twice");
                     executed.push(request);
-                    if *mute != Some(request) {
-                        replies.push_back(request);
-                    }
+                    replies.push_back(request);
                 }
                 drop(desk);
                 self.bell.notify_all();
