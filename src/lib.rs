@@ -63,13 +63,13 @@
 //!
 //! # Allocating and pulling
 //!
-//! There are three ways to ask. They differ in patience only.
+//! There are four ways to ask. They differ in patience only.
 //!
 //! | | tries | blocks |
 //! |---|---|---|
 //! | [`allocate`](Pool::allocate) | once: idle, else a new one, else [`Error::Full`] | while it connects |
 //! | [`pull`](Pool::pull) | again and again, as the [`Backoff`] says | for the tries and the delays between them |
-//! | [`pull_timeout`](Pool::pull_timeout) | as `pull` | for this long at most |
+//! | [`pull_timeout`](Pool::pull_timeout), [`pull_until`](Pool::pull_until) | as `pull` | for this long at most |
 //!
 //! The limit is hard: idle, leased and connecting together never exceed it.
 //!
@@ -203,8 +203,8 @@
 //! sends nothing. A dead one is dropped and the next one tried at once. The first dead one also
 //! wakes the reaper, a thread that sweeps all the others and closes those that the caller gets past
 //! meanwhile: after a restart of the server one caller pays for one dead socket, not for all of
-//! them. What dies within a lease its holder sees, as a failed read or write; it drops the guard
-//! and pulls again.
+//! them. What dies within a lease its holder sees, as a failed read or write. The pool repeats no
+//! request by itself; [`retry`](Pool::retry) is for those that may be executed twice.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -281,12 +281,45 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Deadlines and repetition
+//!
+//! [`set_deadline`](Stream::set_deadline) bounds all reads and writes of a lease together, through
+//! every client on top. [`retry_until`](Pool::retry_until) pulls, gives the lease the deadline, and
+//! runs the request again on another connection if the one it had broke before a byte of a reply
+//! came. [`buffered`](Builder::buffered) makes leases of a [`BufStream`], with which a request of
+//! many small writes is one system call, and a reply is read by lines.
+//!
+//! ```
+//! # use std::net::{TcpListener, TcpStream};
+//! # let server = TcpListener::bind("127.0.0.1:0")?;
+//! # let address = server.local_addr()?;
+//! # std::thread::spawn(move || {
+//! #     let (mut peer, _) = server.accept().unwrap();
+//! #     std::io::copy(&mut peer.try_clone().unwrap(), &mut peer).unwrap();
+//! # });
+//! use jackpot::Pool;
+//! use std::io::{self, BufRead, Write};
+//! use std::time::{Duration, Instant};
+//!
+//! let pool = Pool::builder(move || TcpStream::connect(address)).buffered().build()?;
+//! let line = pool.retry_until(Instant::now() + Duration::from_secs(2), |lease| {
+//!     writeln!(lease, "get {}", "key")?;
+//!     let mut line = String::new();
+//!     match lease.read_line(&mut line)? {
+//!         0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+//!         _ => Ok(line),
+//!     }
+//! })?;
+//! assert_eq!(line, "get key\n");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Clients on top
 //!
 //! A [`handshake`](Builder::handshake) turns each new socket into what callers work with: a
 //! `BufReader`, a TLS session, a protocol client. The client owns the [`Stream`]; the pool keeps
 //! another handle on the same socket, so probing works as before. What a client buffers itself no
-//! probe can see: [`recycle`](Builder::recycle) looks into it.
+//! probe can see, unless it is in a [`BufStream`]: [`recycle`](Builder::recycle) looks into it.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -341,7 +374,8 @@
 //!
 //! # Watching it
 //!
-//! [`stats`](Pool::stats) counts, [`connections`](Pool::connections) lists, and
+//! [`stats`](Pool::stats) counts, with a [`Histogram`] of waits and of connects;
+//! [`connections`](Pool::connections) lists, with the place at which each lease was taken; and
 //! [`on_event`](Builder::on_event) tells as it happens. Each snapshot adds up: `open = idle +
 //! leased`, `connects = releases + open`, and the releases are the sum of the evictions.
 //!
@@ -428,7 +462,7 @@
 //! |---|---|
 //! | the probe | one `recv` with `MSG_PEEK` and `MSG_DONTWAIT`; Windows has no such flag, so there the socket is switched to non-blocking for the peek and back, between leases only; who duplicated the descriptor sees it |
 //! | [`user_timeout`](Connector::user_timeout) | Linux and Android; ignored elsewhere: set a [`write_timeout`](Builder::write_timeout) and rely on keepalive there |
-//! | aborting a lease ([`Close::Hard`]) | by `shutdown`, which wakes a blocked thread; not for Windows programs under Wine, where it wakes nobody |
+//! | aborting a lease or a handshake ([`Close::Hard`]) | by `shutdown`, which wakes a blocked thread; not for Windows programs under Wine, where it wakes nobody |
 //! | keepalive | the count of probes needs Windows 10, version 1703; below that the system's own count stays |
 //! | the socket itself | `AsFd` and `AsRawFd` on Unix, `AsSocket` and `AsRawSocket` on Windows |
 #![warn(missing_docs)]
@@ -465,9 +499,10 @@ pub use report::pipeline_stats::PipelineStats;
 pub use report::stats::{ConnectionInfo, State, Stats};
 pub use runtime::connection::Connection;
 
-// The picture's place in the repository is relative; here it must come along in its link.
+// The pictures' places in the repository are relative; here they must come along in their links.
 #[cfg(any(doc, doctest))]
 #[cfg_attr(not(doctest), doc = include_str!("../docs/backoff.svg.md"))]
+#[cfg_attr(not(doctest), doc = include_str!("../docs/goodput.svg.md"))]
 #[doc = include_str!("../docs/GUIDE.md")]
 pub mod guide {}
 

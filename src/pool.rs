@@ -111,15 +111,10 @@ impl<C: Send + 'static> Pool<C> {
 
     /// A connection, however many tries of the [`Backoff`] it takes.
     ///
-    /// Between two tries the caller keeps its place in the queue, and it is woken early by every
-    /// connection that comes back and every slot that falls free when it is its turn. Waiting is
-    /// first come, first served, with one bounded exception. When more threads than connections
-    /// keep the pool busy (32 hand-offs, none more than 10 ms after the last), a caller that begins
-    /// to wait lets running ones go first for 64 µs, and as much again for each that waits already,
-    /// but for 4 ms at most: handing each connection to a thread that must wake up first would
-    /// leave it idle meanwhile. Once that time is over nobody goes first any more; what was left
-    /// lying the waiter picks up within twice that time. [`allocate`](Pool::allocate)
-    /// and a time-out of zero never go first.
+    /// It gives a live idle connection if there is one, else a new one, else the first that comes
+    /// back. Between two tries the caller keeps its place in the queue, and whatever it could use
+    /// wakes it early. Waiting is first come, first served, but for barging, which is bounded: see
+    /// the [guide](crate::guide#waiting-in-line).
     ///
     /// # Errors
     ///

@@ -13,6 +13,20 @@ const LEFT: f64 = 20.0;
 const WIDTH: f64 = 640.0;
 const ROW: f64 = 126.0;
 
+/// The bench draws this one; in the guide it comes along in its link, as the other does.
+#[test]
+fn the_picture_of_the_goodput_in_the_guide_is_the_benchs() {
+    let svg = include_str!("../../docs/plots/goodput.svg");
+    let link = format!("[goodput]: data:image/svg+xml,{}\n\n", percent(svg));
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
+    let path = format!("{docs}/goodput.svg.md");
+    if std::env::var_os("JACKPOT_DRAW").is_some() {
+        return std::fs::write(path, link).unwrap();
+    }
+    let hint = "take it over: JACKPOT_DRAW=1 cargo test --lib picture";
+    assert!(link == std::fs::read_to_string(path).unwrap(), "{hint}");
+}
+
 #[test]
 fn the_picture_in_the_guide_is_what_backoff_draws() {
     let svg = svg();

@@ -23,8 +23,13 @@ use crate::state::slots::SlotKey;
 /// although the last thing was a write, [`discard`](Connection::discard) when it was given up in
 /// the middle of a reply.
 ///
-/// A lease whose thread panics closes its connection. Leaking the guard (`mem::forget`) leaks
-/// the connection and its place below the limit; `free_with(…, Close::Hard)` gets the place back.
+/// A lease whose thread panics closes its connection. One in a thread-local outlives the panic: its
+/// destructor runs after the unwinding, when nothing tells of the panic any more. It is judged by
+/// what was done to it: in the middle of a request it closes, otherwise it goes back. Where that is
+/// not enough, say [`only_finished(true)`](crate::Builder::only_finished).
+///
+/// Leaking the guard (`mem::forget`) leaks the connection and its place below the limit;
+/// `free_with(…, Close::Hard)` gets the place back.
 ///
 /// # Blocking
 ///
@@ -116,7 +121,8 @@ impl<C> Connection<C> {
     ///
     /// With [`only_finished`](crate::Builder::only_finished) it is the only way back into the
     /// pool. It overrides "unanswered" and nothing else: what is broken, doomed, or finished while
-    /// its thread panics still closes.
+    /// its thread panics still closes, and so do bytes that a [`BufStream`](crate::BufStream) has not
+    /// sent.
     ///
     /// # Examples
     ///
