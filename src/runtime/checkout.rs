@@ -28,7 +28,18 @@ pub(crate) enum Effort {
     Retries(Option<Duration>),
 }
 
+impl Effort {
+    /// Whether it may go before a waiter that lets others go first.
+    fn may_barge(self) -> bool {
+        match self {
+            Self::OneTry => false,
+            Self::Retries(timeout) => timeout != Some(Duration::ZERO),
+        }
+    }
+}
+
 /// Gets a connection for the calling thread.
+#[inline]
 pub(crate) fn pull<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     effort: Effort,
@@ -38,60 +49,47 @@ pub(crate) fn pull<C: Send + 'static>(
 }
 
 /// [`pull`], with what a longer undertaking has left of its retries; none until it needs the first.
+#[inline]
 pub(crate) fn pull_within<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     effort: Effort,
     at: CallSite,
     delays: &mut Option<Delays>,
 ) -> Result<Connection<C>, Error> {
-    let mut started = None;
-    let result = find(shared, effort, at, &mut started, delays);
+    let mut dead = None;
+    if let Some(lease) = shared.take(effort.may_barge(), at) {
+        match hand_out(shared, lease) {
+            Ok(connection) => {
+                shared.tell_leased(connection.key(), Duration::ZERO, at);
+                return Ok(connection);
+            }
+            Err(found) => dead = Some(found),
+        }
+    }
+    pull_slowly(shared, effort, at, dead, delays)
+}
+
+/// A call that finds no live connection at once; apart, so that the others cost less.
+#[cold]
+#[inline(never)]
+fn pull_slowly<C: Send + 'static>(
+    shared: &Arc<Shared<C>>,
+    effort: Effort,
+    at: CallSite,
+    dead: Option<Dead<C>>,
+    delays: &mut Option<Delays>,
+) -> Result<Connection<C>, Error> {
+    let call = Call::new(shared, effort, at, delays);
+    let started = call.started;
+    let result = call.search(dead, at);
     if shared.settings.lease_events {
-        let waited = started.map_or(Duration::ZERO, |at| now().saturating_duration_since(at));
+        let waited = now().saturating_duration_since(started);
         match &result {
             Ok(connection) => shared.tell_leased(connection.key(), waited, at),
             Err(_) => shared.tell(&Event::GaveUp { waited, at }),
         }
     }
     result
-}
-
-/// A call of `pull`; the clock counts from when it `started` not to find a live one at once.
-fn find<C: Send + 'static>(
-    shared: &Arc<Shared<C>>,
-    effort: Effort,
-    at: CallSite,
-    started: &mut Option<Instant>,
-    delays: &mut Option<Delays>,
-) -> Result<Connection<C>, Error> {
-    let barge = match effort {
-        Effort::OneTry => false,
-        Effort::Retries(timeout) => timeout != Some(Duration::ZERO),
-    };
-    let mut who_closes = WhoCloses::Finder;
-    while let Some(lease) = shared.take(barge, at) {
-        let dead = match hand_out(shared, lease) {
-            Ok(connection) => return Ok(connection),
-            Err(dead) => dead,
-        };
-        let started = *started.get_or_insert_with(now);
-        shared.with(|core| core.found_dead(dead, who_closes));
-        // One dead connection is enough for one caller.
-        who_closes = WhoCloses::Others;
-        if is_search_over(effort, started) {
-            return Err(Call::new(shared, effort, at, started, delays).give_up_at_once());
-        }
-    }
-    let started = *started.get_or_insert_with(now);
-    Call::new(shared, effort, at, started, delays).run()
-}
-
-/// Whether a call has looked for a live connection among dead ones for long enough.
-fn is_search_over(effort: Effort, started: Instant) -> bool {
-    let Effort::Retries(Some(timeout)) = effort else {
-        return false;
-    };
-    now().saturating_duration_since(started) >= timeout.max(SEARCH)
 }
 
 /// Hands a connection to its caller if it lives; else it must leave the pool.
@@ -145,9 +143,9 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         shared: &'a Arc<Shared<C>>,
         effort: Effort,
         at: CallSite,
-        started: Instant,
         delays: &'a mut Option<Delays>,
     ) -> Self {
+        let started = now();
         let deadline = match effort {
             Effort::Retries(Some(timeout)) => started.checked_add(timeout),
             _ => None,
@@ -166,6 +164,35 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             backoff: None,
             delays,
         }
+    }
+
+    /// Looks for a live one among what is idle, of which the first was `dead`, then waits its turn.
+    fn search(self, dead: Option<Dead<C>>, at: CallSite) -> Result<Connection<C>, Error> {
+        let shared = self.shared;
+        let (mut next, mut who_closes) = (dead, WhoCloses::Finder);
+        while let Some(dead) = next.take() {
+            shared.with(|core| core.found_dead(dead, who_closes));
+            // One dead connection is enough for one caller.
+            who_closes = WhoCloses::Others;
+            if self.is_search_over() {
+                return Err(self.give_up_at_once());
+            }
+            if let Some(lease) = shared.take(self.effort.may_barge(), at) {
+                match hand_out(shared, lease) {
+                    Ok(connection) => return Ok(connection),
+                    Err(dead) => next = Some(dead),
+                }
+            }
+        }
+        self.run()
+    }
+
+    /// Whether it has looked for a live connection among dead ones for long enough.
+    fn is_search_over(&self) -> bool {
+        let Effort::Retries(Some(timeout)) = self.effort else {
+            return false;
+        };
+        now().saturating_duration_since(self.started) >= timeout.max(SEARCH)
     }
 
     fn run(mut self) -> Result<Connection<C>, Error> {

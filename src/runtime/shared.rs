@@ -299,17 +299,22 @@ impl<C> Shared<C> {
     pub(crate) fn tell_leased(self: &Arc<Self>, key: SlotKey, waited: Duration, at: CallSite) {
         if self.settings.lease_events {
             let taker = self.watched_taker(at);
-            let tale = self.with(|core| core.lease_begins(key, waited, taker));
-            self.tell_of_connection(tale);
+            self.tell_that(|core| core.lease_begins(key, waited, taker));
         }
     }
 
     /// A lease is about to end; told before anybody else can have the connection.
     pub(crate) fn tell_returned(self: &Arc<Self>, key: SlotKey) {
         if self.settings.lease_events {
-            let tale = self.with(|core| core.lease_ends(key));
-            self.tell_of_connection(tale);
+            self.tell_that(|core| core.lease_ends(key));
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn tell_that(self: &Arc<Self>, of: impl FnOnce(&mut Core<C>) -> Option<Tale>) {
+        let tale = self.with(of);
+        self.tell_of_connection(tale);
     }
 
     pub(crate) fn tell(&self, event: &Event) {
@@ -322,6 +327,7 @@ impl<C> Shared<C> {
     }
 
     /// The most recently used idle connection, if there is one, not yet probed.
+    #[inline]
     pub(crate) fn take(&self, barge: bool, at: CallSite) -> Option<Lease<C>> {
         let now = self.looks_on_take.load(Relaxed).then(now);
         let taker = self.taker(at);
@@ -336,13 +342,13 @@ impl<C> Shared<C> {
     ///
     /// A lease that is told is watched from when its beginning is told.
     pub(crate) fn taker(&self, at: CallSite) -> Taker {
-        if self.settings.lease_events {
-            return Taker {
-                at: Some(at),
-                holder: None,
-            };
+        if self.settings.watches_leases && !self.settings.lease_events {
+            return self.watched_taker(at);
         }
-        self.watched_taker(at)
+        Taker {
+            at: Some(at),
+            holder: None,
+        }
     }
 
     fn watched_taker(&self, at: CallSite) -> Taker {

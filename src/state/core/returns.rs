@@ -35,16 +35,27 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         open: &Open<L, H>,
         verdict: Option<Eviction>,
     ) -> Option<Eviction> {
-        open.doom()
-            .or(verdict)
-            .or_else(|| self.ended.then_some(Eviction::Ended))
-            .or_else(|| self.is_over_limit().then_some(Eviction::OverLimit))
-            .or_else(|| open.has_expired(self.now).then_some(Eviction::MaxLifetime))
-            .or_else(|| self.is_used_up(open).then_some(Eviction::MaxUses))
+        // In steps and not as a chain: all of them are passed each time that a lease comes back.
+        if let Some(why) = open.doom().or(verdict) {
+            return Some(why);
+        }
+        if self.ended {
+            return Some(Eviction::Ended);
+        }
+        if self.is_over_limit() {
+            return Some(Eviction::OverLimit);
+        }
+        if open.has_expired(self.now) {
+            return Some(Eviction::MaxLifetime);
+        }
+        self.is_used_up(open).then_some(Eviction::MaxUses)
     }
 
     fn is_used_up(&self, open: &Open<L, H>) -> bool {
-        self.rules.max_uses.is_some_and(|most| open.uses() >= most)
+        match self.rules.max_uses {
+            None => false,
+            Some(most) => open.uses() >= most,
+        }
     }
 
     /// A fit lease is over, and becomes idle where there is nothing else to decide.
