@@ -329,6 +329,16 @@ impl Random {
         Self(seed())
     }
 
+    /// Whose next draw is the least, or the greatest.
+    #[cfg(test)]
+    pub(crate) fn pinned(greatest: bool) -> Self {
+        Self(if greatest {
+            0x3162_8AF6_7B21_31AB
+        } else {
+            0x61C8_8646_80B5_83EB
+        })
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

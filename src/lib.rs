@@ -470,6 +470,9 @@
 mod backoff;
 mod builder;
 #[cfg(test)]
+#[path = "../tests/explore/mod.rs"]
+mod explore;
+#[cfg(test)]
 #[path = "../tests/model/mod.rs"]
 mod model;
 mod net;

@@ -23,6 +23,7 @@ const LONGEST_WINDOW: Duration = Duration::from_millis(4);
 
 /// Watches how close upon each other hand-offs follow.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Convoy {
     hand_offs: u32,
     last: Option<Instant>,
@@ -57,6 +58,17 @@ impl Convoy {
     fn is_quiet(&self, now: Instant) -> bool {
         self.last
             .is_none_or(|last| now.saturating_duration_since(last) > QUIET)
+    }
+}
+
+#[cfg(test)]
+impl Convoy {
+    /// A convoy at this moment, or none.
+    pub(crate) fn pinned(exists: bool, now: Instant) -> Self {
+        Self {
+            hand_offs: if exists { HAND_OFFS } else { 0 },
+            last: exists.then_some(now),
+        }
     }
 }
 

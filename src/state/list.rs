@@ -7,6 +7,7 @@ const NONE: u32 = u32::MAX;
 ///
 /// It serves the idle connections, oldest to newest.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct List {
     links: Vec<Link>,
     first: u32,

@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(test)]
+use crate::explore::Digest;
 use crate::report::error::Error;
 use crate::report::stats::{CallSites, Stats};
 use crate::state::slots::Lease;
 
 /// What ends a wait, or a try.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) enum Answer<L> {
     /// A connection.
     Granted(Lease<L>),
@@ -81,6 +84,7 @@ pub(crate) struct Seat(pub(crate) u32);
 /// last among those who try, and who is next to have a connect made for it stand at the ends of
 /// maps, whose keys are the numbers of the tickets.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Queue<L, W> {
     seats: Vec<Option<Waiter<L, W>>>,
     vacant: Vec<u32>,
@@ -96,6 +100,7 @@ pub(crate) struct Queue<L, W> {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Waiter<L, W> {
     ticket: Ticket,
     waker: W,
@@ -334,6 +339,55 @@ impl<L, W: Clone> Queue<L, W> {
         self.seats[seat.0 as usize]
             .as_mut()
             .expect("bug: nobody sits there")
+    }
+}
+
+#[cfg(test)]
+impl<L, W: Clone> Queue<L, W> {
+    pub(crate) fn number(&self, seat: Seat) -> u64 {
+        self.seat(seat).ticket.number
+    }
+
+    pub(crate) fn pending(&self, seat: Seat) -> Option<&Answer<L>> {
+        self.seat(seat).answer.as_ref()
+    }
+
+    /// What is to come for this waiter depends on this, and on who is before it, alone.
+    pub(crate) fn digest(&self, digest: &mut Digest, seat: Seat) {
+        let Waiter {
+            ticket: _,
+            waker: _,
+            trying,
+            stays,
+            waits,
+            barging_until,
+            connect,
+            answer,
+        } = self.seat(seat);
+        for flag in [trying, stays, waits] {
+            digest.put(u64::from(*flag));
+        }
+        digest.due(*barging_until);
+        digest.id(connect.unwrap_or(0));
+        match answer {
+            None => digest.put(0),
+            Some(Answer::Granted(lease)) => {
+                digest.put(1 + u64::from(lease.probe) + 2 * u64::from(lease.first));
+                digest.id(lease.key.id);
+            }
+            Some(Answer::Failed(Failure::Full)) => digest.put(5),
+            Some(Answer::Failed(Failure::Connect(error))) => {
+                digest.put(6 + u64::from(error.is_permanent()));
+            }
+            Some(Answer::Ended) => digest.put(8),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Ticket {
+    pub(crate) fn number(self) -> u64 {
+        self.number
     }
 }
 

@@ -9,6 +9,8 @@ use std::panic::Location;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+#[cfg(test)]
+use crate::explore::Digest;
 use crate::report::outcome::Eviction;
 use crate::report::stats::State;
 use crate::state::list::List;
@@ -22,6 +24,7 @@ pub(crate) struct SlotKey {
 
 /// A connection on its way to a caller.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Lease<L> {
     pub(crate) key: SlotKey,
     pub(crate) client: L,
@@ -56,6 +59,7 @@ pub(crate) enum Ending {
 
 /// A connection that leaves; to be closed once the lock is free.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Closed<L, H> {
     pub(crate) key: SlotKey,
     pub(crate) why: Eviction,
@@ -82,6 +86,7 @@ pub(crate) struct Pinged {
 
 /// `Vec<Slot>` with its transitions.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Slots<L, H> {
     all: Vec<Slot<L, H>>,
     vacant: Vec<u32>,
@@ -103,12 +108,14 @@ pub(crate) struct Slots<L, H> {
 const GIVEN_UP: u64 = 0;
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Slot<L, H> {
     id: u64,
     content: Content<L, H>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 enum Content<L, H> {
     Vacant,
     Connecting {
@@ -125,6 +132,7 @@ enum Content<L, H> {
 
 /// An open connection.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Open<L, H> {
     pub(crate) handle: H,
     pub(crate) usage: Usage<L>,
@@ -176,6 +184,7 @@ pub(crate) enum Holder {
 
 /// What an open connection is at.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) enum Usage<L> {
     Idle {
         client: L,
@@ -700,6 +709,105 @@ impl<L, H> Slots<L, H> {
             Content::Open(open) => open,
             _ => panic!("bug: an idle slot is not open"),
         }
+    }
+}
+
+#[cfg(test)]
+impl<L, H> Slots<L, H> {
+    /// The client of the idle connection in this slot.
+    pub(crate) fn idle_client(&self, index: u32) -> &L {
+        match &self.open_at(index).usage {
+            Usage::Idle { client } => client,
+            Usage::Leased { .. } => panic!("a leased connection among the idle ones"),
+        }
+    }
+
+    /// How many slots have each kind of content: idle, leased, connecting, closing.
+    pub(crate) fn counted(&self) -> [usize; 4] {
+        let mut counts = [0; 4];
+        for slot in &self.all {
+            match &slot.content {
+                Content::Vacant => {}
+                Content::Open(open) => counts[usize::from(!open.is_idle())] += 1,
+                Content::Connecting { .. } => counts[2] += 1,
+                Content::Closing(_) => counts[3] += 1,
+            }
+        }
+        counts
+    }
+
+    /// What is to come depends on this alone.
+    pub(crate) fn digest(&self, digest: &mut Digest) {
+        let Self {
+            all,
+            vacant,
+            idle,
+            left,
+            leased: _,
+            connecting: _,
+            closing: _,
+            outdated: _,
+            factory: current,
+            next_id: _,
+        } = self;
+        digest.put(all.len() as u64);
+        for Slot { id, content } in all {
+            digest.id(*id);
+            match content {
+                Content::Vacant => digest.put(0),
+                Content::Connecting {
+                    since: _,
+                    factory,
+                    handle,
+                } => {
+                    digest.put(1 + u64::from(factory == current));
+                    digest.put(u64::from(*factory == GIVEN_UP) + 2 * u64::from(handle.is_some()));
+                }
+                Content::Open(open) => open.digest(digest),
+                Content::Closing(closed) => digest.put(5 + u64::from(closed.is_some())),
+            }
+        }
+        for &index in vacant.iter().chain(left) {
+            digest.put(u64::from(index));
+        }
+        for index in idle.iter() {
+            digest.put(u64::from(index));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Pinged {
+    pub(crate) fn parts(&self) -> (Instant, Option<SlotKey>) {
+        (self.idle_since, self.neighbour)
+    }
+}
+
+#[cfg(test)]
+impl<L, H> Open<L, H> {
+    fn digest(&self, digest: &mut Digest) {
+        let Self {
+            handle: _,
+            usage,
+            born: _,
+            since,
+            answered,
+            expires,
+            leases,
+            pings: _,
+        } = self;
+        match usage {
+            Usage::Idle { .. } => digest.put(3),
+            Usage::Leased { doom, is_told: _, taker } => {
+                digest.put(4);
+                digest.put(doom.map_or(0, |why| 1 + why as u64));
+                digest.put(u64::from(taker.holder.is_some()));
+            }
+        }
+        digest.idle_age(*since);
+        digest.silence(*answered);
+        digest.due(*expires);
+        digest.put(u64::from(*leases == 0));
     }
 }
 

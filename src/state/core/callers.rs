@@ -8,6 +8,7 @@ use crate::state::slots::{Lease, Taker};
 
 /// A call that found nothing idle.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Caller<W> {
     pub(crate) waker: W,
     /// Whether it goes on after a failed try.
@@ -47,6 +48,12 @@ impl<W> Caller<W> {
             ticket: None,
             seat: None,
         }
+    }
+
+    /// Its number in the queue, where it has one and does not wait.
+    #[cfg(test)]
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.ticket.map(Ticket::number)
     }
 
     fn waiting_seat(&self) -> Seat {

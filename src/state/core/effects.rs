@@ -7,6 +7,7 @@ use crate::state::slots::{Closed, SlotKey};
 
 /// What is to be done, in the order of the fields: what closes does so before anything connects.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Effects<L, H, W> {
     /// Waiters that have an answer, or a new time at which to look again.
     pub(crate) wake: Vec<W>,

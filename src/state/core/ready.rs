@@ -8,6 +8,7 @@ use crate::report::error::Error;
 
 /// A thread that waits until so many connections are open.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Readier<W> {
     number: u64,
     count: usize,

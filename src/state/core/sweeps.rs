@@ -19,6 +19,13 @@ pub(crate) struct IdlePeriod {
     leases: u64,
 }
 
+#[cfg(test)]
+impl IdlePeriod {
+    pub(crate) fn is_of(&self, leases: u64) -> bool {
+        self.leases == leases
+    }
+}
+
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// Closes the least recently used idle connection, to give its descriptor away.
     pub(crate) fn evict_oldest(&mut self) -> bool {

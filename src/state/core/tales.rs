@@ -11,12 +11,14 @@ use crate::state::slots::{CallSite, Holder, SlotKey, Taker};
 
 /// Something that is to be told of a connection.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Tale {
     pub(crate) id: u64,
     pub(crate) what: What,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) enum What {
     Leased {
         waited: Duration,

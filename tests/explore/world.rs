@@ -1,0 +1,858 @@
+//! The core together with all that acts on it: callers, connects, leases, sweeps and the clock.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::digest::Digest;
+use super::{Config, LONGEST, LONGEST_WINDOW, SPACING};
+use crate::backoff::Backoff;
+use crate::report::error::Error;
+use crate::report::event::Close;
+use crate::report::outcome::{Eviction, PeerSignal};
+use crate::state::core::{self, Dead, IdlePeriod, Turn, WhoCloses};
+use crate::state::queue::{Answer, Seat};
+use crate::state::slots::{Ending, Lease, Pinged, SlotKey};
+
+/// A client and a handle are the number of their connection; a caller is woken by its number.
+type Core = core::Core<u64, u64, u8>;
+
+/// One transition. The numbers are places in the lists of [`World`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Enter { stays: bool },
+    Poll(u8),
+    Retry(u8),
+    Leave(u8),
+    ProbedAlive(u8),
+    ProbedDead { guest: u8, silent: bool },
+    ProbedDeadTooLate(u8),
+    GiveBack { lease: u8, fit: bool, signal: u8 },
+    Discard(u8),
+    Detach(u8),
+    Opened(u8),
+    Connected(u8),
+    ConnectFailed { connect: u8, is_permanent: bool },
+    ConnectDropped(u8),
+    Vacate(u8),
+    CloseLeft,
+    EvictStale,
+    EvictOldest,
+    Inspect,
+    EvictIdle(u8),
+    Refill,
+    Ping,
+    PingBack { fit: bool },
+    SetLimit(u8),
+    Free { keep: u8, hard: bool },
+    End { hard: bool },
+    SetFactory,
+    Drain,
+    Pass(u8),
+    /// To the next time at which a caller looks by itself.
+    Jump,
+}
+
+/// A caller between its entry and its lease.
+#[derive(Clone, Debug)]
+struct Guest {
+    itself: core::Caller<u8>,
+    number: u64,
+    /// What it was handed and now probes.
+    probes: Option<Lease<u64>>,
+    /// Whether its parker has been woken.
+    is_woken: bool,
+    look_at: Option<Instant>,
+    /// Whether it was told that its try failed.
+    is_asleep: bool,
+    is_hopeless: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Connect {
+    key: SlotKey,
+    /// Whether it has a socket, or was refused one because it was given up.
+    is_open: Option<bool>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    core: Core,
+    /// By their numbers in the queue.
+    guests: Vec<Guest>,
+    leases: Vec<Lease<u64>>,
+    ping: Option<(Lease<u64>, Pinged)>,
+    connects: Vec<Connect>,
+    closing: Vec<SlotKey>,
+    /// What a sweep looks at.
+    seen: Vec<IdlePeriod>,
+    last_start: Option<Instant>,
+    /// Whether somebody waits in `drain`, and has not been told.
+    drains: bool,
+}
+
+impl Guest {
+    fn seat(&self) -> Option<Seat> {
+        self.itself.seat
+    }
+}
+
+fn place(index: usize) -> u8 {
+    u8::try_from(index).unwrap()
+}
+
+fn is_past(at: Option<Instant>, now: Instant) -> bool {
+    at.is_some_and(|at| at <= now)
+}
+
+impl World {
+    pub(super) fn new(config: &Config) -> Self {
+        let now = Instant::now();
+        let rules = config.rules.clone();
+        let mut core = Core::new(config.limit, rules, Backoff::new(), now);
+        if config.has_reaper {
+            core.set_has_reaper();
+        }
+        if config.ages.hang_ups {
+            core.breaker_mut().tolerate_no_more();
+        }
+        Self {
+            core,
+            guests: Vec::new(),
+            leases: Vec::new(),
+            ping: None,
+            connects: Vec::new(),
+            closing: Vec::new(),
+            seen: Vec::new(),
+            last_start: None,
+            drains: false,
+        }
+    }
+
+    /// Everything that may happen next.
+    pub(super) fn acts(&self, config: &Config, acts: &mut Vec<Act>) {
+        acts.clear();
+        let now = self.core.now();
+        if self.guests.len() < config.callers && self.leases.len() <= config.most_leases() {
+            acts.push(Act::Enter { stays: true });
+            if config.allocates {
+                acts.push(Act::Enter { stays: false });
+            }
+        }
+        for (i, guest) in self.guests.iter().enumerate() {
+            let i = place(i);
+            if guest.probes.is_some() {
+                acts.push(Act::ProbedAlive(i));
+                acts.push(Act::ProbedDead {
+                    guest: i,
+                    silent: false,
+                });
+                if config.ages.hang_ups {
+                    acts.push(Act::ProbedDead {
+                        guest: i,
+                        silent: true,
+                    });
+                }
+                acts.push(Act::ProbedDeadTooLate(i));
+                continue;
+            }
+            if guest.is_hopeless {
+                acts.push(Act::Leave(i));
+                continue;
+            }
+            if guest.is_woken || is_past(guest.look_at, now) {
+                acts.push(Act::Poll(i));
+            }
+            if guest.is_asleep {
+                acts.push(Act::Retry(i));
+            }
+            if guest.itself.stays {
+                acts.push(Act::Leave(i));
+            }
+        }
+        self.returns(config, acts);
+        self.connect_acts(config, acts);
+        for i in 0..self.closing.len() {
+            acts.push(Act::Vacate(place(i)));
+        }
+        if config.sweeps {
+            self.sweep_acts(config, acts);
+        }
+        self.verbs(config, acts);
+        for i in 0..config.steps.len() {
+            acts.push(Act::Pass(place(i)));
+        }
+    }
+
+    fn returns(&self, config: &Config, acts: &mut Vec<Act>) {
+        for i in 0..self.leases.len() {
+            let lease = place(i);
+            let signals = if config.ages.hang_ups { 3 } else { 1 };
+            for signal in 0..signals {
+                acts.push(Act::GiveBack {
+                    lease,
+                    fit: true,
+                    signal,
+                });
+            }
+            acts.push(Act::GiveBack {
+                lease,
+                fit: false,
+                signal: 0,
+            });
+            if config.detaches {
+                acts.push(Act::Discard(lease));
+                acts.push(Act::Detach(lease));
+            }
+        }
+        if self.ping.is_some() {
+            acts.push(Act::PingBack { fit: true });
+            acts.push(Act::PingBack { fit: false });
+        }
+    }
+
+    fn connect_acts(&self, config: &Config, acts: &mut Vec<Act>) {
+        for (i, connect) in self.connects.iter().enumerate() {
+            let i = place(i);
+            if connect.is_open.is_none() {
+                acts.push(Act::Opened(i));
+            }
+            if connect.is_open == Some(true) {
+                acts.push(Act::Connected(i));
+            }
+            acts.push(Act::ConnectFailed {
+                connect: i,
+                is_permanent: false,
+            });
+            if config.fails_permanently {
+                acts.push(Act::ConnectFailed {
+                    connect: i,
+                    is_permanent: true,
+                });
+            }
+            if self.core.has_ended() && connect.is_open.is_none() {
+                acts.push(Act::ConnectDropped(i));
+            }
+        }
+    }
+
+    fn sweep_acts(&self, config: &Config, acts: &mut Vec<Act>) {
+        acts.extend([Act::EvictStale, Act::EvictOldest, Act::Inspect, Act::Refill]);
+        if self.core.slots().left() > 0 {
+            acts.push(Act::CloseLeft);
+        }
+        for i in 0..self.seen.len() {
+            acts.push(Act::EvictIdle(place(i)));
+        }
+        if self.ping.is_none() && config.pings.is_some() {
+            acts.push(Act::Ping);
+        }
+    }
+
+    fn verbs(&self, config: &Config, acts: &mut Vec<Act>) {
+        for &limit in config.limits {
+            if limit != self.core.limit() {
+                acts.push(Act::SetLimit(place(limit)));
+            }
+        }
+        if config.frees {
+            // One aborted lease at a time, or there would be no end to them.
+            let hards: &[bool] = if self.core.aborted() > 0 {
+                &[false]
+            } else {
+                &[false, true]
+            };
+            for &hard in hards {
+                for keep in 0..=1 {
+                    acts.push(Act::Free { keep, hard });
+                }
+                acts.push(Act::End { hard });
+            }
+            if !self.drains {
+                acts.push(Act::Drain);
+            }
+        }
+        if config.changes_factory {
+            acts.push(Act::SetFactory);
+        }
+    }
+
+    /// What happens next if the other side answers and nobody gives up: `None` once all is quiet.
+    pub(super) fn next_fair(&self, returns_first: bool) -> Option<Act> {
+        let now = self.core.now();
+        for (i, guest) in self.guests.iter().enumerate() {
+            let i = place(i);
+            if guest.probes.is_some() {
+                return Some(Act::ProbedAlive(i));
+            }
+            if guest.is_hopeless {
+                return Some(Act::Leave(i));
+            }
+            if guest.is_woken || is_past(guest.look_at, now) {
+                return Some(Act::Poll(i));
+            }
+        }
+        let fit = true;
+        let lease_back = self.leases.first().map(|_| Act::GiveBack {
+            lease: 0,
+            fit,
+            signal: 0,
+        });
+        let ping_back = self.ping.as_ref().map(|_| Act::PingBack { fit });
+        let connect = self.connects.first().map(|connect| match connect.is_open {
+            None => Act::Opened(0),
+            Some(true) => Act::Connected(0),
+            Some(false) => Act::ConnectFailed {
+                connect: 0,
+                is_permanent: false,
+            },
+        });
+        let vacate = self.closing.first().map(|_| Act::Vacate(0));
+        let back = lease_back.or(ping_back);
+        let ahead = connect.or(vacate);
+        let next = if returns_first {
+            back.or(ahead)
+        } else {
+            ahead.or(back)
+        };
+        if next.is_some() || self.guests.is_empty() {
+            return next;
+        }
+        if self.core.limit() == 0 {
+            return Some(Act::SetLimit(1));
+        }
+        assert!(
+            self.guests.iter().any(|guest| guest.look_at.is_some()),
+            "somebody waits for ever"
+        );
+        Some(Act::Jump)
+    }
+
+    /// All is quiet: nobody waits, and whoever drains has been told.
+    pub(super) fn check_quiet(&self) {
+        assert!(self.core.is_drained(), "something is outstanding for ever");
+        assert!(!self.drains, "somebody drains for ever");
+        assert_eq!(self.core.aborted(), 0);
+    }
+
+    pub(super) fn digest(&self, config: &Config) -> u64 {
+        let mut digest = Digest::new(self.core.now(), config.ages);
+        let seats: Vec<Seat> = self.guests.iter().filter_map(Guest::seat).collect();
+        self.core.digest(&mut digest, &seats);
+        for guest in &self.guests {
+            let Guest {
+                itself,
+                number: _,
+                probes,
+                is_woken,
+                look_at,
+                is_asleep,
+                is_hopeless,
+            } = guest;
+            for flag in [itself.stays, *is_woken, *is_asleep, *is_hopeless] {
+                digest.put(u64::from(flag));
+            }
+            digest.put(u64::from(itself.number().is_some()));
+            digest.due(*look_at);
+            digest.id(probes.as_ref().map_or(0, |lease| lease.key.id));
+            digest.put(probes.as_ref().map_or(0, |lease| 1 + u64::from(lease.first)));
+        }
+        for lease in &self.leases {
+            digest.put(2 + u64::from(lease.key.index));
+            digest.id(lease.key.id);
+        }
+        digest.put(99);
+        for connect in &self.connects {
+            digest.id(connect.key.id);
+            digest.put(connect.is_open.map_or(0, |open| 1 + u64::from(open)));
+        }
+        digest.put(98);
+        for key in &self.closing {
+            digest.put(u64::from(key.index));
+        }
+        digest.put(97);
+        for period in &self.seen {
+            digest.put(u64::from(period.key.index));
+            let open = self.core.slots().get(period.key);
+            digest.put(u64::from(open.is_some_and(|open| period.is_of(open.leases))));
+        }
+        if let Some((lease, pinged)) = &self.ping {
+            digest.id(lease.key.id);
+            let (idle_since, neighbour) = pinged.parts();
+            digest.idle_age(idle_since);
+            digest.id(neighbour.map_or(0, |key| key.id));
+        }
+        digest.put(u64::from(self.drains));
+        digest.finish()
+    }
+
+    /// Makes a transition, carries out its effects and checks what must hold.
+    pub(super) fn act(&mut self, act: Act, config: &Config) {
+        self.core.pin(config.draws_greatest, config.has_convoy);
+        let before = Before {
+            waiting: self.waiting().map(|guest| guest.number).collect(),
+            occupied: self.core.slots().occupied(),
+            is_open: self.core.breaker().error().is_some(),
+        };
+        let came = self.make(act, config);
+        self.settle(&before, came);
+        self.check(config);
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Guest> {
+        let queue = self.core.queue();
+        let waits = |guest: &&Guest| guest.seat().is_some_and(|seat| queue.is_waiting(seat));
+        self.guests.iter().filter(waits)
+    }
+
+    /// Who acted, and the number of a waiter that got its connection in this very transition.
+    fn make(&mut self, act: Act, config: &Config) -> (Option<u8>, Option<u64>) {
+        match act {
+            Act::Enter { stays } => return self.enter(stays),
+            Act::Poll(i) => return self.poll(i, false),
+            Act::Retry(i) => {
+                let i = usize::from(i);
+                let guest = &mut self.guests[i];
+                guest.is_woken = false;
+                let waker = guest.itself.waker;
+                let turn = match self.core.poll(&mut guest.itself) {
+                    Turn::Pending(_) => {
+                        guest.is_asleep = false;
+                        self.core.retry(&mut guest.itself)
+                    }
+                    turn => turn,
+                };
+                return (Some(waker), self.told(i, turn));
+            }
+            Act::Leave(i) => return self.poll(i, true),
+            Act::ProbedAlive(i) => {
+                let guest = self.guests.remove(usize::from(i));
+                self.keep(guest.probes.unwrap());
+            }
+            Act::ProbedDead { guest, silent } => {
+                let i = usize::from(guest);
+                let lease = self.guests[i].probes.take().unwrap();
+                self.guests[i].is_asleep = false;
+                let dead = Dead {
+                    lease,
+                    why: Eviction::PeerClosed,
+                    silent,
+                };
+                let turn = self.core.come_back(&mut self.guests[i].itself, dead);
+                let came = self.told(i, turn);
+                self.renumber();
+                return (None, came);
+            }
+            Act::ProbedDeadTooLate(i) => {
+                let guest = self.guests.remove(usize::from(i));
+                let dead = Dead {
+                    lease: guest.probes.unwrap(),
+                    why: Eviction::PeerClosed,
+                    silent: false,
+                };
+                self.core.found_dead(dead, WhoCloses::Others);
+            }
+            Act::GiveBack { lease, fit, signal } => {
+                let Lease { key, client, .. } = self.leases.remove(usize::from(lease));
+                let signal = [PeerSignal::Silence, PeerSignal::Heard, PeerSignal::HungUp]
+                    [usize::from(signal)];
+                let verdict = (!fit).then_some(Eviction::Broken);
+                let client = if fit {
+                    self.core.make_idle(key, client, signal).err()
+                } else {
+                    Some(client)
+                };
+                if let Some(client) = client {
+                    self.core.give_back(key, client, verdict, signal, None);
+                }
+            }
+            Act::Discard(i) => {
+                let Lease { key, client, .. } = self.leases.remove(usize::from(i));
+                self.core.discard(key, client, PeerSignal::Silence);
+            }
+            Act::Detach(i) => {
+                let lease = self.leases.remove(usize::from(i));
+                self.core.detach(lease.key, PeerSignal::Silence);
+            }
+            Act::Opened(_)
+            | Act::Connected(_)
+            | Act::ConnectFailed { .. }
+            | Act::ConnectDropped(_) => {
+                self.end_connect(act);
+            }
+            Act::Vacate(i) => {
+                let key = self.closing.remove(usize::from(i));
+                self.core.vacate(&[key]);
+            }
+            Act::Pass(i) => self.pass(Duration::from_micros(config.steps[usize::from(i)])),
+            Act::Jump => {
+                let looks = self.guests.iter().filter_map(|guest| guest.look_at);
+                let left = looks.min().map(|at| at - self.core.now());
+                self.pass(left.unwrap());
+            }
+            _ => self.verb(act, config),
+        }
+        (None, None)
+    }
+
+    fn verb(&mut self, act: Act, config: &Config) {
+        let close = |hard| if hard { Close::Hard } else { Close::Soft };
+        match act {
+            Act::CloseLeft => {
+                self.core.close_left(1);
+            }
+            Act::EvictStale => {
+                self.core.evict_stale(usize::MAX);
+            }
+            Act::EvictOldest => {
+                self.core.evict_oldest();
+            }
+            Act::Inspect => {
+                let mut idle = Vec::new();
+                self.core.inspect(0..u32::MAX, &mut idle, &mut Vec::new());
+                self.seen = idle.into_iter().map(|(period, _)| period).collect();
+            }
+            Act::EvictIdle(i) => {
+                let period = self.seen.remove(usize::from(i));
+                self.core.evict_idle(period, Eviction::PeerClosed, false);
+            }
+            Act::Refill => self.core.refill(),
+            Act::Ping => {
+                let every = config.pings.unwrap();
+                self.ping = self.core.next_ping(&mut Some(0), every);
+            }
+            Act::PingBack { fit } => {
+                let (lease, pinged) = self.ping.take().unwrap();
+                let verdict = (!fit).then_some(Eviction::PingFailed);
+                let Lease { key, client, .. } = lease;
+                let signal = PeerSignal::Silence;
+                self.core
+                    .give_back(key, client, verdict, signal, Some(&pinged));
+            }
+            Act::SetLimit(limit) => self.core.set_limit(usize::from(limit)),
+            Act::Free { keep, hard } => {
+                self.core.free(usize::from(keep), close(hard));
+            }
+            Act::End { hard } => {
+                self.core.end(close(hard));
+            }
+            Act::SetFactory => self.core.factory_changed(),
+            Act::Drain => self.drains = self.core.begin_draining(),
+            _ => unreachable!("{act:?} is no verb"),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.core.advance(self.core.now() + time);
+    }
+
+    fn enter(&mut self, stays: bool) -> (Option<u8>, Option<u64>) {
+        let waiting = self.waiting().count();
+        let until = self.core.barging_until();
+        let is_free = |waker: &u8| self.guests.iter().all(|guest| guest.itself.waker != *waker);
+        let waker = (0..).find(is_free).unwrap();
+        let mut itself = core::Caller::new(waker, stays, Default::default());
+        let turn = self.core.enter(&mut itself);
+        if matches!(turn, Turn::Granted(_)) && waiting > 0 {
+            let may = stays && until.is_some_and(|until| self.core.now() < until);
+            assert!(may, "a newcomer overtook a waiter");
+        }
+        let guest = Guest {
+            number: itself
+                .seat
+                .map_or(u64::MAX, |seat| self.core.queue().number(seat)),
+            itself,
+            probes: None,
+            is_woken: false,
+            look_at: None,
+            is_asleep: false,
+            is_hopeless: false,
+        };
+        self.guests.push(guest);
+        self.told(self.guests.len() - 1, turn);
+        (Some(waker), None)
+    }
+
+    /// Looks as `pull` does; one that leaves does so unless its answer came at the last moment.
+    fn poll(&mut self, i: u8, leaves: bool) -> (Option<u8>, Option<u64>) {
+        let i = usize::from(i);
+        let guest = &mut self.guests[i];
+        guest.is_woken = false;
+        let waker = guest.itself.waker;
+        let turn = self.core.poll(&mut guest.itself);
+        if leaves && matches!(turn, Turn::Pending(_) | Turn::Failed(..) | Turn::Hopeless(_)) {
+            self.core.cause();
+            let mut guest = self.guests.remove(i);
+            self.core.leave(&mut guest.itself);
+            return (Some(waker), None);
+        }
+        (Some(waker), self.told(i, turn))
+    }
+
+    /// A guest hears this; its number if that is its connection.
+    fn told(&mut self, i: usize, turn: Turn<u64>) -> Option<u64> {
+        let guest = &mut self.guests[i];
+        match turn {
+            Turn::Granted(lease) if lease.probe => {
+                guest.look_at = None;
+                guest.is_asleep = false;
+                guest.probes = Some(lease);
+                return Some(guest.number);
+            }
+            Turn::Granted(lease) => {
+                let number = guest.number;
+                self.guests.remove(i);
+                self.keep(lease);
+                return Some(number);
+            }
+            Turn::Failed(_, look_at) if guest.itself.stays => {
+                guest.is_asleep = true;
+                guest.look_at = look_at;
+            }
+            Turn::Hopeless(_) if guest.itself.stays => {
+                guest.is_hopeless = true;
+                guest.look_at = None;
+            }
+            Turn::Pending(look_at) => guest.look_at = look_at,
+            _ => {
+                self.guests.remove(i);
+            }
+        }
+        None
+    }
+
+    fn keep(&mut self, lease: Lease<u64>) {
+        assert_eq!(lease.key.id, lease.client, "a lease with another's client");
+        self.leases.push(lease);
+        self.leases.sort_unstable_by_key(|lease| (lease.key.index, lease.key.id));
+    }
+
+    /// A guest that came back keeps its number, or has its first one.
+    fn renumber(&mut self) {
+        for guest in &mut self.guests {
+            let number = match guest.itself.seat {
+                Some(seat) => Some(self.core.queue().number(seat)),
+                None => guest.itself.number(),
+            };
+            guest.number = number.unwrap_or(u64::MAX);
+        }
+        self.guests.sort_by_key(|guest| guest.number);
+    }
+
+    fn end_connect(&mut self, act: Act) {
+        let (Act::Opened(i)
+        | Act::Connected(i)
+        | Act::ConnectFailed { connect: i, .. }
+        | Act::ConnectDropped(i)) = act
+        else {
+            return;
+        };
+        let key = self.connects[usize::from(i)].key;
+        if act == Act::Opened(i) {
+            let goes_on = self.core.opened(key, key.id);
+            self.connects[usize::from(i)].is_open = Some(goes_on);
+            return;
+        }
+        self.connects.remove(usize::from(i));
+        match act {
+            Act::Connected(_) => self.core.connected(key, key.id, key.id),
+            Act::ConnectFailed { is_permanent, .. } => {
+                let kind = if is_permanent {
+                    io::ErrorKind::InvalidInput
+                } else {
+                    io::ErrorKind::ConnectionRefused
+                };
+                let error = Arc::new(Error::Connect(kind.into()));
+                assert_eq!(error.is_permanent(), is_permanent);
+                self.core.connect_failed(key, error);
+            }
+            _ => self.core.connect_dropped(key),
+        }
+    }
+
+    fn settle(&mut self, before: &Before, (actor, came): (Option<u8>, Option<u64>)) {
+        self.renumber();
+        let effects = self.core.take_effects();
+        for waker in effects.wake {
+            let guest = self.guests.iter_mut().find(|guest| guest.itself.waker == waker);
+            match guest {
+                Some(guest) => guest.is_woken = true,
+                None => assert_eq!(actor, Some(waker), "somebody who is gone is woken"),
+            }
+        }
+        for closed in effects.close {
+            let key = closed.key;
+            assert_eq!(closed.handle, key.id);
+            assert!(!self.closing.contains(&key), "closed twice");
+            let has_client = closed.ending == Ending::Close;
+            assert_eq!(closed.client.is_some(), has_client, "a client is lost");
+            assert!(closed.client.is_none_or(|client| client == key.id));
+            if closed.occupies {
+                self.closing.push(key);
+            }
+        }
+        self.closing.sort_unstable_by_key(|key| key.index);
+        let (occupied, limit) = (self.core.slots().occupied(), self.core.limit());
+        assert!(
+            occupied <= limit.max(before.occupied),
+            "more places than the limit"
+        );
+        let started = effects.connects.len();
+        if started > 0 {
+            assert!(occupied <= limit, "a connect above the limit");
+            assert!(!self.core.has_ended(), "a connect after the end");
+            let now = self.core.now();
+            if before.is_open && self.core.breaker().error().is_some() {
+                assert_eq!(started, 1, "two connects in an open breaker");
+                assert_eq!(
+                    self.core.slots().connecting_current(),
+                    1,
+                    "two connects in an open breaker"
+                );
+                let is_spaced = self.last_start.is_none_or(|last| now - last >= SPACING);
+                assert!(is_spaced, "connects in an outage follow too close");
+            }
+            self.last_start = Some(now);
+        }
+        for reserved in effects.connects {
+            self.connects.push(Connect {
+                key: reserved.key,
+                is_open: None,
+            });
+        }
+        self.connects.sort_unstable_by_key(|connect| connect.key.index);
+        if effects.drained {
+            assert!(self.core.is_drained());
+            if std::mem::take(&mut self.drains) {
+                self.core.end_draining();
+            }
+        }
+        self.check_order(before, came);
+    }
+
+    /// Who waited longer is served before.
+    fn check_order(&self, before: &Before, came: Option<u64>) {
+        let first = self.waiting().map(|guest| guest.number).min();
+        let queue = self.core.queue();
+        let is_granted = |guest: &&Guest| {
+            let seat = guest.seat();
+            seat.is_some_and(|seat| matches!(queue.pending(seat), Some(Answer::Granted(_))))
+        };
+        let granted = self.guests.iter().filter(is_granted).map(|guest| guest.number);
+        let last = granted
+            .chain(came)
+            .filter(|number| before.waiting.contains(number))
+            .max();
+        if let (Some(first), Some(last)) = (first, last) {
+            assert!(last < first, "a later one was served before an earlier one");
+        }
+    }
+
+    fn check(&self, config: &Config) {
+        let core = &self.core;
+        let (slots, stats) = (core.slots(), core.stats(0));
+        let counted = [
+            slots.idle(),
+            slots.leased(),
+            slots.connecting(),
+            slots.occupied() - slots.in_use(),
+        ];
+        assert_eq!(slots.counted(), counted, "idle, leased, connecting, closing");
+        assert_eq!(counted.iter().sum::<usize>(), slots.occupied());
+        assert_eq!(slots.connecting(), self.connects.len(), "connects");
+        assert_eq!(counted[3], self.closing.len() + slots.left(), "closing");
+        assert_eq!(stats.connects, stats.releases + stats.open as u64);
+        assert!(
+            slots.idle() == 0 || slots.in_use() <= core.limit(),
+            "idle above the limit"
+        );
+        self.check_clients();
+        self.check_waiters(config);
+        assert!(!core.has_ended() || slots.idle() + stats.waiting == 0);
+        assert!(
+            !(self.drains && core.is_drained()),
+            "nobody told those who drain"
+        );
+    }
+
+    /// Each client is in one place.
+    fn check_clients(&self) {
+        let slots = self.core.slots();
+        for index in slots.by_age() {
+            assert_eq!(*slots.idle_client(index), slots.key(index).id);
+        }
+        let queue = self.core.queue();
+        let pending = self.guests.iter().filter_map(|guest| {
+            match guest.seat().and_then(|seat| queue.pending(seat)) {
+                Some(Answer::Granted(lease)) => Some(lease),
+                _ => guest.probes.as_ref(),
+            }
+        });
+        let out = pending
+            .chain(&self.leases)
+            .chain(self.ping.as_ref().map(|(lease, _)| lease));
+        let (mut leased, mut aborted, mut mask) = (0, 0, 0_u64);
+        for lease in out {
+            assert_eq!(lease.key.id, lease.client);
+            if slots.get(lease.key).is_some() {
+                let bit = 1 << lease.key.index;
+                assert_eq!(mask & bit, 0, "a connection was handed out twice");
+                mask |= bit;
+                leased += 1;
+            } else {
+                aborted += 1;
+            }
+        }
+        assert_eq!(leased, slots.leased(), "a lease is lost");
+        assert_eq!(aborted, self.core.aborted(), "an aborted lease is lost");
+    }
+
+    /// Nobody sleeps over what it may use.
+    fn check_waiters(&self, config: &Config) {
+        let core = &self.core;
+        let (slots, queue, now) = (core.slots(), core.queue(), core.now());
+        for guest in &self.guests {
+            let Some(seat) = guest.seat() else { continue };
+            if guest.is_woken || guest.is_hopeless {
+                continue;
+            }
+            assert!(queue.pending(seat).is_none(), "an answer and no wake-up");
+            if let Some(at) = core.look_at(seat).filter(|_| queue.is_waiting(seat)) {
+                let knows = guest.look_at.is_some_and(|look_at| look_at <= at);
+                assert!(knows, "somebody does not know when to look");
+            }
+        }
+        let Some(first) = self.waiting().next() else {
+            return;
+        };
+        let looks_within = |most: Duration| {
+            first.is_woken
+                || first.is_hopeless
+                || first.look_at.is_some_and(|at| at <= now + most)
+        };
+        if slots.idle() > 0 {
+            assert!(config.has_convoy, "idle beside a waiter");
+            assert!(looks_within(2 * LONGEST_WINDOW), "idle beside a sleeper");
+        }
+        let waiting = self.waiting().count();
+        let connecting = slots.connecting_current();
+        if core.has_ended() || slots.occupied() - slots.left() >= core.limit() {
+            return;
+        }
+        if core.breaker().error().is_none() {
+            assert!(
+                connecting >= waiting.min(config.rules.max_connecting),
+                "a waiter beside a free place"
+            );
+        } else if connecting == 0 {
+            assert!(looks_within(LONGEST), "nobody keeps the pool trying");
+        }
+    }
+}
+
+/// What is to be compared with the state before.
+struct Before {
+    waiting: Vec<u64>,
+    occupied: usize,
+    is_open: bool,
+}
