@@ -75,7 +75,7 @@ impl History {
             most.unwrap_or(0),
         );
         figure(
-            "In use, and waiting",
+            "Load",
             [("leased", &leased), ("waiting", &waiting)],
             &labels,
             &said,
@@ -157,8 +157,8 @@ fn figure(title: &str, lines: [(&str, &str); 2], labels: &str, said: &str) -> St
     let paths = lines.map(|(name, path)| format!(r#"<path class="{name}" d="{path}"/>"#));
     format!(
         r#"<section><figure><figcaption><h2>{title}</h2>{}</figcaption>
-        <div class="plot"><svg viewBox="0 0 {STEPS} 100" preserveAspectRatio="none" role="img"
-        aria-label="{title}: {said}">{}</svg>{labels}</div>
+        <div class="plot">{labels}<svg viewBox="0 0 {STEPS} 100" preserveAspectRatio="none" role="img"
+        aria-label="{title}: {said}">{}</svg></div>
         <div class="axis"><span>{} minutes ago</span><span>now</span></div></figure></section>"#,
         keys.concat(),
         paths.concat(),

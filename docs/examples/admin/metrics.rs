@@ -195,8 +195,8 @@ mod tests {
                 let labels = sample.get_labelset().unwrap();
                 let pool = labels.get_label_value("db_client_connection_pool_name");
                 assert_eq!(pool, Some(POOL), "{name}");
-                let state = labels.get_label_value("db_client_connection_state");
-                let key = name.clone() + &state.map_or(String::new(), |state| format!(" {state}"));
+                let which = labels.get_label_value("db_client_connection_state");
+                let key = name.clone() + &which.map_or(String::new(), |state| format!(" {state}"));
                 let number = match &sample.value {
                     PrometheusValue::Gauge(number) => number.as_f64(),
                     PrometheusValue::Counter(counter) => counter.value.as_f64(),
