@@ -46,6 +46,8 @@ struct Site {
     /// The pool's server, which gives the pool its name too.
     upstream: String,
     history: Mutex<History>,
+    /// How long a request to the server may take.
+    timeout: Duration,
 }
 
 impl Site {
@@ -68,6 +70,10 @@ struct Args {
     /// How many connections the pool may have
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
+
+    /// How many seconds a request to the upstream may take
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    timeout: u8,
 
     /// How many threads use the pool all the time, for something to look at
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -95,6 +101,7 @@ fn run(args: Args) -> Result<(), Box<dyn Error + Send + Sync>> {
         pool,
         upstream,
         history: Mutex::default(),
+        timeout: Duration::from_secs(args.timeout.into()),
     };
     let server = Arc::new(Server::http(args.listen)?);
     let for_handler = Arc::clone(&server);
@@ -112,7 +119,7 @@ fn run(args: Args) -> Result<(), Box<dyn Error + Send + Sync>> {
         for n in 0..args.load {
             scope.spawn(move || {
                 while !site.pool.is_ended() {
-                    let _ = ask(&site.pool);
+                    let _ = ask(site);
                     thread::sleep(Duration::from_millis(20 + 30 * u64::from(n)));
                 }
             });
@@ -150,8 +157,9 @@ fn answer(site: &Site, request: Request) {
 
 /// One line there, one line back; a lease says where this was called.
 #[track_caller]
-fn ask(pool: &Pool<BufStream>) -> io::Result<String> {
-    pool.retry_until(Instant::now() + Duration::from_secs(2), |lines| {
+fn ask(site: &Site) -> io::Result<String> {
+    let deadline = Instant::now() + site.timeout;
+    site.pool.retry_until(deadline, |lines| {
         writeln!(lines, "hello")?;
         let mut reply = String::new();
         match lines.read_line(&mut reply)? {

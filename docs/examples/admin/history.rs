@@ -12,29 +12,41 @@ use jackpot::{Histogram, Stats};
 pub(crate) const STEP: Duration = Duration::from_secs(1);
 /// Five minutes of them.
 const STEPS: usize = 300;
+/// Over how many of them the waits of a point are taken, so that a few make a line.
+const WINDOW: usize = 10;
 
 #[derive(Default)]
 pub(crate) struct History {
     points: VecDeque<Point>,
-    waits: Histogram,
+    /// All waits as they were at each of the last steps, the oldest first.
+    waits: VecDeque<Histogram>,
 }
 
 struct Point {
     leased: usize,
     waiting: usize,
-    /// Median and 99th percentile of those waits that ended in this step, if any did.
+    /// Median and 99th percentile of those waits that ended in the last ten steps, if any did.
     waits: Option<[Duration; 2]>,
 }
 
 impl History {
     pub(crate) fn add(&mut self, stats: &Stats) {
-        let quantile = |percent| quantile_since(&self.waits, &stats.wait_times, percent);
+        self.waits.push_back(stats.wait_times.clone());
+        while self.waits.len() > WINDOW + 1 {
+            self.waits.pop_front();
+        }
+        let start = Histogram::default();
+        let old = if self.waits.len() > WINDOW {
+            &self.waits[0]
+        } else {
+            &start
+        };
+        let quantile = |percent| quantile_since(old, &stats.wait_times, percent);
         let point = Point {
             leased: stats.leased,
             waiting: stats.waiting,
             waits: quantile(50).zip(quantile(99)).map(<[_; 2]>::from),
         };
-        self.waits.clone_from(&stats.wait_times);
         self.points.push_back(point);
         while self.points.len() > STEPS {
             self.points.pop_front();
@@ -63,7 +75,7 @@ impl History {
             most.unwrap_or(0),
         );
         figure(
-            "Connections",
+            "Load",
             [("leased", &leased), ("waiting", &waiting)],
             &labels,
             &said,
@@ -104,7 +116,7 @@ impl History {
             |last| format!("the last waits took {last:.1?} at the 99th percentile"),
         );
         figure(
-            "Waits that ended",
+            "Waits",
             [("p50", &quantile(0)), ("p99", &quantile(1))],
             &labels,
             &said,
@@ -145,8 +157,8 @@ fn figure(title: &str, lines: [(&str, &str); 2], labels: &str, said: &str) -> St
     let paths = lines.map(|(name, path)| format!(r#"<path class="{name}" d="{path}"/>"#));
     format!(
         r#"<section><figure><figcaption><h2>{title}</h2>{}</figcaption>
-        <div class="plot"><svg viewBox="0 0 {STEPS} 100" preserveAspectRatio="none" role="img"
-        aria-label="{title}: {said}">{}</svg>{labels}</div>
+        <div class="plot">{labels}<svg viewBox="0 0 {STEPS} 100" preserveAspectRatio="none" role="img"
+        aria-label="{title}: {said}">{}</svg></div>
         <div class="axis"><span>{} minutes ago</span><span>now</span></div></figure></section>"#,
         keys.concat(),
         paths.concat(),

@@ -154,6 +154,8 @@ mod tests {
 
     use super::*;
 
+    const POOL: &str = r#"a "quoted\name""#;
+
     /// What a pool says that was used twice, the second caller having waited for the first.
     fn used() -> Stats {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -177,7 +179,7 @@ mod tests {
     #[test]
     fn a_parser_finds_each_number_by_its_conventional_name() {
         let stats = used();
-        let text = text(&stats, true, r#"a "quoted\name""#);
+        let text = text(&stats, true, POOL);
         let families = parse_prometheus(&text).unwrap().families;
         let mut numbers = BTreeMap::new();
         for (name, family) in &families {
@@ -192,9 +194,9 @@ mod tests {
             for sample in family.iter_samples() {
                 let labels = sample.get_labelset().unwrap();
                 let pool = labels.get_label_value("db_client_connection_pool_name");
-                assert_eq!(pool, Some(r#"a \"quoted\\name\""#), "{name}");
-                let state = labels.get_label_value("db_client_connection_state");
-                let key = name.clone() + &state.map_or(String::new(), |state| format!(" {state}"));
+                assert_eq!(pool, Some(POOL), "{name}");
+                let which = labels.get_label_value("db_client_connection_state");
+                let key = name.clone() + &which.map_or(String::new(), |state| format!(" {state}"));
                 let number = match &sample.value {
                     PrometheusValue::Gauge(number) => number.as_f64(),
                     PrometheusValue::Counter(counter) => counter.value.as_f64(),

@@ -11,11 +11,14 @@ pub(crate) fn route(site: &Site, request: &Request) -> Result<String, (u16, Stri
     let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
     let sentence = match (request.method(), path) {
         (Get, "/") => {
-            ask(pool).map_err(|error| (503, format!("The upstream is away: {error}.")))?
+            ask(site).map_err(|error| (503, format!("The upstream is away: {error}.")))?
         }
         (Get, "/pool") => html::page(site),
         (Get, "/stats") => pool.stats().to_string(),
-        (Get, "/metrics") => metrics::text(&pool.stats(), pool.outage().is_some(), &site.upstream),
+        (Get, "/metrics") => {
+            let outage = pool.outage().is_some();
+            return Ok(metrics::text(&pool.stats(), outage, &site.upstream));
+        }
         (Post, _) if is_foreign(request) => {
             return Err((403, "A page of another site has sent this.".into()));
         }
