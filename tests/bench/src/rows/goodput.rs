@@ -83,7 +83,7 @@ struct Outcome {
 /// Lets callers come at random, so many in a second, whether or not others have been served.
 fn serve(address: SocketAddr, rate: f64, how_long: Duration, bound: Option<usize>) -> Outcome {
     let builder = jackpot::Pool::builder(move || peers::connect(address));
-    let pool = peers::filled(builder, WORKERS);
+    let pool = peers::filled(builder.max_waiting(bound), WORKERS);
     let warm_up = PATIENCE * 3;
     let arrivals = arrivals(rate, warm_up + how_long);
     let begun = Instant::now() + Duration::from_millis(50);
@@ -99,7 +99,7 @@ fn serve(address: SocketAddr, rate: f64, how_long: Duration, bound: Option<usize
                         while let Some(&at) = arrivals.get(index(next.fetch_add(1, Relaxed))) {
                             let wanted = begun + at;
                             thread::sleep(wanted.saturating_duration_since(Instant::now()));
-                            let answered = ask(&pool, wanted + PATIENCE, bound).is_ok();
+                            let answered = ask(&pool, wanted + PATIENCE).is_ok();
                             let took = wanted.elapsed();
                             if answered && took <= PATIENCE && at >= warm_up {
                                 times.push(milliseconds(took));
@@ -123,28 +123,13 @@ fn serve(address: SocketAddr, rate: f64, how_long: Duration, bound: Option<usize
 }
 
 /// One request of a caller that is gone at the deadline.
-fn ask(pool: &jackpot::Pool, deadline: Instant, bound: Option<usize>) -> io::Result<()> {
+fn ask(pool: &jackpot::Pool, deadline: Instant) -> io::Result<()> {
     let left = || deadline.saturating_duration_since(Instant::now());
-    let mut connection = pull(pool, left(), bound)?;
+    let mut connection = pool.pull_timeout(left())?;
     let rest = left().max(Duration::from_millis(1));
     connection.set_read_timeout(Some(rest))?;
     connection.write_all(b"?")?;
     connection.read_exact(&mut [0])
-}
-
-/// The one place that emulates `Builder::max_waiting`.
-fn pull(
-    pool: &jackpot::Pool,
-    timeout: Duration,
-    bound: Option<usize>,
-) -> io::Result<jackpot::Connection> {
-    match bound {
-        Some(bound) if pool.stats().waiting >= bound => {
-            // What is idle or can be connected is there for this caller too.
-            Ok(pool.allocate()?)
-        }
-        _ => Ok(pool.pull_timeout(timeout)?),
-    }
 }
 
 /// When callers come, as they do who know nothing of each other.

@@ -444,7 +444,7 @@ pub(crate) fn model(bench: &mut Bench) -> io::Result<()> {
         ],
     )
     .map(|rounds| Spread::of(rounds).median);
-    // Rounds in which one of the two threads did not run are longer, and there may be many.
+    // Where both threads had to share a core, no round trip is quick.
     let moves = Spread::of((0..50).map(|_| nanoseconds_of_a_move()).collect()).low;
     let contended = held + LINES * moves;
     let name = "the lock, computed";
@@ -475,34 +475,34 @@ pub(crate) fn model(bench: &mut Bench) -> io::Result<()> {
 }
 
 /// How long a cache line takes from one core to another, by handing a number to and fro.
+///
+/// It is half of the quicker round trips: in the others one of the two threads did not run.
 fn nanoseconds_of_a_move() -> f64 {
-    const MOVES: u64 = 1_000;
-    let ball = AtomicU64::new(MOVES);
-    let there = AtomicBool::new(false);
-    let play = |first: u64| {
-        for turn in (first..MOVES).step_by(2) {
-            let mut looks = 0_u32;
-            while ball.load(Ordering::Acquire) != turn {
-                looks += 1;
-                if looks.trailing_zeros() >= 10 {
-                    thread::yield_now(); // the other thread may wait for this core
-                }
-                std::hint::spin_loop();
+    const TRIPS: u64 = 500;
+    let ball = AtomicU64::new(0);
+    let catch = |number: u64| {
+        let mut looks = 0_u32;
+        while ball.load(Ordering::Acquire) != number {
+            looks += 1;
+            if looks.trailing_zeros() >= 10 {
+                thread::yield_now(); // the other thread may wait for this core
             }
-            ball.store(turn + 1, Ordering::Release);
+            std::hint::spin_loop();
         }
     };
     thread::scope(|scope| {
         scope.spawn(|| {
-            there.store(true, Ordering::Release);
-            play(1);
+            for trip in 0..TRIPS {
+                catch(2 * trip + 1);
+                ball.store(2 * trip + 2, Ordering::Release);
+            }
         });
-        while !there.load(Ordering::Acquire) {
-            thread::yield_now();
-        }
-        nanoseconds_each(1, || {
-            ball.store(0, Ordering::Release);
-            play(0);
-        }) / MOVES as f64
+        let trips = (0..TRIPS).map(|trip| {
+            let begun = Instant::now();
+            ball.store(2 * trip + 1, Ordering::Release);
+            catch(2 * trip + 2);
+            nanoseconds(begun.elapsed())
+        });
+        Spread::of(trips.collect()).low / 2.0
     })
 }
