@@ -1,5 +1,10 @@
 //! Shared calls: many callers on few connections.
 
+mod call;
+mod lane;
+mod leader;
+mod shared;
+
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -7,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::net::stream::Stream;
+use crate::pipeline::shared::{Core, ReadReply};
 use crate::pool::Pool;
 use crate::report::call_error::CallError;
 use crate::report::error::Error;
 use crate::report::pipeline_stats::PipelineStats;
-use crate::runtime::lane::{Core, ReadReply};
 use crate::runtime::shared::Listener;
 use crate::state::lanes::Rules;
 use crate::sync::now;

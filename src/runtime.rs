@@ -4,8 +4,6 @@ pub(crate) mod checkout;
 pub(crate) mod closer;
 pub(crate) mod connect;
 pub(crate) mod connection;
-pub(crate) mod lane;
-mod leader;
 pub(crate) mod parker;
 pub(crate) mod pinger;
 pub(crate) mod ready;

@@ -95,7 +95,13 @@ impl Config {
     }
 
     fn most_leases(&self) -> usize {
-        self.limits.iter().copied().max().unwrap_or(0).max(self.limit) + 1
+        self.limits
+            .iter()
+            .copied()
+            .max()
+            .unwrap_or(0)
+            .max(self.limit)
+            + 1
     }
 }
 
@@ -151,7 +157,10 @@ impl Search<'_> {
         acts.reverse();
         let steps = acts.len() + 1;
         eprintln!("{:?}", self.config);
-        eprintln!("fails after {steps} steps, and {} of a fair schedule:", then.len());
+        eprintln!(
+            "fails after {steps} steps, and {} of a fair schedule:",
+            then.len()
+        );
         for act in acts.iter().chain(then) {
             eprintln!("  {act:?}");
         }

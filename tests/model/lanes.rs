@@ -1,7 +1,7 @@
 //! The lanes of a pipeline in random walks: callers, leaders, writers and servers that do whatever
 //! they may, in any order.
 //!
-//! Each walk plays what `runtime/lane.rs` and `runtime/leader.rs` do, in single steps, against a
+//! Each walk plays what the files of `src/pipeline` do, in single steps, against a
 //! server that keeps books: which requests had a byte of theirs written, and in which order they
 //! were answered. `JACKPOT_SEED` walks one seed, `JACKPOT_SEEDS` that many.
 

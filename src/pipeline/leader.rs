@@ -1,16 +1,16 @@
 //! Leading a lane: reading for everybody on it, and writing what is queued before each read.
 
-use std::any::TypeId;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::net::stream::Stream;
+use crate::pipeline::lane::{End, Kit, Message, Seat, is_stream};
+use crate::pipeline::shared::Core;
 use crate::report::stats::Brief;
 use crate::runtime::connection::{Abandoned, Connection};
-use crate::runtime::lane::{Core, End, Machine, Message, Seat};
-use crate::state::lanes::{self, Fate, GaveUp, Lead, Look, Own, Whose};
+use crate::state::lanes::{Fate, GaveUp, Lead, Look, Own};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::now;
 use crate::sync::user_code::{destroy, guarded};
@@ -19,69 +19,10 @@ use crate::sync::user_code::{destroy, guarded};
 const GROW: Duration = Duration::from_millis(20);
 /// What goes into the buffers of a socket in any case, so that writing it does not block.
 const HELD: usize = 16 * 1024;
-/// How much is read at once, and how much of a larger buffer is kept for the next reply.
-const CHUNK: usize = 8 * 1024;
-const KEPT: usize = 64 * 1024;
 /// The shortest time-out.
 const MOMENT: Duration = Duration::from_millis(1);
 
 type Decision<R, C> = Look<Arc<Seat<R, C>>, Box<Kit<R, C>>>;
-
-/// What a leader works with; it passes from leader to leader with the lane.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "they are independent of each other"
-)]
-pub(crate) struct Kit<R, C> {
-    lease: Option<Connection<C>>,
-    /// The lease, while nobody leads the lane.
-    left: Option<Abandoned<C>>,
-    /// The machine does not know yet that there is a lease.
-    is_fresh: bool,
-    input: Input,
-    /// What is to be written.
-    out: Vec<u8>,
-    /// Bytes and system calls that were written and not reported.
-    wrote: (usize, u64),
-    /// The leaders of this lane are the one who writes on it.
-    is_writing: bool,
-    has_failed: bool,
-    has_heard: bool,
-    /// Replies that were read, in their order; then those that have an owner, and the others.
-    replies: Vec<R>,
-    told: Vec<(Arc<Seat<R, C>>, R)>,
-    unwanted: Vec<R>,
-    /// The buffer of a pen, while there is none.
-    ink: Vec<u8>,
-    /// A pen's handle on the connection, to be dropped before that is given back.
-    laid: Option<Stream>,
-    timeout: Timeout,
-}
-
-/// What is known of the lease's read time-out.
-struct Timeout {
-    /// When a byte came last, or the lease began.
-    quiet_since: Instant,
-    /// What the pool has set, once it was asked for.
-    given: Option<Option<Duration>>,
-    /// What a leader has set.
-    set: Option<Option<Duration>>,
-}
-
-/// What was read of a lane: the current reply from its first byte on, and what follows.
-#[derive(Default)]
-struct Input {
-    bytes: Vec<u8>,
-    start: usize,
-    at: usize,
-    end: usize,
-}
-
-/// What those write with who do not lead.
-pub(crate) struct Pen {
-    pub(super) stream: Stream,
-    pub(super) ink: Vec<u8>,
-}
 
 /// A caller that leads a lane.
 pub(super) struct Leader<'a, R: Send + 'static, C: Read + Write + Send + 'static> {
@@ -676,174 +617,6 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Drop for Leader<'_, R,
     }
 }
 
-impl lanes::Pen for Pen {
-    fn ink(&mut self) -> &mut Vec<u8> {
-        &mut self.ink
-    }
-}
-
-impl<R, C: 'static> Kit<R, C> {
-    fn begin(&mut self, lease: Connection<C>) {
-        self.lease = Some(lease);
-        self.is_fresh = true;
-        self.timeout = Timeout {
-            quiet_since: now(),
-            given: None,
-            set: None,
-        };
-    }
-
-    /// Tells the machine what was done and what has come; false if a reply was not asked for.
-    fn report(
-        &mut self,
-        lanes: &mut Machine<R, C>,
-        lane: usize,
-        key: usize,
-        own: &mut Option<R>,
-    ) -> bool {
-        if std::mem::take(&mut self.is_fresh) {
-            let stream = self.lease.as_ref().and_then(shared_stream);
-            let ink = std::mem::take(&mut self.ink);
-            lanes.started(lane, stream.map(|stream| Pen { stream, ink }));
-        }
-        if self.is_writing && self.out.is_empty() {
-            self.report_written(lanes, lane);
-        }
-        if std::mem::take(&mut self.has_heard) {
-            lanes.heard(lane);
-        }
-        let mut all_asked = true;
-        for reply in self.replies.drain(..) {
-            match lanes.answered(lane) {
-                Whose::Caller(whose, _) if whose == key && own.is_none() => *own = Some(reply),
-                Whose::Caller(_, seat) => self.told.push((seat, reply)),
-                Whose::Nobody => self.unwanted.push(reply),
-                Whose::Unasked => {
-                    self.unwanted.push(reply);
-                    all_asked = false;
-                }
-            }
-        }
-        all_asked
-    }
-
-    fn report_written(&mut self, lanes: &mut Machine<R, C>, lane: usize) {
-        if std::mem::take(&mut self.is_writing) {
-            let (bytes, writes) = std::mem::take(&mut self.wrote);
-            lanes.wrote(lane, bytes, writes, self.has_failed);
-        }
-    }
-
-    /// Hands the replies to their callers.
-    fn deliver(&mut self) {
-        for (seat, reply) in self.told.drain(..) {
-            seat.tell(Message::Reply(reply));
-        }
-        self.unwanted.drain(..).for_each(destroy);
-    }
-
-    /// Takes a pen apart, before its connection goes.
-    fn lay_down(&mut self, pen: Option<Pen>) {
-        if let Some(pen) = pen {
-            self.ink = pen.ink;
-            self.laid = Some(pen.stream);
-        }
-    }
-
-    /// Ready for another lease.
-    fn clear(&mut self) {
-        self.out.clear();
-        self.input.clear();
-        self.wrote = (0, 0);
-        (self.is_writing, self.has_failed, self.has_heard) = (false, false, false);
-    }
-}
-
-impl<R, C> Default for Kit<R, C> {
-    fn default() -> Self {
-        Self {
-            lease: None,
-            left: None,
-            is_fresh: false,
-            input: Input::default(),
-            out: Vec::new(),
-            wrote: (0, 0),
-            is_writing: false,
-            has_failed: false,
-            has_heard: false,
-            replies: Vec::new(),
-            told: Vec::new(),
-            unwanted: Vec::new(),
-            ink: Vec::new(),
-            laid: None,
-            timeout: Timeout {
-                quiet_since: now(),
-                given: None,
-                set: None,
-            },
-        }
-    }
-}
-
-/// A lease that was not given back in order has replies outstanding.
-impl<R, C> Drop for Kit<R, C> {
-    fn drop(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            Connection::discard(lease);
-        }
-    }
-}
-
-impl Input {
-    fn has_any(&self) -> bool {
-        self.start < self.end
-    }
-
-    fn has_unread(&self) -> bool {
-        self.at < self.end
-    }
-
-    fn unread(&self) -> &[u8] {
-        &self.bytes[self.at..self.end]
-    }
-
-    /// The current reply is to be read again.
-    fn rewind(&mut self) {
-        self.at = self.start;
-    }
-
-    /// The current reply ends here.
-    fn finish(&mut self) {
-        self.start = self.at;
-    }
-
-    fn clear(&mut self) {
-        (self.start, self.at, self.end) = (0, 0, 0);
-    }
-
-    /// Room for what comes next, behind what there is.
-    fn space(&mut self) -> &mut [u8] {
-        if !self.has_any() {
-            self.clear();
-            if self.bytes.len() > KEPT {
-                self.bytes = Vec::new();
-            }
-        }
-        if self.bytes.len() - self.end < CHUNK / 2 {
-            if self.start > 0 {
-                self.bytes.copy_within(self.start..self.end, 0);
-                self.at -= self.start;
-                self.end -= self.start;
-                self.start = 0;
-            }
-            if self.bytes.len() - self.end < CHUNK / 2 {
-                self.bytes.resize((self.bytes.len() * 2).max(CHUNK), 0);
-            }
-        }
-        &mut self.bytes[self.end..]
-    }
-}
-
 /// Whether an error only says that a time-out is over.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
@@ -857,13 +630,4 @@ fn round_down(wanted: Duration) -> Duration {
     } else {
         Duration::from_millis(1 << millis.ilog2())
     }
-}
-
-fn is_stream<C: 'static>() -> bool {
-    TypeId::of::<C>() == TypeId::of::<Stream>()
-}
-
-/// A handle on the connection with which others can write, if that is what the client is.
-fn shared_stream<C: 'static>(lease: &Connection<C>) -> Option<Stream> {
-    is_stream::<C>().then(|| Connection::stream(lease).another())
 }

@@ -1,0 +1,140 @@
+//! One call of a pipeline: entering, waiting, leading a lane, writing on one that another leads.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::pipeline::lane::{End, Kit, Machine, Message, Seat};
+use crate::pipeline::leader::Leader;
+use crate::pipeline::shared::Core;
+use crate::report::call_error::CallError;
+use crate::report::error::Error;
+use crate::state::lanes::{Entry, Fate, GaveUp, Lead};
+use crate::sync::now;
+
+/// When a queued call looks again whether it can be sent; then after twice as long, and so on.
+const TICK: Duration = Duration::from_millis(100);
+/// How often a call goes to another lane because its lane broke before it was sent.
+const BOUNCES: usize = 8;
+
+impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
+    /// One call, repeated where that is safe or allowed.
+    pub(crate) fn call(
+        &self,
+        request: &[u8],
+        start: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<R, CallError> {
+        let timed_out = |sent| CallError::TimedOut {
+            sent,
+            elapsed: now() - start,
+        };
+        if deadline.is_some_and(|at| at <= start) {
+            self.with(Machine::refused);
+            return Err(timed_out(false));
+        }
+        let (mut lost, mut bounces) = (None, 0);
+        loop {
+            let is_first = lost.is_some() || bounces > 0;
+            let fate = match self.attempt(request, deadline, is_first) {
+                End::Reply(reply) => return Ok(reply),
+                End::TimedOut { sent } => return Err(timed_out(sent || lost.is_some())),
+                End::Failed(fate) => fate,
+            };
+            match (fate, &lost) {
+                (Fate::Lost(error), None) if self.repeatable => lost = Some(error),
+                (Fate::Lost(error), _) => return Err(CallError::Lost(error)),
+                (Fate::Unsent(_), _) if bounces < BOUNCES => bounces += 1,
+                (_, Some(lost)) => return Err(CallError::Lost(Arc::clone(lost))),
+                (Fate::NoConnection(error), None) => return Err(CallError::Pool(error)),
+                (Fate::Unsent(error), None) => {
+                    let error = io::Error::new(error.kind(), error);
+                    return Err(CallError::Pool(Arc::new(Error::Connect(error))));
+                }
+            }
+            if deadline.is_some_and(|at| at <= now()) {
+                self.with(Machine::refused);
+                return Err(timed_out(lost.is_some()));
+            }
+            if lost.is_some() && bounces == 0 {
+                self.with(Machine::repeats);
+            }
+        }
+    }
+
+    fn attempt(&self, request: &[u8], deadline: Option<Instant>, is_first: bool) -> End<R> {
+        let (key, seat, entry) = self.with(|lanes| lanes.enter(request, deadline, is_first));
+        let caller = Caller {
+            core: self,
+            key,
+            request,
+            deadline,
+        };
+        let mut nudge = None;
+        match entry {
+            Entry::Lead(lead) => {
+                if let Some(end) = caller.lead(lead) {
+                    return end;
+                }
+                nudge = Some(now() + TICK);
+            }
+            Entry::Send { lane, pen } => self.send(lane, pen),
+            Entry::Wait(patience) => nudge = patience.map(|patience| now() + patience),
+        }
+        caller.wait(&seat, nudge)
+    }
+}
+
+/// A call, and the thread that makes it.
+struct Caller<'a, R, C> {
+    core: &'a Core<R, C>,
+    key: usize,
+    request: &'a [u8],
+    deadline: Option<Instant>,
+}
+
+impl<R: Send + 'static, C: Read + Write + Send + 'static> Caller<'_, R, C> {
+    /// Sleeps until the call is over. From `nudge` on it sees for itself whether anybody sends it.
+    fn wait(&self, seat: &Seat<R, C>, mut nudge: Option<Instant>) -> End<R> {
+        let (mut is_settled, mut tick) = (false, TICK);
+        loop {
+            let deadline = self.deadline.filter(|_| !is_settled);
+            let until = [deadline, nudge].into_iter().flatten().min();
+            match seat.wait(until) {
+                Some(Message::Reply(reply)) => return End::Reply(reply),
+                Some(Message::Fate(fate)) => return End::Failed(fate),
+                Some(Message::Lead(lead)) => {
+                    if let Some(end) = self.lead(lead) {
+                        return end;
+                    }
+                    (is_settled, nudge) = (false, Some(now() + TICK));
+                }
+                None if deadline.is_some_and(|at| at <= now()) => {
+                    match self.core.with(|lanes| lanes.give_up(self.key)) {
+                        GaveUp::Unsent => return End::TimedOut { sent: false },
+                        GaveUp::Sent => return End::TimedOut { sent: true },
+                        GaveUp::Settled => (is_settled, nudge) = (true, None),
+                    }
+                }
+                None => {
+                    let key = self.key;
+                    let (pen, is_queued) = self
+                        .core
+                        .with(|lanes| (lanes.nudge(key), lanes.is_queued(key)));
+                    if let Some((lane, pen)) = pen {
+                        self.core.send(lane, pen);
+                    }
+                    nudge = now().checked_add(tick).filter(|_| is_queued);
+                    tick = tick.saturating_mul(2);
+                }
+            }
+        }
+    }
+
+    /// Leads a lane until the call is over; `None` if the call is queued again.
+    fn lead(&self, mut lead: Lead<Box<Kit<R, C>>>) -> Option<End<R>> {
+        let (key, request, deadline) = (self.key, self.request, self.deadline);
+        let leader = Leader::new(self.core, &mut lead, key, request, deadline);
+        leader.run(lead.others, lead.stale)
+    }
+}
