@@ -22,7 +22,7 @@ use crate::sync::now;
 /// A pool of connections; a handle that is cheap to clone and works from every thread.
 ///
 /// `C` is what callers work with: the tracked TCP [`Stream`], or whatever a
-/// [`handshake`](Builder::handshake) built on top of it.
+/// [`handshake`](crate::Builder::handshake) built on top of it.
 ///
 /// Dropping the last handle ends the pool, as [`end`](Pool::end) does. Leases that are out work
 /// on until they are dropped.
@@ -83,7 +83,7 @@ impl<C: Send + 'static> Pool<C> {
     /// # Errors
     ///
     /// [`Error::Full`] at once when the limit leaves no room for another connect, counting those
-    /// that are under way or queued behind [`max_connecting`](Builder::max_connecting);
+    /// that are under way or queued behind [`max_connecting`](crate::Builder::max_connecting);
     /// [`Error::Connect`] or [`Error::Handshake`] when the connect failed, or when the last one
     /// did a moment ago; [`Error::Ended`].
     ///
@@ -337,9 +337,9 @@ impl<C: Send + 'static> Pool<C> {
     ///
     /// This is how a service starts: it learns here that its server cannot be reached, and not from
     /// its first users. Connects are made as for callers: no more than
-    /// [`max_connecting`](Builder::max_connecting) at once, and during an outage one at a time, ten
-    /// in a second at most. Connections that are open already and have died are closed first. 0 is
-    /// ready at once. To keep so many, set [`min_idle`](Builder::min_idle) as well.
+    /// [`max_connecting`](crate::Builder::max_connecting) at once, and during an outage one at a
+    /// time, ten in a second at most. Connections that are open already and have died are closed
+    /// first. 0 is ready at once. To keep so many, set [`min_idle`](crate::Builder::min_idle) too.
     ///
     /// # Errors
     ///
