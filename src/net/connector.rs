@@ -270,7 +270,7 @@ impl Connector {
     /// ```
     /// # use jackpot::Connector;
     /// # use std::time::Duration;
-    /// let connector = Connector::new("localhost:11211").user_timeout(Some(Duration::from_secs(5)));
+    /// let connector = Connector::new("localhost:11211").user_timeout(Some(Duration::from_secs(90)));
     /// # let _ = connector;
     /// ```
     pub fn user_timeout(mut self, t: Option<Duration>) -> Self {
