@@ -520,7 +520,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             queue.digest(digest, seat);
             let keeps = alarm.filter(|&(first, _)| first == seat);
             digest.due(keeps.map(|(_, at)| at));
-            digest.put(u64::from(keeps.is_some_and(|(_, at)| Some(at) == breaker.retry_at())));
+            digest.put(u64::from(
+                keeps.is_some_and(|(_, at)| Some(at) == breaker.retry_at()),
+            ));
             if let Some(until) = queue.barging_until(seat) {
                 let at = until + until.saturating_duration_since(queue.ticket(seat).since());
                 digest.put(u64::from(at > *dispatched));

@@ -798,7 +798,11 @@ impl<L, H> Open<L, H> {
         } = self;
         match usage {
             Usage::Idle { .. } => digest.put(3),
-            Usage::Leased { doom, is_told: _, taker } => {
+            Usage::Leased {
+                doom,
+                is_told: _,
+                taker,
+            } => {
                 digest.put(4);
                 digest.put(doom.map_or(0, |why| 1 + why as u64));
                 digest.put(u64::from(taker.holder.is_some()));

@@ -12,7 +12,7 @@ use crate::report::event::Close;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::state::core::{self, Dead, IdlePeriod, Turn, WhoCloses};
 use crate::state::queue::{Answer, Seat};
-use crate::state::slots::{Ending, Lease, Pinged, SlotKey};
+use crate::state::slots::{Ending, Lease, Pinged, SlotKey, Taker};
 
 /// A client and a handle are the number of their connection; a caller is woken by its number.
 type Core = core::Core<u64, u64, u8>;
@@ -20,19 +20,32 @@ type Core = core::Core<u64, u64, u8>;
 /// One transition. The numbers are places in the lists of [`World`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
-    Enter { stays: bool },
+    Enter {
+        stays: bool,
+    },
     Poll(u8),
     Retry(u8),
     Leave(u8),
     ProbedAlive(u8),
-    ProbedDead { guest: u8, silent: bool },
+    ProbedDead {
+        guest: u8,
+        silent: bool,
+    },
     ProbedDeadTooLate(u8),
-    GiveBack { lease: u8, fit: bool, signal: u8 },
+    GiveBack {
+        lease: u8,
+        fit: bool,
+        signal: u8,
+    },
     Discard(u8),
     Detach(u8),
     Opened(u8),
     Connected(u8),
-    ConnectFailed { connect: u8, is_permanent: bool },
+    /// Also that no thread could be started for it.
+    ConnectFailed {
+        connect: u8,
+        is_permanent: bool,
+    },
     ConnectDropped(u8),
     Vacate(u8),
     CloseLeft,
@@ -42,10 +55,17 @@ pub(super) enum Act {
     EvictIdle(u8),
     Refill,
     Ping,
-    PingBack { fit: bool },
+    PingBack {
+        fit: bool,
+    },
     SetLimit(u8),
-    Free { keep: u8, hard: bool },
-    End { hard: bool },
+    Free {
+        keep: u8,
+        hard: bool,
+    },
+    End {
+        hard: bool,
+    },
     SetFactory,
     Drain,
     Pass(u8),
@@ -355,7 +375,11 @@ impl World {
             digest.put(u64::from(itself.number().is_some()));
             digest.due(*look_at);
             digest.id(probes.as_ref().map_or(0, |lease| lease.key.id));
-            digest.put(probes.as_ref().map_or(0, |lease| 1 + u64::from(lease.first)));
+            digest.put(
+                probes
+                    .as_ref()
+                    .map_or(0, |lease| 1 + u64::from(lease.first)),
+            );
         }
         for lease in &self.leases {
             digest.put(2 + u64::from(lease.key.index));
@@ -374,7 +398,9 @@ impl World {
         for period in &self.seen {
             digest.put(u64::from(period.key.index));
             let open = self.core.slots().get(period.key);
-            digest.put(u64::from(open.is_some_and(|open| period.is_of(open.leases))));
+            digest.put(u64::from(
+                open.is_some_and(|open| period.is_of(open.leases)),
+            ));
         }
         if let Some((lease, pinged)) = &self.ping {
             digest.id(lease.key.id);
@@ -550,8 +576,8 @@ impl World {
         let waiting = self.waiting().count();
         let until = self.core.barging_until();
         let is_free = |waker: &u8| self.guests.iter().all(|guest| guest.itself.waker != *waker);
-        let waker = (0..).find(is_free).unwrap();
-        let mut itself = core::Caller::new(waker, stays, Default::default());
+        let waker = (0..=u8::MAX).find(is_free).unwrap();
+        let mut itself = core::Caller::new(waker, stays, Taker::default());
         let turn = self.core.enter(&mut itself);
         if matches!(turn, Turn::Granted(_)) && waiting > 0 {
             let may = stays && until.is_some_and(|until| self.core.now() < until);
@@ -580,7 +606,12 @@ impl World {
         guest.is_woken = false;
         let waker = guest.itself.waker;
         let turn = self.core.poll(&mut guest.itself);
-        if leaves && matches!(turn, Turn::Pending(_) | Turn::Failed(..) | Turn::Hopeless(_)) {
+        if leaves
+            && matches!(
+                turn,
+                Turn::Pending(_) | Turn::Failed(..) | Turn::Hopeless(_)
+            )
+        {
             self.core.cause();
             let mut guest = self.guests.remove(i);
             self.core.leave(&mut guest.itself);
@@ -624,7 +655,8 @@ impl World {
     fn keep(&mut self, lease: Lease<u64>) {
         assert_eq!(lease.key.id, lease.client, "a lease with another's client");
         self.leases.push(lease);
-        self.leases.sort_unstable_by_key(|lease| (lease.key.index, lease.key.id));
+        self.leases
+            .sort_unstable_by_key(|lease| (lease.key.index, lease.key.id));
     }
 
     /// A guest that came back keeps its number, or has its first one.
@@ -674,7 +706,10 @@ impl World {
         self.renumber();
         let effects = self.core.take_effects();
         for waker in effects.wake {
-            let guest = self.guests.iter_mut().find(|guest| guest.itself.waker == waker);
+            let guest = self
+                .guests
+                .iter_mut()
+                .find(|guest| guest.itself.waker == waker);
             match guest {
                 Some(guest) => guest.is_woken = true,
                 None => assert_eq!(actor, Some(waker), "somebody who is gone is woken"),
@@ -720,7 +755,8 @@ impl World {
                 is_open: None,
             });
         }
-        self.connects.sort_unstable_by_key(|connect| connect.key.index);
+        self.connects
+            .sort_unstable_by_key(|connect| connect.key.index);
         if effects.drained {
             assert!(self.core.is_drained());
             if std::mem::take(&mut self.drains) {
@@ -738,7 +774,11 @@ impl World {
             let seat = guest.seat();
             seat.is_some_and(|seat| matches!(queue.pending(seat), Some(Answer::Granted(_))))
         };
-        let granted = self.guests.iter().filter(is_granted).map(|guest| guest.number);
+        let granted = self
+            .guests
+            .iter()
+            .filter(is_granted)
+            .map(|guest| guest.number);
         let last = granted
             .chain(came)
             .filter(|number| before.waiting.contains(number))
@@ -757,7 +797,11 @@ impl World {
             slots.connecting(),
             slots.occupied() - slots.in_use(),
         ];
-        assert_eq!(slots.counted(), counted, "idle, leased, connecting, closing");
+        assert_eq!(
+            slots.counted(),
+            counted,
+            "idle, leased, connecting, closing"
+        );
         assert_eq!(counted.iter().sum::<usize>(), slots.occupied());
         assert_eq!(slots.connecting(), self.connects.len(), "connects");
         assert_eq!(counted[3], self.closing.len() + slots.left(), "closing");
@@ -826,9 +870,7 @@ impl World {
             return;
         };
         let looks_within = |most: Duration| {
-            first.is_woken
-                || first.is_hopeless
-                || first.look_at.is_some_and(|at| at <= now + most)
+            first.is_woken || first.is_hopeless || first.look_at.is_some_and(|at| at <= now + most)
         };
         if slots.idle() > 0 {
             assert!(config.has_convoy, "idle beside a waiter");
