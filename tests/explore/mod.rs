@@ -6,6 +6,11 @@
 //! new state a fair schedule must serve everybody. Breadth first, so that the first fault found is
 //! one that needs the fewest steps; the steps are printed.
 //!
+//! What the core draws is pinned to the least or the greatest, and whether there is a convoy is given:
+//! its counter is checked by itself. Times are compared up to the threshold that asks for them. Not
+//! in it: `wait_ready`, `max_uses`, `max_waiting`, leases abandoned by a pipeline, overdue leases.
+//! Those have the random walks of `model`.
+//!
 //! `JACKPOT_STATES` is the most states of each configuration (1,500 without it, 0 for all).
 //!
 //! The search is our own, not the crate stateright's: that wants a state that can be hashed as it
@@ -286,15 +291,24 @@ fn three_callers_in_a_convoy() {
     explore("convoy", &config);
 }
 
-#[test]
-fn an_outage() {
-    let config = Config {
+fn outage(draws_greatest: bool) -> Config {
+    Config {
         allocates: true,
         fails_permanently: true,
+        draws_greatest,
         steps: &[100_000, 1_000_000],
         ..Config::new(2, 2)
-    };
-    explore("outage", &config);
+    }
+}
+
+#[test]
+fn an_outage_with_the_shortest_pauses() {
+    explore("outage, shortest", &outage(false));
+}
+
+#[test]
+fn an_outage_with_the_longest_pauses() {
+    explore("outage, longest", &outage(true));
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(super) enum Act {
     Detach(u8),
     Opened(u8),
     Connected(u8),
+    /// Also that no thread could be started for it.
     ConnectFailed {
         connect: u8,
         is_permanent: bool,
@@ -575,7 +576,7 @@ impl World {
         let waiting = self.waiting().count();
         let until = self.core.barging_until();
         let is_free = |waker: &u8| self.guests.iter().all(|guest| guest.itself.waker != *waker);
-        let waker = (0..u8::MAX).find(is_free).unwrap();
+        let waker = (0..=u8::MAX).find(is_free).unwrap();
         let mut itself = core::Caller::new(waker, stays, Taker::default());
         let turn = self.core.enter(&mut itself);
         if matches!(turn, Turn::Granted(_)) && waiting > 0 {

@@ -35,9 +35,15 @@ fn each_way_to_a_lease_shows_where_it_was_called() {
     let lease = pool.pull_until(soon());
     check(line!() - 1);
     drop(lease);
-    let inside = |_: &mut Connection| Ok::<_, Error>(check(line!() + 1));
+    let inside = |_: &mut Connection| {
+        check(line!() + 3);
+        Ok::<_, Error>(())
+    };
     pool.retry(inside).unwrap();
-    let inside = |_: &mut Connection| Ok::<_, Error>(check(line!() + 1));
+    let inside = |_: &mut Connection| {
+        check(line!() + 3);
+        Ok::<_, Error>(())
+    };
     pool.retry_until(soon(), inside).unwrap();
 }
 
