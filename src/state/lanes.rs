@@ -2,7 +2,7 @@
 //!
 //! A lane is a connection in use. One caller, its *leader*, reads for all calls on it, and hands
 //! the lane over when its own call is over. The other callers sleep, each on a *seat*. Here is only
-//! what is decided; `runtime/lane.rs` reads, writes and wakes.
+//! what is decided; `src/pipeline/` reads, writes and wakes.
 //!
 //! Time comes in through [`Lanes::advance`], which never goes back; who is to be told what comes out
 //! as [`Effects`].
