@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Error, Pool, Stream};
 
-use crate::support::{SOON, Server};
+use crate::support::{SOON, Server, background};
 
 const BOUND: Duration = Duration::from_millis(150);
 
@@ -25,7 +25,10 @@ fn dripping() -> Server {
 #[track_caller]
 fn assert_ends_in_time<C: Send + 'static>(pool: &Pool<C>) -> Error {
     let begun = Instant::now();
-    let error = pool.allocate().map(drop).unwrap_err();
+    let other = pool.clone();
+    let error = background(move || other.allocate().map(drop))
+        .join()
+        .unwrap_err();
     assert!(begun.elapsed() >= BOUND && begun.elapsed() < SOON);
     assert!(matches!(error, Error::Handshake(_)), "{error}");
     assert_eq!(error.io_error().unwrap().kind(), ErrorKind::TimedOut);

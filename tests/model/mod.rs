@@ -414,7 +414,9 @@ impl Walk {
 
     fn step(&mut self) {
         match self.random.below(100) {
-            0..12 => self.take_and_keep(),
+            0..9 => self.take_and_keep(),
+            9 => self.get_ready(),
+            10..12 => self.tell_of_a_lease(),
             12..26 => self.enter(),
             26..40 => self.ask(),
             40..44 => self.retry(),
@@ -426,10 +428,8 @@ impl Walk {
             72..82 => self.pass_time(),
             82..86 => self.vacate(),
             86..89 => self.sweep(),
-            89 => self.evict_one(),
-            90 => self.tell_of_a_lease(),
-            91 => self.ping(),
-            92 => self.get_ready(),
+            89..91 => self.evict_one(),
+            91..93 => self.ping(),
             93..95 => self.give_back_pinged(),
             95 => self.set_limit(),
             96 => self.free(),
