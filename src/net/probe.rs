@@ -19,6 +19,7 @@ struct Death {
 }
 
 /// Why this connection must leave the pool, if it must; for who has it alone.
+#[inline]
 pub(crate) fn verdict(socket: &Socket, allow_unread: bool) -> Option<Eviction> {
     let Death { why, error } = judge(socket, allow_unread, || peek(socket)).err()?;
     if let Some(error) = error {
@@ -60,6 +61,7 @@ pub(crate) fn sweep(socket: &Socket, allow_unread: bool, try_sending: bool) -> O
     Some(why)
 }
 
+#[inline]
 fn judge(
     socket: &Socket,
     allow_unread: bool,
@@ -85,6 +87,7 @@ fn judge(
     Err(Death { why, error })
 }
 
+#[inline]
 fn peek(socket: &Socket) -> io::Result<usize> {
     match sys::PEEK_WITHOUT_WAITING {
         Some(flags) => sys::peek(socket.tcp(), flags),

@@ -93,6 +93,7 @@ fn pull_slowly<C: Send + 'static>(
 }
 
 /// Hands a connection to its caller if it lives; else it must leave the pool.
+#[inline]
 fn hand_out<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     lease: Lease<C>,

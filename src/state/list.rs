@@ -56,6 +56,7 @@ impl List {
     }
 
     /// Puts `index`, which must not be in the list, behind `anchor`, or first where that is none.
+    #[inline]
     pub(crate) fn insert_after(&mut self, anchor: Option<u32>, index: u32) {
         if self.links.len() <= index as usize {
             let unlinked = Link {
@@ -73,6 +74,7 @@ impl List {
     }
 
     /// Takes out `index`, which must be in the list.
+    #[inline]
     pub(crate) fn remove(&mut self, index: u32) {
         let Link { before, after } = self.links[index as usize];
         *self.after_slot(before) = after;
@@ -80,6 +82,7 @@ impl List {
         self.len -= 1;
     }
 
+    #[inline]
     fn after_slot(&mut self, index: u32) -> &mut u32 {
         match index {
             NONE => &mut self.first,
@@ -87,6 +90,7 @@ impl List {
         }
     }
 
+    #[inline]
     fn before_slot(&mut self, index: u32) -> &mut u32 {
         match index {
             NONE => &mut self.last,

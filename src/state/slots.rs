@@ -450,6 +450,7 @@ impl<L, H> Slots<L, H> {
 
     /// Takes an idle connection out for a lease that began at `since`, and since when it had been
     /// idle.
+    #[inline]
     pub(crate) fn lease(
         &mut self,
         index: u32,
@@ -506,6 +507,7 @@ impl<L, H> Slots<L, H> {
 
     /// A lease is over and its connection idle: the most recently used one. After a ping it is as
     /// idle as before, at its place in the order.
+    #[inline]
     pub(crate) fn make_idle(
         &mut self,
         key: SlotKey,
@@ -618,6 +620,7 @@ impl<L, H> Slots<L, H> {
     }
 
     /// The open connection of this key, unless it has left.
+    #[inline]
     pub(crate) fn get(&self, key: SlotKey) -> Option<&Open<L, H>> {
         match self.slot(key) {
             Slot {
@@ -628,6 +631,7 @@ impl<L, H> Slots<L, H> {
         }
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: SlotKey) -> Option<&mut Open<L, H>> {
         match &mut self.all[key.index as usize] {
             Slot {

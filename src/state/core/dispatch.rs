@@ -11,6 +11,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     ///
     /// Where an idle connection lies beside waiters, the first of them may be overtaken for a while
     /// (see `barging`), and then only by a caller that may `barge` and has just looked at the clock.
+    #[inline]
     pub(crate) fn take(&mut self, barge: bool, taker: Taker) -> Option<Lease<L>> {
         let may_take = self.waiters.is_empty() || (barge && self.may_overtake());
         if !may_take {
@@ -21,6 +22,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     /// Whether others may take what is idle before the first waiter does.
+    #[inline]
     fn may_overtake(&mut self) -> bool {
         let first = self.waiters.first();
         let until = first.and_then(|first| self.waiters.barging_until(first));

@@ -62,6 +62,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     ///
     /// That is what happens nearly always, and it needs no look at the clock. Where there is more
     /// to it, the client comes out again, for [`give_back`](Self::give_back).
+    #[inline]
     pub(crate) fn make_idle(
         &mut self,
         key: SlotKey,
