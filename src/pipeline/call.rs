@@ -123,6 +123,11 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Caller<'_, R, C> {
                         .with(|lanes| (lanes.nudge(key), lanes.is_queued(key)));
                     if let Some((lane, pen)) = pen {
                         self.core.send(lane, pen);
+                    } else if let Some(lead) = self.core.with(|lanes| lanes.rise(key)) {
+                        // A lane could not start before, and nobody else looks whether it can now.
+                        if let Some(end) = self.lead(lead) {
+                            return end;
+                        }
                     }
                     nudge = now().checked_add(tick).filter(|_| is_queued);
                     tick = tick.saturating_mul(2);

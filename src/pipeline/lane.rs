@@ -279,6 +279,11 @@ impl Input {
         self.at < self.end
     }
 
+    /// Whether anything of the current reply has been read.
+    pub(super) fn has_read(&self) -> bool {
+        self.start < self.at
+    }
+
     pub(super) fn unread(&self) -> &[u8] {
         &self.bytes[self.at..self.end]
     }

@@ -10,15 +10,13 @@ use crate::pipeline::lane::{End, Kit, Message, Seat, is_stream};
 use crate::pipeline::shared::Core;
 use crate::report::stats::Brief;
 use crate::runtime::connection::{Abandoned, Connection};
-use crate::state::lanes::{Fate, GaveUp, Lead, Look, Own};
+use crate::state::lanes::{Fate, GaveUp, HELD, Lead, Look, Own};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::now;
 use crate::sync::user_code::{destroy, guarded};
 
 /// How long a call waits for a further connection while other lanes could carry it.
 const GROW: Duration = Duration::from_millis(20);
-/// What goes into the buffers of a socket in any case, so that writing it does not block.
-const HELD: usize = 16 * 1024;
 /// The shortest time-out.
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -400,16 +398,38 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
     /// Writes; how much of it is done with. What breaks the connection is left to the next read,
     /// because replies may have come before.
     fn write(&mut self, bytes: &[u8]) -> usize {
-        let is_bounded = bytes.len() > HELD && self.deadline.is_some();
+        if bytes.len() <= HELD || self.deadline.is_none() {
+            return self.write_all(bytes, None);
+        }
+        let given = self.stream().write_timeout().unwrap_or(None);
+        let done = self.write_all(bytes, Some(given));
+        // Whoever writes next may have more time.
+        let _ = self.stream().set_write_timeout(given);
+        done
+    }
+
+    /// Writes by the deadline if the pool's own time-out for writes is `given`.
+    fn write_all(&mut self, bytes: &[u8], given: Option<Option<Duration>>) -> usize {
+        let is_bounded = given.is_some();
         let mut done = 0;
         while done < bytes.len() {
-            if is_bounded && !self.arm_write() {
+            if given.is_some_and(|given| !self.arm_write(given)) {
                 self.trouble = Some(Trouble::OutOfTime);
                 break;
             }
-            let lease = self.kit().lease.as_mut();
+            // A client of another kind may send a part, and then fail or panic.
+            let risked = if is_stream::<C>() {
+                0
+            } else {
+                bytes.len() - done
+            };
+            let kit = self.kit();
+            kit.wrote.0 += risked;
+            let lease = kit.lease.as_mut();
             let lease = lease.expect("bug: a leader without a lease");
-            let wrote = match lease.write(&bytes[done..]) {
+            let wrote = lease.write(&bytes[done..]);
+            kit.wrote.0 -= risked;
+            let wrote = match wrote {
                 Ok(0) => Err(ErrorKind::WriteZero.into()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 wrote => wrote,
@@ -422,10 +442,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
                 }
                 Err(error) if is_bounded && is_passing(&error) && self.is_out_of_time() => {}
                 Err(_) => {
-                    // A client of another kind may have sent a part of what it then failed with.
-                    if !is_stream::<C>() {
-                        self.kit().wrote.0 += bytes.len() - done;
-                    }
+                    self.kit().wrote.0 += risked;
                     self.fail();
                     return bytes.len();
                 }
@@ -455,6 +472,11 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             return;
         }
         match result {
+            Ok(Ok(reply)) if !self.kit().input.has_read() => {
+                destroy(reply);
+                let error = io::Error::new(ErrorKind::InvalidData, "a reply of no bytes");
+                self.trouble = Some(Trouble::Nonsense(error));
+            }
             Ok(Ok(reply)) => {
                 let kit = self.kit();
                 kit.input.finish();
@@ -554,10 +576,9 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
     }
 
     /// Sees to it that a write wakes at the deadline; false if that is over.
-    fn arm_write(&mut self) -> bool {
+    fn arm_write(&mut self, given: Option<Duration>) -> bool {
         let Some(at) = self.deadline else { return true };
         let left = at.saturating_duration_since(now());
-        let given = self.stream().write_timeout().unwrap_or(None);
         let value = given.map_or(left, |given| given.min(left));
         !left.is_zero() && self.stream().set_write_timeout(Some(value)).is_ok()
     }

@@ -21,6 +21,9 @@ const FAR: Duration = Duration::from_micros(100);
 const LONG: Duration = Duration::from_micros(500);
 /// The longest time after which a queued call sees for itself whether a leader will look.
 const LONGEST: Duration = Duration::from_millis(5);
+/// What goes into the buffers of a socket in any case. A caller that does not lead writes no more,
+/// because that write has no deadline.
+pub(crate) const HELD: usize = 16 * 1024;
 /// For so long no further lane is started after an attempt found no connection.
 const SPACING: Duration = Duration::from_millis(100);
 
@@ -329,7 +332,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
             return (key, seat, Entry::Wait(None));
         }
         if is_large {
-            return (key, seat, Entry::Wait(None));
+            return (key, seat, Entry::Wait(Some(LONGEST)));
         }
         let pen = self.lane_to_write(false).and_then(|lane| self.send(lane));
         let entry = pen.map(|(lane, pen)| Entry::Send { lane, pen });
@@ -347,6 +350,16 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         }
         let lane = self.lane_to_write(true)?;
         self.send(lane)
+    }
+
+    /// A call has waited for longer than is usual: a lane for it to lead, if there is one by now.
+    pub(crate) fn rise(&mut self, key: usize) -> Option<Lead<K>> {
+        let call = &self.calls[key];
+        if !self.waits(key, call.ticket) {
+            return None;
+        }
+        let at = self.lane_to_lead()?;
+        Some(self.appoint(key, at))
     }
 
     /// Whether a caller that does not lead writes on this lane.
@@ -389,7 +402,8 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         request: &[u8],
     ) -> Result<(), Option<K>> {
         self.grow_at = self.now + SPACING;
-        if !self.is_other_used(at) {
+        // Once the pool has ended, nobody would tell a call that is queued then.
+        if self.ended.is_some() || !self.is_other_used(at) {
             return Err(kit);
         }
         // Its old place in the queue may still be there.
@@ -487,7 +501,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
             }
         }
         if may_write {
-            self.take(at, out);
+            self.take(at, self.rules.max_bytes, out);
             self.lanes[at].writing = !out.is_empty();
         }
         match own {
@@ -892,7 +906,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
     }
 
     /// Takes from the queue what may go out on this lane.
-    fn take(&mut self, at: usize, out: &mut Vec<u8>) {
+    fn take(&mut self, at: usize, max_bytes: usize, out: &mut Vec<u8>) {
         if self.reserved.is_none() && !self.large.is_empty() && self.next_large().is_some() {
             self.reserved = Some(at);
         }
@@ -907,7 +921,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         }) = self.queue.front()
         {
             if self.waits(key, ticket) {
-                if !self.has_room(at, len) {
+                if !self.has_room(at, len) || self.lanes[at].outstanding + len > max_bytes {
                     return;
                 }
                 self.book(at, key, len);
@@ -988,7 +1002,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
     fn send(&mut self, at: usize) -> Option<(usize, P)> {
         let mut pen = self.lanes[at].pen.take()?;
         pen.ink().clear();
-        self.take(at, pen.ink());
+        self.take(at, HELD, pen.ink());
         if pen.ink().is_empty() {
             self.lanes[at].pen = Some(pen);
             return None;

@@ -30,6 +30,7 @@ mod handshake_options;
 mod handshake_timeout;
 mod hostile;
 #[cfg(unix)]
+mod hunted;
 mod imap;
 mod interface;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,145 @@
+//! Shared calls: faults that a review of them found.
+
+use std::io::{self, BufRead, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use jackpot::{CallError, Pipeline, Pool, Stream};
+
+use crate::pipeline::line;
+use crate::support::{Background, Peer, SOON, background, eventually, read_line};
+
+fn call(
+    pipeline: &Pipeline<String>,
+    request: &'static [u8],
+) -> Background<Result<String, CallError>> {
+    let pipeline = pipeline.clone();
+    background(move || pipeline.call(request))
+}
+
+#[test]
+fn a_reply_function_that_reads_nothing_ran_for_ever() {
+    let peer = Peer::new();
+    let pipeline = Pipeline::new(peer.pool(1), |_: &mut dyn BufRead| Ok(()));
+    let call = background(move || pipeline.call(b"hello\n"));
+    let mut socket = peer.accept();
+    socket.write_all(b"reply\n").unwrap();
+    assert!(matches!(call.join(), Err(CallError::Lost(_))));
+}
+
+/// Its leader waits for a reply that never comes, and the other lane found no connection at first.
+#[test]
+fn a_queued_call_was_not_sent_although_a_connection_had_come_back() {
+    let peer = Peer::new();
+    let pool = peer.pool(2);
+    let lease = pool.pull().unwrap();
+    let mut second = peer.accept();
+    let pipeline = Pipeline::builder(pool, line).max_in_flight(1);
+    let pipeline = pipeline.build().unwrap();
+    let _silent = call(&pipeline, b"first\n");
+    let first = peer.accept();
+    let late = call(&pipeline, b"second\n");
+    eventually("the other lane gave up", || {
+        let stats = pipeline.stats();
+        pipeline.pool().stats().timeouts == 1 && (stats.queued, stats.in_flight) == (1, 1)
+    });
+    drop(lease);
+    second.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(read_line(&mut second).unwrap(), b"second\n");
+    second.write_all(b"reply\n").unwrap();
+    assert_eq!(late.join().unwrap(), "reply");
+    drop(first);
+}
+
+#[test]
+fn a_caller_that_wrote_much_beside_the_leader_was_held_beyond_its_deadline() {
+    let peer = Peer::new();
+    let builder = Pipeline::builder(peer.pool(1), line).max_bytes(64 << 20);
+    let pipeline = builder.build().unwrap();
+    let _silent = call(&pipeline, b"first\n");
+    let mut socket = peer.accept();
+    read_line(&mut socket).unwrap(); // and nothing more
+    let mut much = vec![b'x'; 16 << 20];
+    much.push(b'\n');
+    let late = background(move || pipeline.call_timeout(&much, Duration::from_millis(100)));
+    assert!(late.join().unwrap_err().is_timeout());
+}
+
+/// It has more time than the one that wrote before it.
+#[test]
+fn a_large_request_failed_at_the_deadline_of_the_one_before() {
+    let peer = Peer::new();
+    let pipeline = Pipeline::new(peer.pool(1), line);
+    let large = [&[b'x'; 32 << 10][..], b"\n"].concat();
+    let limit = Duration::from_millis(400);
+    let first = {
+        let pipeline = pipeline.clone();
+        background(move || pipeline.call_timeout(&large, limit))
+    };
+    let mut socket = peer.accept();
+    read_line(&mut socket).unwrap();
+    let length = 32 << 20;
+    let second = {
+        let pipeline = pipeline.clone();
+        background(move || pipeline.call(&vec![b'y'; length]))
+    };
+    eventually("it is queued", || pipeline.stats().queued == 1);
+    socket.write_all(b"1\n").unwrap();
+    first.join().unwrap();
+    std::thread::sleep(limit * 4); // this time is what is tested
+    let count = io::copy(&mut (&socket).take(length as u64), &mut io::sink());
+    assert_eq!(count.unwrap(), length as u64);
+    socket.write_all(b"2\n").unwrap();
+    assert_eq!(second.join().unwrap(), "2");
+}
+
+/// Sends, and then panics if it was told to.
+struct Panics(Stream);
+
+impl Read for Panics {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Panics {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.0.write(buffer)?;
+        assert!(!buffer.starts_with(b"panic"), "as the test wants");
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_client_sent_before_it_panicked_was_sent_again() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let pool = Pool::builder(move || TcpStream::connect(address))
+        .limit(1)
+        .handshake(|stream| Ok::<_, io::Error>(Panics(stream)))
+        .build()
+        .unwrap();
+    let pipeline = Pipeline::new(pool, line);
+    let call = |request: &'static [u8]| {
+        let pipeline = pipeline.clone();
+        background(move || pipeline.call(request))
+    };
+    let first = call(b"first\n");
+    let (mut socket, _) = server.accept().unwrap();
+    read_line(&mut socket).unwrap();
+    let second = call(b"panic\n");
+    eventually("it is queued", || pipeline.stats().queued == 1);
+    let third = call(b"third\n");
+    eventually("they are queued", || pipeline.stats().queued == 2);
+    socket.write_all(b"reply\n").unwrap();
+    drop(first); // its thread writes for the others, and panics
+    for lost in [second, third] {
+        assert!(matches!(lost.join(), Err(CallError::Lost(_))));
+    }
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err(), "they were sent again");
+}
