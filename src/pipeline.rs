@@ -114,7 +114,8 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Pipeline<R, C> {
     /// missing there. It may be run again from the reply's first byte, when the caller that reads
     /// gives up in the middle, so it should have no effects of its own. Where it needs bytes that
     /// have not come, reading blocks; an error that it gets then it should return. Its own errors
-    /// and panics break the connection. A reply may not end with the connection's end.
+    /// and panics break the connection, and so does a reply of no bytes. A reply may not end with the
+    /// connection's end.
     ///
     /// # Examples
     ///
@@ -356,7 +357,9 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> 
     ///
     /// The buffers of the sockets hold that much, so that nobody blocks in a write while the server
     /// waits for somebody to read its replies. A larger request goes out alone, when nothing else is
-    /// in flight on its connection.
+    /// in flight on its connection. Beyond 16 KiB only the caller that leads a connection writes,
+    /// within its deadline. With socket buffers that are set smaller than that a write may block
+    /// for longer than a deadline.
     ///
     /// # Examples
     ///

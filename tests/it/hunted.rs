@@ -70,7 +70,7 @@ fn a_caller_that_wrote_much_beside_the_leader_was_held_beyond_its_deadline() {
 fn a_large_request_failed_at_the_deadline_of_the_one_before() {
     let peer = Peer::new();
     let pipeline = Pipeline::new(peer.pool(1), line);
-    let large = [&[b'x'; 32 << 10][..], b"\n"].concat();
+    let large = [vec![b'x'; 32 << 10], b"\n".to_vec()].concat();
     let limit = Duration::from_millis(400);
     let first = {
         let pipeline = pipeline.clone();
