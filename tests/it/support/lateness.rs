@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// What a call may be later than a sleeper: ticks of a slow clock, since a socket's time-out counts
-/// in ticks and a call may need two of them, and some wake-ups.
-const MORE: Duration = Duration::from_millis(80);
+/// What a call may be later than a sleeper: some ticks of a slow clock, since a socket's time-out
+/// counts in them, and some wake-ups one after the other.
+const MORE: Duration = Duration::from_millis(250);
 /// The worst of one thread may be so many times that of another, on a machine under load.
 const TIMES: u32 = 4;
 
