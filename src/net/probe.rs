@@ -38,7 +38,7 @@ pub(crate) fn sweep(socket: &Socket, allow_unread: bool, try_sending: bool) -> O
         return None;
     }
     let looked = judge(socket, allow_unread, || match sys::PEEK_WITHOUT_WAITING {
-        Some(flags) => sys::peek(socket.tcp(), flags),
+        Some(peek) => peek.look(socket.tcp()),
         None => peek_switching(socket, &outside),
     });
     let found = looked.and_then(|()| {
@@ -65,22 +65,30 @@ pub(crate) fn sweep(socket: &Socket, allow_unread: bool, try_sending: bool) -> O
 fn judge(
     socket: &Socket,
     allow_unread: bool,
-    mut peek: impl FnMut() -> io::Result<usize>,
+    mut peek: impl FnMut() -> Option<io::Result<usize>>,
 ) -> Result<(), Death> {
-    let (why, error) = loop {
-        match peek() {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+    while let Some(found) = peek() {
+        match found {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => break (Eviction::SocketError, Some(error)),
-            Ok(0) if socket.is_error_taken() => break (Eviction::SocketError, None),
-            Ok(0) => break (Eviction::PeerClosed, None),
-            Ok(_) => {
-                socket.note_heard();
-                match socket.tcp().take_error() {
-                    Ok(None) if allow_unread => return Ok(()),
-                    Ok(None) => break (Eviction::Unread, None),
-                    Ok(Some(error)) | Err(error) => break (Eviction::SocketError, Some(error)),
-                }
+            found => return explain(socket, allow_unread, found),
+        }
+    }
+    Ok(())
+}
+
+/// What it means that a peek found more than nothing.
+#[cold]
+fn explain(socket: &Socket, allow_unread: bool, found: io::Result<usize>) -> Result<(), Death> {
+    let (why, error) = match found {
+        Err(error) => (Eviction::SocketError, Some(error)),
+        Ok(0) if socket.is_error_taken() => (Eviction::SocketError, None),
+        Ok(0) => (Eviction::PeerClosed, None),
+        Ok(_) => {
+            socket.note_heard();
+            match socket.tcp().take_error() {
+                Ok(None) if allow_unread => return Ok(()),
+                Ok(None) => (Eviction::Unread, None),
+                Ok(Some(error)) | Err(error) => (Eviction::SocketError, Some(error)),
             }
         }
     };
@@ -88,24 +96,30 @@ fn judge(
 }
 
 #[inline]
-fn peek(socket: &Socket) -> io::Result<usize> {
+fn peek(socket: &Socket) -> Option<io::Result<usize>> {
     match sys::PEEK_WITHOUT_WAITING {
-        Some(flags) => sys::peek(socket.tcp(), flags),
+        Some(peek) => peek.look(socket.tcp()),
         None => peek_switching(socket, &socket.outside()),
     }
 }
 
 /// Switches the blocking mode unless a lease is out; no lease begins, and nobody else does this,
 /// while the lock is held.
-fn peek_switching(socket: &Socket, outside: &Outside) -> io::Result<usize> {
+fn peek_switching(socket: &Socket, outside: &Outside) -> Option<io::Result<usize>> {
     if outside.leased {
-        return Err(ErrorKind::WouldBlock.into());
+        return None;
     }
-    // Even if it should be so already: a lease may have gone round the bookkeeping.
-    socket.tcp().set_nonblocking(true)?;
-    let found = socket.tcp().peek(&mut [0]);
-    socket.tcp().set_nonblocking(socket.is_nonblocking())?;
-    found
+    let look = || {
+        // Even if it should be so already: a lease may have gone round the bookkeeping.
+        socket.tcp().set_nonblocking(true)?;
+        let found = socket.tcp().peek(&mut [0]);
+        socket.tcp().set_nonblocking(socket.is_nonblocking())?;
+        found
+    };
+    match look() {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        found => Some(found),
+    }
 }
 
 #[cfg(test)]

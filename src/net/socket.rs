@@ -88,6 +88,7 @@ impl Socket {
         }
     }
 
+    #[inline]
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
@@ -262,11 +263,17 @@ impl Socket {
     ///
     /// It puts the options back, and looks at the sending side where a lease had the bare socket
     /// in its hands. `answered` overrides "unanswered", but for what was not even sent.
+    #[inline]
     pub(crate) fn make_reusable(&self, answered: bool, allow_unread: bool) -> Option<Eviction> {
         let flags = self.flags.load(Relaxed);
-        if flags & !(NONBLOCKING | HEARD) == 0 {
+        let is_untouched = flags & !(NONBLOCKING | HEARD) == 0;
+        if is_untouched {
             return None;
         }
+        self.undo(flags, answered, allow_unread)
+    }
+
+    fn undo(&self, flags: u32, answered: bool, allow_unread: bool) -> Option<Eviction> {
         if flags & (BROKEN | STALLED) != 0 {
             return Some(Eviction::Broken);
         }
@@ -323,6 +330,7 @@ impl Socket {
     }
 
     /// Whether the last thing was a write, or a read that came to nothing.
+    #[inline]
     pub(crate) fn is_unanswered(&self) -> bool {
         self.has(UNANSWERED)
     }
@@ -333,6 +341,7 @@ impl Socket {
     }
 
     /// What the connection shows of its peer; that it was of use to a lease counts for it.
+    #[inline]
     pub(crate) fn peer_signal(&self, was_of_use: bool) -> PeerSignal {
         if was_of_use {
             self.note_heard();
@@ -347,6 +356,7 @@ impl Socket {
     }
 
     /// A lease begins, after its probe, or has ended and left the socket as it was.
+    #[inline]
     pub(crate) fn set_leased(&self, yes: bool) {
         if sys::SWITCHES_MODE {
             self.outside().leased = yes;
@@ -509,15 +519,18 @@ impl Socket {
         Ok(())
     }
 
+    #[inline]
     fn has(&self, flags: u32) -> bool {
         self.flags.load(Relaxed) & flags == flags
     }
 
+    #[inline]
     fn has_any(&self, flags: u32) -> bool {
         self.flags.load(Relaxed) & flags != 0
     }
 
     /// Relaxed will do: a lease moves between threads through the pool's lock.
+    #[inline]
     fn mark(&self, flags: u32) {
         if !self.has(flags) {
             self.flags.fetch_or(flags, Relaxed);

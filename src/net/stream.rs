@@ -73,6 +73,7 @@ impl Stream {
         }
     }
 
+    #[inline]
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }

@@ -3,9 +3,12 @@
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 
-/// `MSG_PEEK` is 2 wherever sockets came from BSD; `MSG_DONTWAIT` differs.
+/// `MSG_PEEK` is 2 wherever sockets came from BSD; `MSG_DONTWAIT` and `EAGAIN` differ.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const PEEK_FLAGS: Option<i32> = Some(0x2 | 0x40);
+const PEEK: Option<Peek> = Some(Peek {
+    flags: 0x2 | 0x40,
+    nothing: 11,
+});
 #[cfg(any(
     target_vendor = "apple",
     target_os = "freebsd",
@@ -13,7 +16,10 @@ const PEEK_FLAGS: Option<i32> = Some(0x2 | 0x40);
     target_os = "netbsd",
     target_os = "openbsd"
 ))]
-const PEEK_FLAGS: Option<i32> = Some(0x2 | 0x80);
+const PEEK: Option<Peek> = Some(Peek {
+    flags: 0x2 | 0x80,
+    nothing: 35,
+});
 #[cfg(not(any(
     target_os = "linux",
     target_os = "android",
@@ -23,23 +29,40 @@ const PEEK_FLAGS: Option<i32> = Some(0x2 | 0x80);
     target_os = "netbsd",
     target_os = "openbsd"
 )))]
-const PEEK_FLAGS: Option<i32> = None;
+const PEEK: Option<Peek> = None;
 
-/// The flags of a peek that does not wait, where they are known.
+/// A peek that does not wait, where its numbers are known.
 ///
 /// With `--cfg jackpot_switching` the tests see everywhere what is done where they are not.
-pub(crate) const PEEK_WITHOUT_WAITING: Option<i32> = if cfg!(jackpot_switching) {
-    None
-} else {
-    PEEK_FLAGS
-};
+pub(crate) const PEEK_WITHOUT_WAITING: Option<Peek> =
+    if cfg!(jackpot_switching) { None } else { PEEK };
 
 /// Whether a probe switches the blocking mode, which the holder of a lease would notice.
 pub(crate) const SWITCHES_MODE: bool = PEEK_WITHOUT_WAITING.is_none();
 
-pub(crate) fn peek(tcp: &TcpStream, flags: i32) -> io::Result<usize> {
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    socket2::SockRef::from(tcp).recv_with_flags(&mut byte, flags)
+/// A peek that does not wait: its flags, and the code of the error that says "nothing there".
+#[derive(Clone, Copy)]
+pub(crate) struct Peek {
+    flags: i32,
+    nothing: i32,
+}
+
+impl Peek {
+    /// How many bytes lie there; none is the end of the stream, and `None` is nothing yet.
+    #[inline]
+    pub(crate) fn look(self, tcp: &TcpStream) -> Option<io::Result<usize>> {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let found = socket2::SockRef::from(tcp).recv_with_flags(&mut byte, self.flags);
+        match found {
+            Err(error) if error.raw_os_error() == Some(self.nothing) => {
+                // It is a bare code, which needs no destructor. This is the answer of nearly every
+                // probe.
+                std::mem::forget(error);
+                None
+            }
+            found => Some(found),
+        }
+    }
 }
 
 /// Whether the send buffer takes 16 KiB, even if no segment of it is acknowledged.

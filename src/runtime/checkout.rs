@@ -58,9 +58,10 @@ pub(crate) fn pull_within<C: Send + 'static>(
 ) -> Result<Connection<C>, Error> {
     let mut dead = None;
     if let Some(lease) = shared.take(effort.may_barge(), at) {
+        let key = lease.key;
         match hand_out(shared, lease) {
             Ok(connection) => {
-                shared.tell_leased(connection.key(), Duration::ZERO, at);
+                shared.tell_leased(key, Duration::ZERO, at);
                 return Ok(connection);
             }
             Err(found) => dead = Some(found),

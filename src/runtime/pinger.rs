@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::net::probe;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::runtime::shared::{Core, Held, PING_THREAD, Shared};
-use crate::state::slots::{Pinged, SlotKey};
+use crate::state::slots::SlotKey;
 use crate::sync::thread;
 use crate::sync::user_code::{guarded_call, log};
 
@@ -14,7 +14,6 @@ struct Ping<C: Send + 'static> {
     shared: Arc<Shared<C>>,
     key: SlotKey,
     held: Option<Held<C>>,
-    pinged: Pinged,
     verdict: Option<Eviction>,
 }
 
@@ -50,7 +49,7 @@ pub(super) fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 impl<C: Send + 'static> Pinging<C> {
     fn next(&self, from: &mut Option<u32>) -> Option<Ping<C>> {
         let (every, _) = self.0.settings.ping.as_ref()?;
-        let (lease, pinged) = loop {
+        let lease = loop {
             if let Some(found) = self.0.with(|core| core.next_ping(from, *every)) {
                 break found;
             }
@@ -60,7 +59,6 @@ impl<C: Send + 'static> Pinging<C> {
             shared: Arc::clone(&self.0),
             key: lease.key,
             held: Some(lease.client),
-            pinged,
             verdict: None,
         })
     }
@@ -106,7 +104,7 @@ impl<C: Send + 'static> Drop for Ping<C> {
         };
         let (key, verdict) = (self.key, self.verdict);
         self.shared.with(|core| {
-            core.give_back(key, held, verdict, PeerSignal::Silence, Some(&self.pinged));
+            core.give_back(key, held, verdict, PeerSignal::Silence);
         });
     }
 }

@@ -388,7 +388,7 @@ impl<C> Shared<C> {
             state = self.lock_at(now());
         }
         self.decide(state, |state| {
-            state.core.give_back(key, held, verdict, signal, None);
+            state.core.give_back(key, held, verdict, signal);
         });
     }
 

@@ -372,7 +372,7 @@ impl<L, W: Clone> Queue<L, W> {
         match answer {
             None => digest.put(0),
             Some(Answer::Granted(lease)) => {
-                digest.put(1 + u64::from(lease.probe) + 2 * u64::from(lease.first));
+                digest.put(1 + u64::from(lease.probe));
                 digest.id(lease.key.id);
             }
             Some(Answer::Failed(Failure::Full)) => digest.put(5),

@@ -30,8 +30,6 @@ pub(crate) struct Lease<L> {
     pub(crate) client: L,
     /// Whether to ask the kernel first if it lives.
     pub(crate) probe: bool,
-    /// Whether this is the connection's first lease.
-    pub(crate) first: bool,
 }
 
 /// Where in the user's program a lease was taken.
@@ -76,12 +74,11 @@ pub(crate) struct Closed<L, H> {
     pub(crate) tell: bool,
 }
 
-/// What a ping must know to put the connection back where it was.
+/// An idle connection that is out for a ping.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pinged {
+struct Pinged {
+    index: u32,
     idle_since: Instant,
-    /// Which one had been idle a little longer.
-    neighbour: Option<SlotKey>,
 }
 
 /// `Vec<Slot>` with its transitions.
@@ -92,9 +89,14 @@ pub(crate) struct Slots<L, H> {
     vacant: Vec<u32>,
     /// Idle slots, the least recently used one first.
     idle: List,
+    /// The one that is being pinged, which keeps its place among the idle ones. There is one at
+    /// most, so to pass over it is no walk.
+    pinged: Option<Pinged>,
     /// Slots whose connections wait to be closed.
     left: Vec<u32>,
-    leased: usize,
+    /// How many connections are open, idle or leased. What is idle is in the list, so a lease
+    /// changes no count.
+    open: usize,
     connecting: usize,
     closing: usize,
     /// How many of the connects under way nobody counts on any more.
@@ -263,8 +265,9 @@ impl<L, H> Slots<L, H> {
             all: Vec::new(),
             vacant: Vec::new(),
             idle: List::new(),
+            pinged: None,
             left: Vec::new(),
-            leased: 0,
+            open: 0,
             connecting: 0,
             closing: 0,
             outdated: 0,
@@ -274,11 +277,11 @@ impl<L, H> Slots<L, H> {
     }
 
     pub(crate) fn idle(&self) -> usize {
-        self.idle.len()
+        self.idle.len() - usize::from(self.is_pinging())
     }
 
     pub(crate) fn leased(&self) -> usize {
-        self.leased
+        self.open - self.idle()
     }
 
     pub(crate) fn connecting(&self) -> usize {
@@ -297,7 +300,7 @@ impl<L, H> Slots<L, H> {
     }
 
     pub(crate) fn open(&self) -> usize {
-        self.idle() + self.leased
+        self.open
     }
 
     /// How many slots have a connection that is in the pool or being made.
@@ -415,7 +418,7 @@ impl<L, H> Slots<L, H> {
     /// The connection was made, and counts as leased until it is idle.
     pub(crate) fn fill(&mut self, key: SlotKey, handle: H, now: Instant) {
         self.end_connect(key);
-        self.leased += 1;
+        self.open += 1;
         let slot = &mut self.all[key.index as usize];
         slot.content = Content::Open(Open {
             handle,
@@ -434,29 +437,75 @@ impl<L, H> Slots<L, H> {
     }
 
     /// The most recently used idle connection.
+    #[inline]
     pub(crate) fn newest(&self) -> Option<u32> {
-        self.idle.last()
+        let last = self.idle.last()?;
+        if self.is_pinged(last) {
+            self.idle.before(last)
+        } else {
+            Some(last)
+        }
     }
 
     /// The least recently used idle connection.
     pub(crate) fn oldest(&self) -> Option<u32> {
-        self.idle.first()
+        self.by_age().next()
     }
 
     /// The idle connections from the least to the most recently used.
     pub(crate) fn by_age(&self) -> impl Iterator<Item = u32> + '_ {
-        self.idle.iter()
+        self.idle.iter().filter(|&index| !self.is_pinged(index))
     }
 
     /// Takes an idle connection out for a lease that began at `since`, and since when it had been
     /// idle.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "a part of each pull or drop, and a tenth of it if it is a call"
+    )]
+    #[inline(always)]
     pub(crate) fn lease(
         &mut self,
         index: u32,
         since: Instant,
         taker: Taker,
     ) -> (Lease<L>, Instant) {
+        self.idle.remove(index);
+        self.take_out(index, since, taker)
+    }
+
+    /// Takes an idle connection out for a ping, which is no use of it: it keeps its place.
+    pub(crate) fn lease_for_ping(
+        &mut self,
+        index: u32,
+        now: Instant,
+        holder: Option<Holder>,
+    ) -> Lease<L> {
+        debug_assert!(!self.is_pinging());
+        let taker = Taker { at: None, holder };
+        let (lease, idle_since) = self.take_out(index, now, taker);
+        self.pinged = Some(Pinged { index, idle_since });
+        let open = self.get_mut(lease.key);
+        open.expect("bug: a ping of what is not open").pings += 1;
+        lease
+    }
+
+    /// Whether a connection is out for a ping.
+    pub(crate) fn is_pinging(&self) -> bool {
+        self.pinged.is_some()
+    }
+
+    #[inline]
+    fn is_pinged(&self, index: u32) -> bool {
+        self.pinged.is_some_and(|pinged| pinged.index == index)
+    }
+
+    #[expect(
+        clippy::inline_always,
+        reason = "a part of each pull or drop, and a tenth of it if it is a call"
+    )]
+    #[inline(always)]
+    fn take_out(&mut self, index: u32, since: Instant, taker: Taker) -> (Lease<L>, Instant) {
         let slot = &mut self.all[index as usize];
         let id = slot.id;
         let Content::Open(open) = &mut slot.content else {
@@ -470,80 +519,36 @@ impl<L, H> Slots<L, H> {
         let Usage::Idle { client } = std::mem::replace(&mut open.usage, usage) else {
             panic!("bug: lease of a leased slot");
         };
-        let first = open.leases == 0;
         let idle_since = std::mem::replace(&mut open.since, since);
         open.leases += 1;
-        self.idle.remove(index);
-        self.leased += 1;
         let lease = Lease {
             key: SlotKey { index, id },
             client,
             probe: false,
-            first,
         };
         (lease, idle_since)
     }
 
-    /// Takes an idle connection out for a ping, which is no use of it.
-    ///
-    /// Returns what [`make_idle`](Self::make_idle) wants to know.
-    pub(crate) fn lease_for_ping(
-        &mut self,
-        index: u32,
-        now: Instant,
-        holder: Option<Holder>,
-    ) -> (Lease<L>, Pinged) {
-        let neighbour = self.idle.before(index).map(|index| self.key(index));
-        let taker = Taker { at: None, holder };
-        let (lease, idle_since) = self.lease(index, now, taker);
-        let pinged = self.get_mut(lease.key);
-        pinged.expect("bug: a ping of what is not open").pings += 1;
-        let pinged = Pinged {
-            idle_since,
-            neighbour,
-        };
-        (lease, pinged)
-    }
-
     /// A lease is over and its connection idle: the most recently used one. After a ping it is as
-    /// idle as before, at its place in the order.
-    #[inline]
-    pub(crate) fn make_idle(
-        &mut self,
-        key: SlotKey,
-        client: L,
-        now: Instant,
-        ping: Option<&Pinged>,
-    ) {
-        let (anchor, since) = match ping {
-            None => (self.idle.last(), now),
-            Some(pinged) => (self.place_after_ping(pinged), pinged.idle_since),
-        };
+    /// idle as before.
+    #[expect(
+        clippy::inline_always,
+        reason = "a part of each pull or drop, and a tenth of it if it is a call"
+    )]
+    #[inline(always)]
+    pub(crate) fn make_idle(&mut self, key: SlotKey, client: L, now: Instant) {
+        let pinged = self.pinged.take_if(|pinged| pinged.index == key.index);
         let open = self.get_mut(key).expect("bug: idle without a slot");
-        debug_assert!(!open.is_idle());
-        open.usage = Usage::Idle { client };
-        open.since = since;
+        let usage = std::mem::replace(&mut open.usage, Usage::Idle { client });
+        let Usage::Leased { taker, .. } = usage else {
+            panic!("bug: idle already");
+        };
+        drop(taker);
+        open.since = pinged.map_or(now, |pinged| pinged.idle_since);
         open.answered = now;
-        self.leased -= 1;
-        self.idle.insert_after(anchor, key.index);
-    }
-
-    /// Behind which idle connection one belongs that was pinged.
-    fn place_after_ping(&self, pinged: &Pinged) -> Option<u32> {
-        let since = pinged.idle_since;
-        let mut anchor = pinged
-            .neighbour
-            .filter(|&neighbour| {
-                self.get(neighbour)
-                    .is_some_and(|open| open.is_idle() && open.since <= since)
-            })
-            .map(|neighbour| neighbour.index);
-        let mut next = anchor.map_or(self.idle.first(), |index| self.idle.after(index));
-        while let Some(index) = next.filter(|&index| self.open_at(index).since < since) {
-            anchor = Some(index);
-            next = self.idle.after(index);
+        if pinged.is_none() {
+            self.idle.push(key.index);
         }
-        anchor
     }
 
     /// An open connection, idle or leased, leaves; it occupies its slot until [`vacate`](Self::vacate).
@@ -567,10 +572,14 @@ impl<L, H> Slots<L, H> {
                 Some(client)
             }
             Usage::Leased { .. } => {
-                self.leased -= 1;
+                if self.is_pinged(key.index) {
+                    self.pinged = None;
+                    self.idle.remove(key.index);
+                }
                 returned
             }
         };
+        self.open -= 1;
         self.closing += 1;
         Closed {
             key,
@@ -707,22 +716,18 @@ impl<L, H> Slots<L, H> {
     fn slot(&self, key: SlotKey) -> &Slot<L, H> {
         &self.all[key.index as usize]
     }
-
-    fn open_at(&self, index: u32) -> &Open<L, H> {
-        match &self.all[index as usize].content {
-            Content::Open(open) => open,
-            _ => panic!("bug: an idle slot is not open"),
-        }
-    }
 }
 
 #[cfg(test)]
 impl<L, H> Slots<L, H> {
     /// The client of the idle connection in this slot.
     pub(crate) fn idle_client(&self, index: u32) -> &L {
-        match &self.open_at(index).usage {
-            Usage::Idle { client } => client,
-            Usage::Leased { .. } => panic!("a leased connection among the idle ones"),
+        match &self.all[index as usize].content {
+            Content::Open(Open {
+                usage: Usage::Idle { client },
+                ..
+            }) => client,
+            _ => panic!("no idle connection among the idle ones"),
         }
     }
 
@@ -746,8 +751,9 @@ impl<L, H> Slots<L, H> {
             all,
             vacant,
             idle,
+            pinged,
             left,
-            leased: _,
+            open: _,
             connecting: _,
             closing: _,
             outdated: _,
@@ -777,13 +783,10 @@ impl<L, H> Slots<L, H> {
         for index in idle.iter() {
             digest.put(u64::from(index));
         }
-    }
-}
-
-#[cfg(test)]
-impl Pinged {
-    pub(crate) fn parts(&self) -> (Instant, Option<SlotKey>) {
-        (self.idle_since, self.neighbour)
+        if let Some(Pinged { index, idle_since }) = pinged {
+            digest.put(u64::from(*index));
+            digest.idle_age(*idle_since);
+        }
     }
 }
 
@@ -815,7 +818,7 @@ impl<L, H> Open<L, H> {
         digest.idle_age(*since);
         digest.silence(*answered);
         digest.due(*expires);
-        digest.put(u64::from(*leases == 0));
+        digest.put((*leases).min(2));
     }
 }
 
@@ -848,7 +851,7 @@ mod tests {
             let now = self.at(second);
             let key = self.slots.reserve(now);
             self.slots.fill(key, (), now);
-            self.slots.make_idle(key, key.id, now, None);
+            self.slots.make_idle(key, key.id, now);
             key
         }
 
@@ -863,16 +866,16 @@ mod tests {
         fn use_once(&mut self, key: SlotKey, second: u64) {
             let now = self.at(second);
             let (lease, _) = self.slots.lease(key.index, now, Taker::default());
-            self.slots.make_idle(lease.key, lease.client, now, None);
+            self.slots.make_idle(lease.key, lease.client, now);
         }
 
         /// A ping of this one, during which something else happens.
         fn ping(&mut self, key: SlotKey, meanwhile: impl FnOnce(&mut Self)) {
             let now = self.at(100);
-            let (lease, pinged) = self.slots.lease_for_ping(key.index, now, None);
+            let lease = self.slots.lease_for_ping(key.index, now, None);
             meanwhile(self);
             let Lease { key, client, .. } = lease;
-            self.slots.make_idle(key, client, now, Some(&pinged));
+            self.slots.make_idle(key, client, now);
         }
 
         fn order(&self) -> Vec<u64> {
@@ -975,7 +978,7 @@ mod tests {
         assert_eq!(counts(slots), (0, 0, 1, 0));
         slots.fill(key, (), now);
         assert_eq!(counts(slots), (0, 1, 0, 0));
-        slots.make_idle(key, 7, now, None);
+        slots.make_idle(key, 7, now);
         assert_eq!(counts(slots), (1, 0, 0, 0));
         let (lease, _) = slots.lease(key.index, now, Taker::default());
         assert_eq!(counts(slots), (0, 1, 0, 0));

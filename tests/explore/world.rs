@@ -12,7 +12,7 @@ use crate::report::event::Close;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::state::core::{self, Dead, IdlePeriod, Turn, WhoCloses};
 use crate::state::queue::{Answer, Seat};
-use crate::state::slots::{Ending, Lease, Pinged, SlotKey, Taker};
+use crate::state::slots::{Ending, Lease, SlotKey, Taker};
 
 /// A client and a handle are the number of their connection; a caller is woken by its number.
 type Core = core::Core<u64, u64, u8>;
@@ -101,7 +101,7 @@ pub(super) struct World {
     /// By their numbers in the queue.
     guests: Vec<Guest>,
     leases: Vec<Lease<u64>>,
-    ping: Option<(Lease<u64>, Pinged)>,
+    ping: Option<Lease<u64>>,
     connects: Vec<Connect>,
     closing: Vec<SlotKey>,
     /// What a sweep looks at.
@@ -375,11 +375,6 @@ impl World {
             digest.put(u64::from(itself.number().is_some()));
             digest.due(*look_at);
             digest.id(probes.as_ref().map_or(0, |lease| lease.key.id));
-            digest.put(
-                probes
-                    .as_ref()
-                    .map_or(0, |lease| 1 + u64::from(lease.first)),
-            );
         }
         for lease in &self.leases {
             digest.put(2 + u64::from(lease.key.index));
@@ -402,11 +397,8 @@ impl World {
                 open.is_some_and(|open| period.is_of(open.leases)),
             ));
         }
-        if let Some((lease, pinged)) = &self.ping {
+        if let Some(lease) = &self.ping {
             digest.id(lease.key.id);
-            let (idle_since, neighbour) = pinged.parts();
-            digest.idle_age(idle_since);
-            digest.id(neighbour.map_or(0, |key| key.id));
         }
         digest.put(u64::from(self.drains));
         digest.finish()
@@ -489,7 +481,7 @@ impl World {
                     Some(client)
                 };
                 if let Some(client) = client {
-                    self.core.give_back(key, client, verdict, signal, None);
+                    self.core.give_back(key, client, verdict, signal);
                 }
             }
             Act::Discard(i) => {
@@ -548,12 +540,11 @@ impl World {
                 self.ping = self.core.next_ping(&mut Some(0), every);
             }
             Act::PingBack { fit } => {
-                let (lease, pinged) = self.ping.take().unwrap();
+                let lease = self.ping.take().unwrap();
                 let verdict = (!fit).then_some(Eviction::PingFailed);
                 let Lease { key, client, .. } = lease;
                 let signal = PeerSignal::Silence;
-                self.core
-                    .give_back(key, client, verdict, signal, Some(&pinged));
+                self.core.give_back(key, client, verdict, signal);
             }
             Act::SetLimit(limit) => self.core.set_limit(usize::from(limit)),
             Act::Free { keep, hard } => {
@@ -832,9 +823,7 @@ impl World {
                 _ => guest.probes.as_ref(),
             }
         });
-        let out = pending
-            .chain(&self.leases)
-            .chain(self.ping.as_ref().map(|(lease, _)| lease));
+        let out = pending.chain(&self.leases).chain(self.ping.as_ref());
         let (mut leased, mut aborted, mut mask) = (0, 0, 0_u64);
         for lease in out {
             assert_eq!(lease.key.id, lease.client);

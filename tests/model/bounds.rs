@@ -129,9 +129,7 @@ fn a_failed_connect_walks_no_line() {
 fn a_dead_connection_on_its_way_walks_no_line() {
     assert_costs_the_same(1, |crowd| {
         let lease = crowd.lease.take().unwrap();
-        crowd
-            .core
-            .give_back(lease.key, (), None, PeerSignal::Heard, None);
+        crowd.core.give_back(lease.key, (), None, PeerSignal::Heard);
         let first = &mut crowd.waiters[0];
         let Turn::Granted(lease) = crowd.core.poll(first) else {
             panic!("the first waiter is served");
@@ -185,6 +183,55 @@ fn a_search_for_the_next_ping_goes_in_batches() {
     assert_eq!(searches, 201_usize.div_ceil(64));
 }
 
+/// The least time that pings take among so many idle connections; the older neighbour of each that
+/// is pinged leaves meanwhile.
+fn time_of_pings(idle: usize) -> Duration {
+    let run = |_| {
+        let mut crowd = Crowd::new(0, idle);
+        let ready = crowd.core.begin_ready(idle, ());
+        crowd.core.refill();
+        loop {
+            let connects = crowd.core.take_effects().connects;
+            if connects.is_empty() {
+                break;
+            }
+            for connect in connects {
+                crowd.core.connected(connect.key, (), ());
+                crowd.pass(Duration::from_micros(1));
+            }
+        }
+        crowd.core.end_ready(ready);
+        let mut spent = Duration::ZERO;
+        let last = crowd.core.slots().len();
+        for index in (last - 2 * ROUNDS..last).step_by(2).skip(1) {
+            let (mut from, core) = (Some(index), &mut crowd.core);
+            let neighbour = core.slots().key(index - 1);
+            let lease = core.next_ping(&mut from, Duration::ZERO).unwrap();
+            assert_eq!(lease.key.index, index);
+            let mut seen = Vec::new();
+            core.inspect(index - 1..index, &mut seen, &mut Vec::new());
+            let period = seen[0].0;
+            assert_eq!(period.key, neighbour);
+            assert!(core.evict_idle(period, Eviction::PeerClosed, false));
+            core.take_effects();
+            let begun = Instant::now();
+            core.give_back(lease.key, (), None, PeerSignal::Silence);
+            spent += begun.elapsed();
+        }
+        spent
+    };
+    (0..5).map(run).min().unwrap()
+}
+
+#[test]
+fn a_ping_whose_neighbour_left_walks_no_idle_ones() {
+    if cfg!(miri) {
+        return;
+    }
+    let (few, many) = (time_of_pings(FEW), time_of_pings(MANY));
+    assert!(many < few * 8, "{many:?} among many, {few:?} among few");
+}
+
 #[test]
 fn nobody_overtakes_a_waiter_whose_window_is_over() {
     let mut crowd = Crowd::new(0, 1);
@@ -195,14 +242,14 @@ fn nobody_overtakes_a_waiter_whose_window_is_over() {
     assert!(matches!(crowd.core.enter(&mut waiter), Turn::Failed(..)));
     let lease = crowd.lease.take().unwrap();
     let key = lease.key;
-    crowd.core.give_back(key, (), None, PeerSignal::Heard, None);
+    crowd.core.give_back(key, (), None, PeerSignal::Heard);
     let barging = crowd
         .core
         .take(true, Taker::default())
         .expect("its window is open");
     crowd
         .core
-        .give_back(barging.key, (), None, PeerSignal::Heard, None);
+        .give_back(barging.key, (), None, PeerSignal::Heard);
     // Of one waiter the window is 64 µs long.
     crowd.pass(Duration::from_micros(64));
     assert!(crowd.core.take(true, Taker::default()).is_none());

@@ -15,7 +15,7 @@ impl Walk {
             assert!(expected.is_none());
             return;
         };
-        assert_eq!(expected, Some((lease.key.id, lease.probe, lease.first)));
+        assert_eq!(expected, Some((lease.key.id, lease.probe)));
         self.hold(lease.key, holder);
         self.keep(lease);
         self.check(&Expected::default());
@@ -48,8 +48,8 @@ impl Walk {
         };
         let is_back = !self.leases.is_empty();
         let turn = if is_back {
-            let (dead, first) = self.dead();
-            self.remove_dead(&dead, first, WhoCloses::Finder, &mut expected);
+            let dead = self.dead();
+            self.remove_dead(&dead, WhoCloses::Finder, &mut expected);
             let turn = self.core.come_back(&mut comeback.itself, dead);
             self.heard(&expected);
             turn
@@ -86,7 +86,7 @@ impl Walk {
             let Turn::Granted(lease) = turn else {
                 panic!("there was an idle one, but {turn:?}");
             };
-            assert_eq!((lease.key.id, lease.probe, lease.first), granted);
+            assert_eq!((lease.key.id, lease.probe), granted);
             self.hold(lease.key, is_watched);
             return self.keep(lease);
         }
@@ -274,8 +274,8 @@ impl Walk {
                 self.served.remove(place.unwrap());
                 true
             }
-            (Turn::Granted(lease), Some(Told::Granted(id, probe, first))) => {
-                assert_eq!((lease.key.id, lease.probe, lease.first), (id, probe, first));
+            (Turn::Granted(lease), Some(Told::Granted(id, probe))) => {
+                assert_eq!((lease.key.id, lease.probe), (id, probe));
                 let caller = self.served.remove(place.unwrap());
                 self.hold(lease.key, caller.is_watched);
                 if self.random.chance(30) {

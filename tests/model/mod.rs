@@ -32,7 +32,7 @@ use crate::report::stats::{State, Stats};
 use crate::state::barging::Convoy;
 use crate::state::core::{self, Dead, IdlePeriod, Readiness, Rules, Tale, Turn, What, WhoCloses};
 use crate::state::queue::Failure;
-use crate::state::slots::{Ending, Holder, Lease, Pinged, SlotKey, Taker};
+use crate::state::slots::{Ending, Holder, Lease, SlotKey, Taker};
 
 type Core = core::Core<Value, u64, u64>;
 type Effects = core::Effects<Value, u64, u64>;
@@ -126,6 +126,16 @@ struct Conn {
     is_told: bool,
 }
 
+/// A connection that is out for a ping.
+#[derive(Debug)]
+struct Ping {
+    lease: Lease<Value>,
+    /// Since when it had been idle.
+    since: Instant,
+    /// The connections that had been idle longer, by how many leases they had had.
+    older: Vec<(u64, u64)>,
+}
+
 /// A connect under way, and who it is made for.
 #[derive(Clone, Copy, Debug)]
 struct Connect {
@@ -158,8 +168,8 @@ struct Caller {
 /// What a caller is told.
 #[derive(Clone, Debug)]
 enum Told {
-    /// Which one, whether to probe it, and whether it is its first lease.
-    Granted(u64, bool, bool),
+    /// Which one, and whether to probe it.
+    Granted(u64, bool),
     Failed(Cause),
     Ended,
 }
@@ -319,7 +329,7 @@ struct Walk {
     evictions: [u64; Eviction::COUNT],
 
     leases: Vec<Lease<Value>>,
-    pings: Vec<(Lease<Value>, Pinged, Option<u64>, Instant)>,
+    pings: Vec<Ping>,
     comebacks: Vec<Comeback>,
     /// Idle connections that a sweep looks at, and how many leases they had had.
     looked_at: Vec<(IdlePeriod, u64)>,
@@ -556,7 +566,7 @@ impl Walk {
     }
 
     /// What a caller that does not wait yet may have.
-    fn take_newest(&mut self, barge: bool) -> Option<(u64, bool, bool)> {
+    fn take_newest(&mut self, barge: bool) -> Option<(u64, bool)> {
         let may_take = self.queue.is_empty() || (barge && self.may_overtake_first(self.clock));
         if !may_take {
             return None;
@@ -589,23 +599,22 @@ impl Walk {
         self.may_connect() && self.connecting_current() == 0
     }
 
-    /// Which one, whether to probe it, and whether it is its first lease.
-    fn lease_newest(&mut self) -> Option<(u64, bool, bool)> {
+    /// Which one, and whether to probe it.
+    fn lease_newest(&mut self) -> Option<(u64, bool)> {
         let mut conn = self.idle.pop()?;
         let probe = self.clock.saturating_duration_since(conn.since) >= self.rules.probe_after;
-        let first = conn.leases == 0;
         conn.since = self.clock;
         conn.leases += 1;
         (conn.is_taken, conn.is_told) = (false, false);
         let id = conn.key.id;
         self.leased.push(conn);
-        Some((id, probe, first))
+        Some((id, probe))
     }
 
     /// The newest idle connection goes to the one who came first.
     fn grant(&mut self, may_be_dead: bool, expected: &mut Expected) {
-        let (id, probe, first) = self.lease_newest().unwrap();
-        self.serve(Told::Granted(id, probe && may_be_dead, first), expected);
+        let (id, probe) = self.lease_newest().unwrap();
+        self.serve(Told::Granted(id, probe && may_be_dead), expected);
     }
 
     fn serve(&mut self, told: Told, expected: &mut Expected) {

@@ -226,7 +226,7 @@ impl Walk {
         let mut expected = Expected::default();
         let signal = self.signal();
         self.hear(key, signal, &mut expected);
-        self.core.give_back(key, client, verdict, signal, None);
+        self.core.give_back(key, client, verdict, signal);
         self.heard(&expected);
         self.came_back(key, verdict, &mut expected);
         self.dispatch(&mut expected);
@@ -270,28 +270,22 @@ impl Walk {
     }
 
     pub(super) fn give_back_pinged(&mut self) {
-        let Some((lease, pinged, before, since)) = self.pings.pop() else {
+        let Some(ping) = self.pings.pop() else {
             return;
         };
-        let Lease { key, client, .. } = lease;
+        let Lease { key, client, .. } = ping.lease;
         let verdict = self.verdict();
         self.look_at_the_clock();
         let silence = PeerSignal::Silence;
-        self.core
-            .give_back(key, client, verdict, silence, Some(&pinged));
+        self.core.give_back(key, client, verdict, silence);
         let mut expected = Expected::default();
         if let Some(mut conn) = self.came_back(key, verdict, &mut expected) {
-            // As idle as before: behind those that were idle longer.
-            conn.since = since;
+            // As idle as before: behind those that were idle longer, and are still.
+            conn.since = ping.since;
             self.idle.pop();
-            let neighbour = self
-                .idle
-                .iter()
-                .position(|other| Some(other.key.id) == before && other.since <= since);
-            let mut place = neighbour.map_or(0, |place| place + 1);
-            while self.idle.get(place).is_some_and(|c| c.since < since) {
-                place += 1;
-            }
+            let is_older = |other: &Conn| ping.older.contains(&(other.key.id, other.leases));
+            let neighbour = self.idle.iter().rposition(is_older);
+            let place = neighbour.map_or(0, |place| place + 1);
             self.idle.insert(place, conn);
         }
         self.dispatch(&mut expected);
@@ -340,8 +334,8 @@ impl Walk {
         match self.random.below(3) {
             0 => {
                 let who_closes = self.random.pick(&[WhoCloses::Finder, WhoCloses::Others]);
-                let (dead, first) = self.dead();
-                self.remove_dead(&dead, first, who_closes, &mut expected);
+                let dead = self.dead();
+                self.remove_dead(&dead, who_closes, &mut expected);
                 self.core.found_dead(dead, who_closes);
             }
             1 => {
@@ -383,27 +377,25 @@ impl Walk {
         (key, client, signal)
     }
 
-    /// A lease that proved dead on its way to its caller, and whether it was the first one.
-    pub(super) fn dead(&mut self) -> (Dead<Value>, bool) {
+    /// A lease that proved dead on its way to its caller.
+    pub(super) fn dead(&mut self) -> Dead<Value> {
         let index = self.random.below(self.leases.len());
         let lease = self.leases.swap_remove(index);
-        let first = lease.first;
-        let dead = Dead {
+        Dead {
             lease,
             why: self.random.pick(&[Eviction::PeerClosed, Eviction::Unread]),
             silent: self.random.chance(self.hanging_up),
-        };
-        (dead, first)
+        }
     }
 
     pub(super) fn remove_dead(
         &mut self,
         dead: &Dead<Value>,
-        first: bool,
         who_closes: WhoCloses,
         expected: &mut Expected,
     ) {
         let key = dead.lease.key;
+        let first = find(&mut self.leased, key.id).is_some_and(|conn| conn.leases == 1);
         if dead.silent && first {
             self.hear(key, PeerSignal::HungUp, expected);
         }

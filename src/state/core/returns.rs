@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Core, Failure};
 use crate::report::error::Error;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::state::slots::{Ending, Lease, Open, Pinged, SlotKey};
+use crate::state::slots::{Ending, Lease, Open, SlotKey};
 
 /// A connection that was found dead on its way to a caller.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if !stays {
             return Err(client);
         }
-        self.slots.make_idle(key, client, self.now, None);
+        self.slots.make_idle(key, client, self.now);
         Ok(())
     }
 
@@ -94,14 +94,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         client: L,
         verdict: Option<Eviction>,
         signal: PeerSignal,
-        ping: Option<&Pinged>,
     ) {
         self.hear(key, signal);
         let open = self.slots.get(key);
         match open.map(|open| self.reason_to_close(open, verdict)) {
             None => self.end_aborted(Some(client)),
             Some(Some(why)) => self.close(key, why, Some(client)),
-            Some(None) => self.slots.make_idle(key, client, self.now, ping),
+            Some(None) => self.slots.make_idle(key, client, self.now),
         }
         self.dispatch();
     }
@@ -140,7 +139,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     pub(super) fn remove_dead(&mut self, dead: Dead<L>, who_closes: WhoCloses) {
         let Dead { lease, why, silent } = dead;
         let key = lease.key;
-        self.died(key, lease.first && silent);
+        let is_first = |open: &Open<L, H>| open.leases == 1;
+        let was_of_no_use = silent && self.slots.get(key).is_some_and(is_first);
+        self.died(key, was_of_no_use);
         // Unread bytes say nothing of the other connections.
         let calls_reaper = why != Eviction::Unread;
         self.effects.wake_reaper |= calls_reaper;
@@ -247,7 +248,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             if let Some(open) = self.slots.get_mut(key) {
                 open.expires = lifetime.and_then(|lifetime| self.now.checked_add(lifetime));
             }
-            self.slots.make_idle(key, client, self.now, None);
+            self.slots.make_idle(key, client, self.now);
             self.serve_first(key.index, owner);
         }
         self.wake_readiers();

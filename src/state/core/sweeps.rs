@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Core, Tale, What};
 use crate::report::outcome::Eviction;
-use crate::state::slots::{Holder, Lease, Pinged, SlotKey};
+use crate::state::slots::{Holder, Lease, SlotKey};
 
 /// How many slots a search for the next ping looks at between two locks.
 const PING_BATCH: u32 = 64;
@@ -126,9 +126,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         &mut self,
         from: &mut Option<u32>,
         every: Duration,
-    ) -> Option<(Lease<L>, Pinged)> {
+    ) -> Option<Lease<L>> {
         let first = from.take()?;
-        if self.ended || !self.waiters.is_empty() {
+        if self.ended || !self.waiters.is_empty() || self.slots.is_pinging() {
             return None;
         }
         let end = self.slots.len().min(first.saturating_add(PING_BATCH));
