@@ -1,9 +1,11 @@
 //! Shared calls: many callers on few connections.
 
 mod call;
+mod input;
 mod lane;
 mod leader;
 mod shared;
+mod wire;
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::lane::{End, Kit, Machine, Message, Seat};
+use crate::pipeline::lane::{End, Kit, Machine, Message, Pen, Seat};
 use crate::pipeline::leader::Leader;
 use crate::pipeline::shared::Core;
 use crate::report::call_error::CallError;
@@ -12,7 +12,7 @@ use crate::report::error::Error;
 use crate::state::lanes::{Entry, Fate, GaveUp, Lead};
 use crate::sync::now;
 
-/// When a queued call looks again whether it can be sent; then after twice as long, and so on.
+/// When a call looks again whether it was sent that has led or written for others.
 const TICK: Duration = Duration::from_millis(100);
 /// How often a call goes to another lane because its lane broke before it was sent.
 const BOUNCES: usize = 8;
@@ -70,18 +70,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
             request,
             deadline,
         };
-        let mut nudge = None;
-        match entry {
-            Entry::Lead(lead) => {
-                if let Some(end) = caller.lead(lead) {
-                    return end;
-                }
-                nudge = Some(now() + TICK);
-            }
-            Entry::Send { lane, pen } => self.send(lane, pen),
-            Entry::Wait(patience) => nudge = patience.map(|patience| now() + patience),
-        }
-        caller.wait(&seat, nudge)
+        caller.run(&seat, entry)
     }
 }
 
@@ -94,45 +83,41 @@ struct Caller<'a, R, C> {
 }
 
 impl<R: Send + 'static, C: Read + Write + Send + 'static> Caller<'_, R, C> {
-    /// Sleeps until the call is over. From `nudge` on it sees for itself whether anybody sends it.
-    fn wait(&self, seat: &Seat<R, C>, mut nudge: Option<Instant>) -> End<R> {
-        let (mut is_settled, mut tick) = (false, TICK);
+    /// Does what the call is to do, and sleeps in between, until it is over.
+    fn run(&self, seat: &Seat<R, C>, mut entry: Entry<Box<Kit<R, C>>, Pen>) -> End<R> {
+        let mut is_settled = false;
         loop {
-            let deadline = self.deadline.filter(|_| !is_settled);
-            let until = [deadline, nudge].into_iter().flatten().min();
-            match seat.wait(until) {
-                Some(Message::Reply(reply)) => return End::Reply(reply),
-                Some(Message::Fate(fate)) => return End::Failed(fate),
-                Some(Message::Lead(lead)) => {
+            let again = match entry {
+                Entry::Lead(lead) => {
                     if let Some(end) = self.lead(lead) {
                         return end;
                     }
-                    (is_settled, nudge) = (false, Some(now() + TICK));
+                    is_settled = false;
+                    Some(TICK)
                 }
-                None if deadline.is_some_and(|at| at <= now()) => {
-                    match self.core.with(|lanes| lanes.give_up(self.key)) {
-                        GaveUp::Unsent => return End::TimedOut { sent: false },
-                        GaveUp::Sent => return End::TimedOut { sent: true },
-                        GaveUp::Settled => (is_settled, nudge) = (true, None),
-                    }
+                Entry::Send { lane, pen } => {
+                    self.core.send(lane, pen);
+                    Some(TICK)
                 }
-                None => {
-                    let key = self.key;
-                    let (pen, is_queued) = self
-                        .core
-                        .with(|lanes| (lanes.nudge(key), lanes.is_queued(key)));
-                    if let Some((lane, pen)) = pen {
-                        self.core.send(lane, pen);
-                    } else if let Some(lead) = self.core.with(|lanes| lanes.rise(key)) {
-                        // A lane could not start before, and nobody else looks whether it can now.
-                        if let Some(end) = self.lead(lead) {
-                            return end;
+                Entry::Wait(again) => again,
+            };
+            let look_at = again.map(|again| now() + again);
+            entry = loop {
+                let deadline = self.deadline.filter(|_| !is_settled);
+                match seat.wait([deadline, look_at].into_iter().flatten().min()) {
+                    Some(Message::Reply(reply)) => return End::Reply(reply),
+                    Some(Message::Fate(fate)) => return End::Failed(fate),
+                    Some(Message::Lead(lead)) => break Entry::Lead(lead),
+                    None if deadline.is_some_and(|at| at <= now()) => {
+                        match self.core.with(|lanes| lanes.give_up(self.key)) {
+                            GaveUp::Unsent => return End::TimedOut { sent: false },
+                            GaveUp::Sent => return End::TimedOut { sent: true },
+                            GaveUp::Settled => is_settled = true,
                         }
                     }
-                    nudge = now().checked_add(tick).filter(|_| is_queued);
-                    tick = tick.saturating_mul(2);
+                    None => break self.core.with(|lanes| lanes.again(self.key)),
                 }
-            }
+            };
         }
     }
 

@@ -6,14 +6,12 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::net::stream::Stream;
+use crate::pipeline::input::Input;
 use crate::runtime::connection::{Abandoned, Connection};
 use crate::state::lanes::{self, Fate, Lanes, Lead, Whose};
 use crate::sync::user_code::destroy;
 use crate::sync::{Condvar, Mutex, now};
 
-/// How much is read at once, and how much of a larger buffer is kept for the next reply.
-const CHUNK: usize = 8 * 1024;
-const KEPT: usize = 64 * 1024;
 pub(super) type Machine<R, C> = Lanes<Arc<Seat<R, C>>, Box<Kit<R, C>>, Pen>;
 
 /// Where a caller sleeps until it has its reply, or a lane to lead.
@@ -71,25 +69,6 @@ pub(super) struct Kit<R, C> {
     /// A pen's handle on the connection, to be dropped before that is given back.
     pub(super) laid: Option<Stream>,
     pub(super) timeout: Timeout,
-}
-
-/// What is known of the lease's read time-out.
-pub(super) struct Timeout {
-    /// When a byte came last, or the lease began.
-    pub(super) quiet_since: Instant,
-    /// What the pool has set, once it was asked for.
-    pub(super) given: Option<Option<Duration>>,
-    /// What a leader has set.
-    pub(super) set: Option<Option<Duration>>,
-}
-
-/// What was read of a lane: the current reply from its first byte on, and what follows.
-#[derive(Default)]
-pub(super) struct Input {
-    pub(super) bytes: Vec<u8>,
-    pub(super) start: usize,
-    pub(super) at: usize,
-    pub(super) end: usize,
 }
 
 /// What those write with who do not lead.
@@ -164,11 +143,7 @@ impl<R, C: 'static> Kit<R, C> {
     pub(super) fn begin(&mut self, lease: Connection<C>) {
         self.lease = Some(lease);
         self.is_fresh = true;
-        self.timeout = Timeout {
-            quiet_since: now(),
-            given: None,
-            set: None,
-        };
+        self.timeout = Timeout::new();
     }
 
     /// Tells the machine what was done and what has come; false if a reply was not asked for.
@@ -255,11 +230,7 @@ impl<R, C> Default for Kit<R, C> {
             unwanted: Vec::new(),
             ink: Vec::new(),
             laid: None,
-            timeout: Timeout {
-                quiet_since: now(),
-                given: None,
-                set: None,
-            },
+            timeout: Timeout::new(),
         }
     }
 }
@@ -273,58 +244,23 @@ impl<R, C> Drop for Kit<R, C> {
     }
 }
 
-impl Input {
-    pub(super) fn has_any(&self) -> bool {
-        self.start < self.end
-    }
+/// What is known of the lease's read time-out.
+pub(super) struct Timeout {
+    /// When a byte came last, or the lease began.
+    pub(super) quiet_since: Instant,
+    /// What the pool has set, once it was asked for.
+    pub(super) given: Option<Option<Duration>>,
+    /// What a leader has set.
+    pub(super) set: Option<Option<Duration>>,
+}
 
-    pub(super) fn has_unread(&self) -> bool {
-        self.at < self.end
-    }
-
-    /// Whether anything of the current reply has been read.
-    pub(super) fn has_read(&self) -> bool {
-        self.start < self.at
-    }
-
-    pub(super) fn unread(&self) -> &[u8] {
-        &self.bytes[self.at..self.end]
-    }
-
-    /// The current reply is to be read again.
-    pub(super) fn rewind(&mut self) {
-        self.at = self.start;
-    }
-
-    /// The current reply ends here.
-    pub(super) fn finish(&mut self) {
-        self.start = self.at;
-    }
-
-    pub(super) fn clear(&mut self) {
-        (self.start, self.at, self.end) = (0, 0, 0);
-    }
-
-    /// Room for what comes next, behind what there is.
-    pub(super) fn space(&mut self) -> &mut [u8] {
-        if !self.has_any() {
-            self.clear();
-            if self.bytes.len() > KEPT {
-                self.bytes = Vec::new();
-            }
+impl Timeout {
+    pub(super) fn new() -> Self {
+        Self {
+            quiet_since: now(),
+            given: None,
+            set: None,
         }
-        if self.bytes.len() - self.end < CHUNK / 2 {
-            if self.start > 0 {
-                self.bytes.copy_within(self.start..self.end, 0);
-                self.at -= self.start;
-                self.end -= self.start;
-                self.start = 0;
-            }
-            if self.bytes.len() - self.end < CHUNK / 2 {
-                self.bytes.resize((self.bytes.len() * 2).max(CHUNK), 0);
-            }
-        }
-        &mut self.bytes[self.end..]
     }
 }
 
@@ -334,7 +270,7 @@ pub(super) fn is_stream<C: 'static>() -> bool {
 
 /// A handle on the connection with which others can write: if that is what the client is, and its
 /// buffers are large enough for writes that have no deadline.
-fn shared_stream<C: 'static>(lease: &Connection<C>) -> Option<Stream> {
+pub(super) fn shared_stream<C: 'static>(lease: &Connection<C>) -> Option<Stream> {
     let stream = Connection::stream(lease);
     (is_stream::<C>() && stream.socket().is_roomy()).then(|| stream.another())
 }

@@ -1,24 +1,20 @@
 //! Leading a lane: reading for everybody on it, and writing what is queued before each read.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::net::stream::Stream;
 use crate::pipeline::lane::{End, Kit, Message, Seat, is_stream};
 use crate::pipeline::shared::Core;
-use crate::report::stats::Brief;
+use crate::pipeline::wire::Trouble;
 use crate::runtime::connection::{Abandoned, Connection};
-use crate::state::lanes::{Fate, GaveUp, Lead, Look, Own};
+use crate::state::lanes::{Fate, GaveUp, Lead, Look};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::now;
 use crate::sync::user_code::{destroy, guarded};
 
 /// How long a call waits for a further connection while other lanes could carry it.
 const GROW: Duration = Duration::from_millis(20);
-/// The shortest time-out.
-const MOMENT: Duration = Duration::from_millis(1);
 
 type Decision<R, C> = Look<Arc<Seat<R, C>>, Box<Kit<R, C>>>;
 
@@ -31,27 +27,11 @@ pub(super) struct Leader<'a, R: Send + 'static, C: Read + Write + Send + 'static
     key: usize,
     request: &'a [u8],
     deadline: Option<Instant>,
-    own: Stage,
+    /// How the own call has ended.
     end: Option<End<R>>,
     /// What was decided while a reply was being read.
     next: Option<Decision<R, C>>,
     trouble: Option<Trouble>,
-}
-
-/// The leader's own call.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Unsent,
-    InFlight,
-    Over,
-}
-
-/// Why a leader cannot go on.
-enum Trouble {
-    OutOfTime,
-    Broken(io::Error),
-    /// What came was no reply.
-    Nonsense(io::Error),
 }
 
 impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
@@ -69,11 +49,6 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             key,
             request,
             deadline,
-            own: if lead.unsent {
-                Stage::Unsent
-            } else {
-                Stage::InFlight
-            },
             end: None,
             next: None,
             trouble: None,
@@ -86,7 +61,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             self.kit().lease = left.take_back();
             self.kit().is_fresh = true;
         }
-        if stale && !self.has_come() {
+        if stale && !self.kit().has_come() {
             let pen = self.core.with(|lanes| lanes.restart(self.lane));
             drop(pen);
             self.close(false);
@@ -95,12 +70,8 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         if self.kit().lease.is_none() && !self.connect(others) {
             return self.end.take();
         }
-        if self.own == Stage::Unsent && self.is_out_of_time() {
-            self.abandon();
-        }
-        if !self.kit().out.is_empty() {
-            self.write_out();
-        }
+        // What the leader before could not write in its time.
+        self.write_out();
         loop {
             match self.trouble.take() {
                 None => {}
@@ -130,15 +101,6 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         self.kit.as_mut().expect("bug: a leader without a kit")
     }
 
-    fn stream(&self) -> &Stream {
-        let lease = self.kit.as_ref().and_then(|kit| kit.lease.as_ref());
-        Connection::stream(lease.expect("bug: a leader without a lease"))
-    }
-
-    fn is_out_of_time(&self) -> bool {
-        self.deadline.is_some_and(|at| at <= now())
-    }
-
     /// Gets a connection; false if the call is over or queued instead.
     fn connect(&mut self, mut others: bool) -> bool {
         let core = self.core;
@@ -149,12 +111,11 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
                 self.vacate();
                 return false;
             }
+            let patience = [left, others.then_some(GROW)].into_iter().flatten().min();
             core.pulling.fetch_add(1, Relaxed);
-            let pulled = match (left, others) {
-                (None, false) => core.pool.pull(),
-                (Some(left), false) => core.pool.pull_timeout(left),
-                (None, true) => core.pool.pull_timeout(GROW),
-                (Some(left), true) => core.pool.pull_timeout(GROW.min(left)),
+            let pulled = match patience {
+                None => core.pool.pull(),
+                Some(patience) => core.pool.pull_timeout(patience),
             };
             core.pulling.fetch_sub(1, Relaxed);
             let error = match pulled {
@@ -181,20 +142,6 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         }
     }
 
-    /// Whether one of the replies has come that nobody waits for, on a lane that was left alone.
-    fn has_come(&mut self) -> bool {
-        if self.kit().lease.is_none() || self.stream().set_nonblocking(true).is_err() {
-            return false;
-        }
-        let Kit { lease, input, .. } = self.kit();
-        let lease = lease.as_mut().expect("bug: a leader without a lease");
-        let count = lease.read(input.space()).unwrap_or(0);
-        input.end += count;
-        self.kit().has_heard = count > 0;
-        self.kit().timeout.quiet_since = now();
-        count > 0 && self.stream().set_nonblocking(false).is_ok()
-    }
-
     /// Does what there is to do next; what ends the lead is left in `next`.
     fn go_on(&mut self) {
         let Some(look) = self.step() else {
@@ -206,8 +153,9 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             Look::Write => self.write_out(),
             Look::WriteOwn => self.write_own(),
             Look::Read => {
+                let deadline = self.deadline.filter(|_| self.end.is_none());
                 self.kit().deliver();
-                self.read_more();
+                self.trouble = self.kit().read(deadline).err();
             }
             look => self.next = Some(look),
         }
@@ -215,7 +163,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
 
     /// Reports what was done, and looks at the queue, in one step. `None`: an unasked reply.
     fn step(&mut self) -> Option<Decision<R, C>> {
-        let (lane, key, request, mut stage) = (self.lane, self.key, self.request, self.own);
+        let (lane, key, request) = (self.lane, self.key, self.request);
         let wanted = self.is_wanted_back();
         let kit = self.kit.as_mut().expect("bug: a leader without a kit");
         let mut reply = None;
@@ -223,29 +171,15 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             if !kit.report(lanes, lane, key, &mut reply) {
                 return None;
             }
-            if reply.is_some() {
-                stage = Stage::Over;
-            }
-            let own = match stage {
-                Stage::Unsent => Own::Unsent(key, request),
-                Stage::InFlight => Own::InFlight,
-                Stage::Over => Own::Over,
-            };
-            let look = lanes.look(lane, own, wanted, &mut kit.out);
+            let look = lanes.look(lane, (key, request), wanted, &mut kit.out);
             kit.is_held = lanes.is_held(lane);
-            if stage == Stage::Unsent && !lanes.is_unsent(key) {
-                stage = Stage::InFlight;
-            }
             if matches!(look, Look::Release | Look::Discard) {
                 kit.lay_down(lanes.pen(lane));
             }
             Some(look)
         });
         kit.is_writing |= !kit.out.is_empty() || matches!(look, Some(Look::WriteOwn));
-        self.own = stage;
-        if let Some(reply) = reply {
-            self.end = Some(End::Reply(reply));
-        }
+        self.end = self.end.take().or(reply.map(End::Reply));
         look
     }
 
@@ -254,7 +188,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         match look {
             Look::HandOver(seat, mut lead) => {
                 // This call is over; a write that may wait is left to the next leader.
-                if !self.may_block() {
+                if !self.kit().may_block() {
                     self.write_out();
                 }
                 self.kit().deliver();
@@ -265,16 +199,13 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             Look::Release | Look::Discard => {
                 self.kit().deliver();
                 let is_clean = matches!(look, Look::Release) && !self.kit().input.has_any();
-                drop(self.kit().laid.take());
-                let lease = self
-                    .kit()
-                    .lease
-                    .take()
-                    .expect("bug: a leader without a lease");
                 if is_clean {
-                    Connection::finish(lease);
+                    drop(self.kit().laid.take());
+                    if let Some(lease) = self.kit().lease.take() {
+                        Connection::finish(lease);
+                    }
                 } else {
-                    Connection::discard(lease);
+                    self.close(false);
                 }
                 self.vacate();
                 true
@@ -298,8 +229,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
                 is_gone
             }
             Look::Wait if self.kit().is_writing => {
-                let error = io::Error::new(ErrorKind::TimedOut, "a request was not wholly sent");
-                self.trouble = Some(Trouble::Broken(error));
+                self.trouble = Some(torn());
                 false
             }
             Look::Wait => {
@@ -322,14 +252,10 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
 
     /// The own call's time is up.
     fn abandon(&mut self) {
-        if self.own == Stage::Over {
-            return;
+        if self.end.is_none() {
+            let sent = self.core.with(|lanes| lanes.abandon(self.key)) == GaveUp::Sent;
+            self.end = Some(End::TimedOut { sent });
         }
-        let gave_up = self.core.with(|lanes| lanes.abandon(self.key));
-        self.own = Stage::Over;
-        self.end = Some(End::TimedOut {
-            sent: gave_up == GaveUp::Sent,
-        });
     }
 
     /// The connection is of no use any more: everybody on it is told.
@@ -375,95 +301,28 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         if self.kit().out.is_empty() {
             return;
         }
-        let out = std::mem::take(&mut self.kit().out);
-        if self.may_block() {
+        if self.kit().may_block() {
             self.kit().deliver();
         }
-        let done = self.write(&out);
+        let deadline = self.deadline;
         let kit = self.kit();
+        let mut out = std::mem::take(&mut kit.out);
+        let done = kit.write(&out, deadline);
+        out.drain(..done);
         kit.out = out;
-        kit.out.drain(..done);
         kit.deliver();
+        if !kit.out.is_empty() {
+            self.trouble = Some(Trouble::OutOfTime);
+        }
     }
 
     fn write_own(&mut self) {
+        let (request, deadline) = (self.request, self.deadline);
         self.kit().deliver();
-        let done = self.write(self.request);
-        if done < self.request.len() && matches!(self.trouble, Some(Trouble::OutOfTime)) {
+        if self.kit().write(request, deadline) < request.len() {
             self.abandon();
-            let error = io::Error::new(ErrorKind::TimedOut, "a request was not wholly sent");
-            self.trouble = Some(Trouble::Broken(error));
+            self.trouble = Some(torn());
         }
-    }
-
-    /// Whether a write may have to wait until the server reads.
-    fn may_block(&self) -> bool {
-        let is_held = self.kit.as_ref().is_some_and(|kit| kit.is_held);
-        !is_held || !self.stream().socket().is_roomy()
-    }
-
-    /// Writes by the deadline; how much of it is done with. What breaks the connection is left to the
-    /// next read, because replies may have come before.
-    fn write(&mut self, bytes: &[u8]) -> usize {
-        let deadline = self.deadline.filter(|_| self.may_block());
-        if deadline.is_none() {
-            return self.write_all(bytes);
-        }
-        let _ = self.stream().set_deadline(deadline);
-        let done = self.write_all(bytes);
-        // Whoever writes next may have more time.
-        let _ = self.stream().set_deadline(None);
-        done
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> usize {
-        let mut done = 0;
-        while done < bytes.len() {
-            // A client of another kind may send a part, and then fail or panic.
-            let risked = if is_stream::<C>() {
-                0
-            } else {
-                bytes.len() - done
-            };
-            let kit = self.kit();
-            kit.wrote.0 += risked;
-            let lease = kit.lease.as_mut();
-            let lease = lease.expect("bug: a leader without a lease");
-            let wrote = lease.write(&bytes[done..]);
-            kit.wrote.0 -= risked;
-            let wrote = match wrote {
-                Ok(0) => Err(ErrorKind::WriteZero.into()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                wrote => wrote,
-            };
-            self.kit().wrote.1 += 1;
-            match wrote {
-                Ok(count) => {
-                    done += count;
-                    self.kit().wrote.0 += count;
-                }
-                Err(error) if is_passing(&error) && self.is_out_of_time() => {
-                    self.trouble = Some(Trouble::OutOfTime);
-                    return done;
-                }
-                Err(_) => {
-                    self.kit().wrote.0 += risked;
-                    self.fail();
-                    return bytes.len();
-                }
-            }
-        }
-        let lease = self.kit().lease.as_mut();
-        if lease.is_some_and(|lease| lease.flush().is_err()) {
-            self.fail();
-        }
-        done
-    }
-
-    /// A write failed: what has come can still be read, then there is the end.
-    fn fail(&mut self) {
-        let _ = self.stream().shutdown(Shutdown::Both);
-        self.kit().has_failed = true;
     }
 
     /// Reads a reply from what has come, and what is missing from the connection.
@@ -495,91 +354,6 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         }
     }
 
-    fn read_more(&mut self) {
-        if !self.arm_read() {
-            self.trouble = Some(Trouble::OutOfTime);
-            return;
-        }
-        let Kit { lease, input, .. } = self.kit();
-        let lease = lease.as_mut().expect("bug: a leader without a lease");
-        match lease.read(input.space()) {
-            Ok(0) => {
-                let error = io::Error::new(ErrorKind::UnexpectedEof, "the connection was closed");
-                self.trouble = Some(Trouble::Broken(error));
-            }
-            Ok(count) => {
-                input.end += count;
-                self.kit().has_heard = true;
-                self.kit().timeout.quiet_since = now();
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if is_passing(&error) => self.trouble = self.timed_out(error),
-            Err(error) => self.trouble = Some(Trouble::Broken(error)),
-        }
-    }
-
-    /// Sees to it that a read wakes at the deadline; false if that is over.
-    ///
-    /// Without a deadline, and where none was set before, this costs nothing. Else a time-out is
-    /// rounded down to a power of two: it wakes early, a few times at most, but one that was set
-    /// for a call serves the next call too.
-    fn arm_read(&mut self) -> bool {
-        let deadline = self.deadline.filter(|_| self.own != Stage::Over);
-        if deadline.is_none() && self.kit().timeout.set.is_none() {
-            return true;
-        }
-        let now = now();
-        let left = deadline.map(|at| at.saturating_duration_since(now));
-        if left.is_some_and(|left| left.is_zero()) {
-            return false;
-        }
-        let given = self.given_timeout();
-        let timeout = &self.kit().timeout;
-        let silent = given.map(|given| {
-            let until = timeout.quiet_since + given + given / 8;
-            until.saturating_duration_since(now).max(MOMENT)
-        });
-        let wanted = [left, silent].into_iter().flatten().min();
-        let is_fine = match (timeout.set.unwrap_or(given), wanted) {
-            (None, None) => true,
-            (Some(set), Some(wanted)) => set <= wanted && set >= wanted / 4,
-            _ => false,
-        };
-        if !is_fine {
-            let value = wanted.map(round_down);
-            self.kit().timeout.set = Some(value);
-            let _ = self.stream().set_read_timeout(value);
-        }
-        true
-    }
-
-    fn given_timeout(&mut self) -> Option<Duration> {
-        if let Some(given) = self.kit().timeout.given {
-            return given;
-        }
-        let given = self.stream().read_timeout().unwrap_or(None);
-        self.kit().timeout.given = Some(given);
-        given
-    }
-
-    /// A read has waited for as long as it may: whether that is too long.
-    fn timed_out(&mut self, error: io::Error) -> Option<Trouble> {
-        let now = now();
-        if self.deadline.is_some_and(|at| at <= now) {
-            return Some(Trouble::OutOfTime);
-        }
-        let given = self.given_timeout();
-        let Some(given) = given else {
-            let is_ours = self.kit().timeout.set.is_some();
-            return (!is_ours).then_some(Trouble::Broken(error));
-        };
-        let quiet = now.saturating_duration_since(self.kit().timeout.quiet_since);
-        (quiet >= given).then(|| {
-            let text = format!("no byte within {}", Brief(quiet));
-            Trouble::Broken(io::Error::new(ErrorKind::TimedOut, text))
-        })
-    }
-
     /// Whether the pool wants this lease back: it is doomed or too old, or somebody waits whom no
     /// connect under way will serve. Those who wait for a lane of this pipeline do not count.
     fn is_wanted_back(&self) -> bool {
@@ -588,7 +362,8 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             return false;
         }
         let ours = self.core.pulling.load(Relaxed);
-        if ours == 0 || self.stream().socket().is_recalled() {
+        if ours == 0 || lease.is_some_and(|lease| Connection::stream(lease).socket().is_recalled())
+        {
             return true;
         }
         let stats = self.core.pool.stats();
@@ -609,8 +384,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> BufRead for Leader<'_,
     }
 
     fn consume(&mut self, count: usize) {
-        let input = &mut self.kit().input;
-        input.at = (input.at + count).min(input.end);
+        self.kit().input.consume(count);
     }
 }
 
@@ -635,17 +409,8 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Drop for Leader<'_, R,
     }
 }
 
-/// Whether an error only says that a time-out is over.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-}
-
-/// The largest power of two in milliseconds that is not longer, or what is too short for that.
-fn round_down(wanted: Duration) -> Duration {
-    let millis = u64::try_from(wanted.as_millis()).unwrap_or(u64::MAX);
-    if millis < 4 {
-        wanted.max(MOMENT)
-    } else {
-        Duration::from_millis(1 << millis.ilog2())
-    }
+/// Whose time was up in the middle of a write leaves a part of a request on the connection.
+fn torn() -> Trouble {
+    let error = io::Error::new(ErrorKind::TimedOut, "a request was not wholly sent");
+    Trouble::Broken(error)
 }

@@ -7,6 +7,10 @@
 //! Time comes in through [`Lanes::advance`], which never goes back; who is to be told what comes out
 //! as [`Effects`].
 
+mod calls;
+mod flow;
+mod lead;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -14,18 +18,14 @@ use std::time::{Duration, Instant};
 
 use crate::report::error::Error;
 use crate::report::pipeline_stats::PipelineStats;
+use crate::state::lanes::calls::{Call, Ticket};
 
-/// A server that has ever answered faster is near: a leader looks at the queue soon.
-const FAR: Duration = Duration::from_micros(100);
-/// A leader that waits for longer than this in one read may not look for a long time, near or far.
-const LONG: Duration = Duration::from_micros(500);
-/// The longest time after which a queued call sees for itself whether a leader will look.
+/// A queued call sees for itself whether anybody sends it, at first after so long at the latest,
 const LONGEST: Duration = Duration::from_millis(5);
-/// What goes into the buffers of a socket in any case, if they are not set small. A caller that does
-/// not lead writes no more, because that write has no deadline.
-const HELD: usize = 16 * 1024;
-/// For so long no further lane is started after an attempt found no connection.
-const SPACING: Duration = Duration::from_millis(100);
+/// and then this often, or less often where many do.
+const TICK: Duration = Duration::from_millis(100);
+/// How many look in a second at most, all together: one in this time.
+const SHARE: Duration = Duration::from_micros(100);
 
 /// Where a caller sleeps. A clone is another handle on the same seat.
 pub(crate) trait Seat: Clone {
@@ -60,19 +60,11 @@ pub(crate) struct Lanes<S, K, P> {
     /// Calls that are over, the oldest first; their places serve again once their seats are free.
     over: VecDeque<usize>,
     tickets: u64,
-    queue: VecDeque<Waiting>,
+    queue: VecDeque<Ticket>,
+    /// Calls too large for the bounds: each goes out alone, and its own caller writes it.
+    large: VecDeque<Ticket>,
     /// How many calls have not been sent.
     unsent: usize,
-    /// How many bytes those in `queue` have together.
-    queued_bytes: usize,
-    /// The bytes of the calls in `queue`, in the order in which they came.
-    bytes: Vec<u8>,
-    /// The other one of two buffers, to close the gaps in `bytes`.
-    spare: Vec<u8>,
-    /// Calls too large for the bounds: each goes out alone, and its own caller writes it.
-    large: VecDeque<(usize, u64)>,
-    /// The lane that takes nothing new, so that the first of these can have it.
-    reserved: Option<usize>,
     lanes: Vec<Lane<K, P>>,
     /// Until then no further lane is started beside others.
     grow_at: Instant,
@@ -103,8 +95,6 @@ pub(crate) struct Lead<K> {
     /// Whether only replies are outstanding that nobody waits for: if none of them has come by
     /// now, the connection is to be replaced.
     pub(crate) stale: bool,
-    /// Whether the caller's own request has not been sent; nobody else will send it.
-    pub(crate) unsent: bool,
 }
 
 /// How a call ends that gets no reply.
@@ -116,37 +106,6 @@ pub(crate) enum Fate {
     Unsent(Arc<io::Error>),
     /// The pool gave up.
     NoConnection(Arc<Error>),
-}
-
-#[derive(Debug)]
-struct Call<S> {
-    seat: S,
-    ticket: u64,
-    stage: Stage,
-    leads: bool,
-    len: usize,
-    deadline: Option<Instant>,
-    entered: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Not sent: anybody may send it, or its own caller if it is large.
-    Queued,
-    /// Not sent, and only its own caller, who leads a lane, will.
-    Own,
-    /// On this lane, with this number.
-    Sent(usize, u64),
-    /// Answered, failed or given up.
-    Over,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    key: usize,
-    ticket: u64,
-    start: usize,
-    len: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +140,8 @@ struct Lane<K, P> {
     wanted: bool,
     /// A write failed; its leader is about to notice.
     failing: bool,
+    /// How often its writer, who does not lead, has got something more to write.
+    rounds: usize,
     flights: VecDeque<Flight>,
     /// The number of the first of them.
     first: u64,
@@ -212,14 +173,6 @@ pub(crate) enum Entry<K, P> {
     },
     /// It waits; after so long it should look again.
     Wait(Option<Duration>),
-}
-
-/// The leader's own call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Own<'a> {
-    Unsent(usize, &'a [u8]),
-    InFlight,
-    Over,
 }
 
 /// What the leader is to do next.
@@ -272,12 +225,8 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
             over: VecDeque::new(),
             tickets: 0,
             queue: VecDeque::new(),
-            unsent: 0,
-            queued_bytes: 0,
-            bytes: Vec::new(),
-            spare: Vec::new(),
             large: VecDeque::new(),
-            reserved: None,
+            unsent: 0,
             lanes: (0..rules.lanes).map(|_| Lane::new()).collect(),
             grow_at: now,
             shortest: None,
@@ -316,704 +265,41 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         deadline: Option<Instant>,
         first: bool,
     ) -> (usize, S, Entry<K, P>) {
-        let key = self.admit(request.len(), deadline);
+        let key = self.admit(deadline);
         let seat = self.calls[key].seat.clone();
         if let Some(lane) = self.lane_to_lead() {
             return (key, seat, Entry::Lead(self.appoint(key, lane)));
         }
-        let is_large = self.is_large(request.len());
-        if is_large {
-            self.put_large(key, first);
-        } else {
-            self.put(key, request, first);
-        }
+        self.put(key, request, first);
         if let Some(error) = self.ended.clone() {
             self.tell_queued(&error);
             return (key, seat, Entry::Wait(None));
         }
-        if is_large {
-            return (key, seat, Entry::Wait(Some(LONGEST)));
-        }
-        let pen = self.lane_to_write(false).and_then(|lane| self.send(lane));
-        let entry = pen.map(|(lane, pen)| Entry::Send { lane, pen });
-        (
-            key,
-            seat,
-            entry.unwrap_or_else(|| Entry::Wait(Some(self.patience()))),
-        )
+        let entry = self.send_from_queue(false);
+        let entry = entry.unwrap_or_else(|| Entry::Wait(Some(self.patience())));
+        (key, seat, entry)
     }
 
-    /// A call has waited for longer than is usual: whether it is to write what is queued.
-    pub(crate) fn nudge(&mut self, key: usize) -> Option<(usize, P)> {
+    /// A call has waited for longer than is usual: what its caller is to do.
+    pub(crate) fn again(&mut self, key: usize) -> Entry<K, P> {
         if !self.is_queued(key) {
-            return None;
+            return Entry::Wait(None);
         }
-        let lane = self.lane_to_write(true)?;
-        self.send(lane)
-    }
-
-    /// A call has waited for longer than is usual: a lane for it to lead, if there is one by now.
-    pub(crate) fn rise(&mut self, key: usize) -> Option<Lead<K>> {
-        let call = &self.calls[key];
-        if !self.waits(key, call.ticket) {
-            return None;
+        if let Some(entry) = self.send_from_queue(true) {
+            return entry;
         }
-        let at = self.lane_to_lead()?;
-        Some(self.appoint(key, at))
-    }
-
-    /// Whether buffers that are not small hold all that is outstanding on this lane.
-    pub(crate) fn is_held(&self, at: usize) -> bool {
-        self.lanes[at].outstanding <= HELD
-    }
-
-    /// Whether a caller that does not lead writes on this lane.
-    pub(crate) fn is_writing(&self, at: usize) -> bool {
-        self.lanes[at].writing
-    }
-
-    /// Whether the call of a leader has not been sent.
-    pub(crate) fn is_unsent(&self, key: usize) -> bool {
-        self.calls[key].stage == Stage::Own
-    }
-
-    pub(crate) fn is_queued(&self, key: usize) -> bool {
-        self.calls[key].stage == Stage::Queued
-    }
-
-    /// The leader of a lane has its connection, and the pen if others can write to it.
-    pub(crate) fn started(&mut self, at: usize, pen: Option<P>) {
-        let lane = &mut self.lanes[at];
-        lane.phase = Phase::Led;
-        lane.pen = pen;
-    }
-
-    /// A lane on which nobody waits is to get another connection.
-    pub(crate) fn restart(&mut self, at: usize) -> Option<P> {
-        let lane = &mut self.lanes[at];
-        let pen = lane.pen.take();
-        lane.clear();
-        lane.phase = Phase::Starting;
-        pen
-    }
-
-    /// The leader of a new lane got no connection, and goes back into the queue if another lane
-    /// can carry its call; if not, it keeps the lead.
-    pub(crate) fn stand_back(
-        &mut self,
-        at: usize,
-        kit: Option<K>,
-        key: usize,
-        request: &[u8],
-    ) -> Result<(), Option<K>> {
-        self.grow_at = self.now + SPACING;
-        // Once the pool has ended, nobody would tell a call that is queued then.
-        if self.ended.is_some() || !self.is_other_used(at) {
-            return Err(kit);
-        }
-        // Its old place in the queue may still be there.
-        self.tickets += 1;
-        self.calls[key].ticket = self.tickets;
-        self.calls[key].leads = false;
-        if self.is_large(request.len()) {
-            self.put_large(key, true);
-        } else {
-            self.put(key, request, true);
-        }
-        self.vacate(at, kit);
-        Ok(())
-    }
-
-    /// The pool gave no connection, and says so to all who are queued.
-    pub(crate) fn no_connection(
-        &mut self,
-        at: usize,
-        kit: Option<K>,
-        key: usize,
-        error: &Arc<Error>,
-    ) {
-        self.end_call(key);
-        self.tell_queued(error);
-        self.vacate(at, kit);
-    }
-
-    /// The pool has ended: whoever is queued, and whoever comes, hears so at once.
-    pub(crate) fn end(&mut self, error: Arc<Error>) {
-        self.tell_queued(&error);
-        self.ended = Some(error);
-    }
-
-    /// All who are queued hear that there is no connection.
-    fn tell_queued(&mut self, error: &Arc<Error>) {
-        let queued: Vec<_> = self.waiting().chain(self.waiting_large()).collect();
-        for key in queued {
-            let fate = Fate::NoConnection(Arc::clone(error));
-            let seat = self.calls[key].seat.clone();
-            self.effects.fates.push((seat, fate));
-            self.end_call(key);
-        }
-    }
-
-    /// The leader of a lane has no connection, or has closed it; whoever is first leads it anew.
-    pub(crate) fn vacate(&mut self, at: usize, kit: Option<K>) {
-        let lane = &mut self.lanes[at];
-        debug_assert!(!lane.writing && lane.pen.is_none());
-        lane.clear();
-        lane.kit = kit;
-        if self.reserved == Some(at) {
-            self.reserved = None;
-        }
-        if self.now < self.grow_at && self.is_other_used(at) {
-            return;
-        }
-        if let Some(key) = self.next_waiting() {
-            let seat = self.calls[key].seat.clone();
-            let lead = self.appoint(key, at);
-            debug_assert!(self.effects.lead.is_none());
-            self.effects.lead = Some((seat, lead));
-        }
-    }
-
-    /// The pen of a lane whose connection goes; it must go first.
-    pub(crate) fn pen(&mut self, at: usize) -> Option<P> {
-        self.lanes[at].pen.take()
-    }
-
-    /// The leader looks what there is to do. `wanted`: the pool wants the connection back.
-    pub(crate) fn look(
-        &mut self,
-        at: usize,
-        own: Own<'_>,
-        wanted: bool,
-        out: &mut Vec<u8>,
-    ) -> Look<S, K> {
-        let lane = &mut self.lanes[at];
-        lane.wanted = wanted;
-        lane.reading = None;
-        let may_write = !lane.writing && out.is_empty();
-        if let Own::Unsent(key, request) = own {
-            if may_write && !lane.overdue && !lane.failing {
-                if self.is_large(request.len()) {
-                    if self.lanes[at].flights.is_empty() {
-                        self.book(at, key, request.len());
-                        self.lanes[at].writing = true;
-                        return Look::WriteOwn;
-                    }
-                } else if self.has_room(at, request.len()) {
-                    self.book(at, key, request.len());
-                    out.extend_from_slice(request);
-                }
-            }
-        }
-        if may_write {
-            self.take(at, self.rules.max_bytes, out);
-            self.lanes[at].writing = !out.is_empty();
-        }
-        match own {
-            Own::Over => self.successor(at),
-            _ if self.lanes[at].writing && may_write => Look::Write,
+        // A lane could not start before, and nobody else looks whether it can now.
+        match self.lane_to_lead() {
+            Some(lane) if self.is_in_time(key) => Entry::Lead(self.appoint(key, lane)),
             _ => {
-                self.lanes[at].reading = Some(self.now);
-                Look::Read
+                let waiting = u32::try_from(self.unsent).unwrap_or(u32::MAX);
+                Entry::Wait(Some(TICK.max(SHARE.saturating_mul(waiting))))
             }
-        }
-    }
-
-    /// Who leads next, now that the leader's own call is over.
-    fn successor(&mut self, at: usize) -> Look<S, K> {
-        let alive = self.lanes[at].flights.iter().rev().find_map(|f| f.key);
-        if let Some(key) = alive {
-            // The newest: with the oldest there would be a hand-over for each reply.
-            return self.hand_over(at, key, false, false);
-        }
-        let lane = &self.lanes[at];
-        if lane.writing {
-            return Look::Wait;
-        }
-        let (is_empty, wanted) = (lane.flights.is_empty(), lane.wanted);
-        if wanted {
-            return if is_empty {
-                Look::Release
-            } else {
-                Look::Discard
-            };
-        }
-        let next = if is_empty {
-            self.next_large()
-        } else {
-            self.next_waiting()
-        };
-        if let Some(key) = next {
-            self.set_stage(key, Stage::Own);
-            if self.reserved == Some(at) {
-                self.reserved = None;
-            }
-            self.lanes[at].overdue |= !is_empty;
-            return self.hand_over(at, key, !is_empty, true);
-        }
-        if is_empty { Look::Release } else { Look::Drift }
-    }
-
-    fn hand_over(&mut self, lane: usize, key: usize, stale: bool, unsent: bool) -> Look<S, K> {
-        self.calls[key].leads = true;
-        let lead = Lead {
-            lane,
-            kit: None,
-            others: true,
-            stale,
-            unsent,
-        };
-        Look::HandOver(self.calls[key].seat.clone(), lead)
-    }
-
-    /// Leaves a lane to itself, unless somebody came meanwhile; then its leader looks again.
-    pub(crate) fn drift(&mut self, at: usize, kit: K) -> Result<(), K> {
-        if self.next_waiting().is_some() || self.lanes[at].writing {
-            return Err(kit);
-        }
-        let lane = &mut self.lanes[at];
-        lane.phase = Phase::Drifting;
-        lane.overdue = true;
-        lane.reading = None;
-        lane.kit = Some(kit);
-        Ok(())
-    }
-
-    /// The leader has written so many of the bytes that are booked.
-    pub(crate) fn wrote(&mut self, at: usize, bytes: usize, writes: u64, failed: bool) {
-        let lane = &mut self.lanes[at];
-        lane.failing |= failed;
-        lane.written += bytes as u64;
-        lane.writing = false;
-        self.stats.writes += writes;
-    }
-
-    /// A caller that does not lead has written, or could not; what else it is to write.
-    pub(crate) fn sent(
-        &mut self,
-        at: usize,
-        pen: P,
-        (bytes, writes): (usize, u64),
-        failed: bool,
-    ) -> Option<(usize, P)> {
-        self.wrote(at, bytes, writes, failed);
-        self.lanes[at].pen = Some(pen);
-        let reads = self.lanes[at].reading.is_some();
-        if !failed && reads {
-            self.send(at)
-        } else {
-            None
-        }
-    }
-
-    /// Bytes have come.
-    pub(crate) fn heard(&mut self, at: usize) {
-        self.lanes[at].overdue = false;
-    }
-
-    /// A reply has been read; whose it is.
-    pub(crate) fn answered(&mut self, at: usize) -> Whose<S> {
-        let Some(flight) = self.land(at) else {
-            return Whose::Unasked;
-        };
-        self.stats.replies += 1;
-        let took = self.now.saturating_duration_since(flight.sent);
-        match self.shortest {
-            Some(shortest) if took > shortest => {
-                if flight.alone {
-                    self.shortest = Some(shortest * 63 / 64 + took / 64);
-                }
-            }
-            _ => self.shortest = Some(took),
-        }
-        let Some(key) = flight.key else {
-            return Whose::Nobody;
-        };
-        let call = &self.calls[key];
-        let took = self.now.saturating_duration_since(call.entered);
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.usual = self.usual / 16 * 15 + took / 16;
-        let seat = call.seat.clone();
-        self.end_call(key);
-        Whose::Caller(key, seat)
-    }
-
-    /// The lane has broken: everybody on it is told, but for its leader `own`, whose fate is
-    /// returned if its call is not over. `None` if somebody writes: look again after that.
-    ///
-    /// Then it is to be given back, and `vacate` called.
-    pub(crate) fn broke(
-        &mut self,
-        at: usize,
-        own: usize,
-        error: &Arc<io::Error>,
-    ) -> Option<Option<Fate>> {
-        if self.lanes[at].writing {
-            return None;
-        }
-        let mut fate_of_own = None;
-        if self.calls[own].stage == Stage::Own {
-            self.end_call(own);
-            fate_of_own = Some(Fate::Unsent(Arc::clone(error)));
-        }
-        let written = self.lanes[at].written;
-        while let Some(flight) = self.land(at) {
-            let Some(key) = flight.key else { continue };
-            let fate = if flight.start < written {
-                self.stats.lost += 1;
-                Fate::Lost(Arc::clone(error))
-            } else {
-                self.stats.calls -= 1;
-                Fate::Unsent(Arc::clone(error))
-            };
-            self.end_call(key);
-            if key == own {
-                fate_of_own = Some(fate);
-            } else {
-                self.calls[key].leads = false;
-                let seat = self.calls[key].seat.clone();
-                self.effects.fates.push((seat, fate));
-            }
-        }
-        Some(fate_of_own)
-    }
-
-    /// A call is sent once more.
-    pub(crate) fn repeats(&mut self) {
-        self.stats.repeated += 1;
-    }
-
-    /// A caller that does not lead gives up.
-    pub(crate) fn give_up(&mut self, key: usize) -> GaveUp {
-        if self.calls[key].leads || self.calls[key].stage == Stage::Over {
-            return GaveUp::Settled;
-        }
-        self.abandon(key)
-    }
-
-    /// A call's time is up; its caller leads no more, or will look as one whose call is over.
-    pub(crate) fn abandon(&mut self, key: usize) -> GaveUp {
-        let stage = self.calls[key].stage;
-        self.end_call(key);
-        self.stats.timeouts += 1;
-        let Stage::Sent(at, number) = stage else {
-            return GaveUp::Unsent;
-        };
-        let lane = &mut self.lanes[at];
-        let place = usize::try_from(number - lane.first).expect("bug: a call with a wrong number");
-        lane.flights[place].key = None;
-        lane.overdue = true;
-        self.stats.abandoned += 1;
-        GaveUp::Sent
-    }
-
-    /// A call that never began to wait or to be sent is counted.
-    pub(crate) fn refused(&mut self) {
-        self.stats.timeouts += 1;
-    }
-
-    fn admit(&mut self, len: usize, deadline: Option<Instant>) -> usize {
-        self.unsent += 1;
-        self.tickets += 1;
-        let fresh = |seat| Call {
-            seat,
-            ticket: self.tickets,
-            stage: Stage::Own,
-            leads: false,
-            len,
-            deadline,
-            entered: self.now,
-        };
-        for _ in 0..self.over.len().min(4) {
-            let Some(key) = self.over.pop_front() else {
-                break;
-            };
-            if self.calls[key].seat.is_free() {
-                self.calls[key] = fresh(self.calls[key].seat.clone());
-                return key;
-            }
-            self.over.push_back(key);
-        }
-        self.calls.push(fresh(S::new()));
-        self.calls.len() - 1
-    }
-
-    fn end_call(&mut self, key: usize) {
-        debug_assert_ne!(self.calls[key].stage, Stage::Over);
-        self.set_stage(key, Stage::Over);
-        self.over.push_back(key);
-    }
-
-    fn set_stage(&mut self, key: usize, stage: Stage) {
-        let call = &mut self.calls[key];
-        let old = std::mem::replace(&mut call.stage, stage);
-        let len = call.len;
-        if old == Stage::Queued && !self.is_large(len) {
-            self.queued_bytes -= len;
-        }
-        let is_unsent = |stage| matches!(stage, Stage::Queued | Stage::Own);
-        if is_unsent(old) && !is_unsent(stage) {
-            self.unsent -= 1;
         }
     }
 
     fn is_large(&self, len: usize) -> bool {
         len > self.rules.max_bytes
-    }
-
-    /// A lane for who comes: one that drifts, else another one.
-    fn lane_to_lead(&self) -> Option<usize> {
-        let find = |phase| self.lanes.iter().position(|lane| lane.phase == phase);
-        if let Some(lane) = find(Phase::Drifting) {
-            return Some(lane);
-        }
-        let lane = find(Phase::Vacant)?;
-        (self.now >= self.grow_at || !self.is_other_used(lane)).then_some(lane)
-    }
-
-    fn is_other_used(&self, at: usize) -> bool {
-        let mut others = self.lanes.iter().enumerate().filter(|(i, _)| *i != at);
-        others.any(|(_, lane)| matches!(lane.phase, Phase::Led | Phase::Starting))
-    }
-
-    /// Gives a lane without a leader to a call that has not been sent.
-    fn appoint(&mut self, key: usize, at: usize) -> Lead<K> {
-        let others = self.is_other_used(at);
-        let lane = &mut self.lanes[at];
-        let stale = lane.phase == Phase::Drifting;
-        lane.phase = if stale { Phase::Led } else { Phase::Starting };
-        let kit = lane.kit.take();
-        self.calls[key].leads = true;
-        self.set_stage(key, Stage::Own);
-        Lead {
-            lane: at,
-            kit,
-            others,
-            stale,
-            unsent: true,
-        }
-    }
-
-    fn put(&mut self, key: usize, request: &[u8], first: bool) {
-        if self.queue.is_empty() {
-            self.bytes.clear();
-        }
-        self.tidy();
-        self.calls[key].stage = Stage::Queued;
-        self.queued_bytes += request.len();
-        let waiting = Waiting {
-            key,
-            ticket: self.calls[key].ticket,
-            start: self.bytes.len(),
-            len: request.len(),
-        };
-        self.bytes.extend_from_slice(request);
-        if first {
-            self.queue.push_front(waiting);
-        } else {
-            self.queue.push_back(waiting);
-        }
-    }
-
-    fn put_large(&mut self, key: usize, first: bool) {
-        self.calls[key].stage = Stage::Queued;
-        let waiting = (key, self.calls[key].ticket);
-        if self.large.len() > 2 * self.unsent + 16 {
-            let large = std::mem::take(&mut self.large);
-            let waits = large
-                .into_iter()
-                .filter(|&(key, ticket)| self.waits(key, ticket));
-            self.large = waits.collect();
-        }
-        if first {
-            self.large.push_front(waiting);
-        } else {
-            self.large.push_back(waiting);
-        }
-    }
-
-    /// Forgets who has left the queue, and moves the bytes of the others together, once most of it
-    /// is of no use any more.
-    fn tidy(&mut self) {
-        let has_gaps = self.bytes.len() > 4 * self.queued_bytes + 4096;
-        if !has_gaps && self.queue.len() <= 2 * self.unsent + 64 {
-            return;
-        }
-        let mut queue = std::mem::take(&mut self.queue);
-        queue.retain(|waiting| self.waits(waiting.key, waiting.ticket));
-        self.spare.clear();
-        for waiting in &mut queue {
-            let bytes = &self.bytes[waiting.start..waiting.start + waiting.len];
-            waiting.start = self.spare.len();
-            self.spare.extend_from_slice(bytes);
-        }
-        std::mem::swap(&mut self.bytes, &mut self.spare);
-        self.queue = queue;
-    }
-
-    fn waits(&self, key: usize, ticket: u64) -> bool {
-        let call = &self.calls[key];
-        call.ticket == ticket
-            && call.stage == Stage::Queued
-            && call.deadline.is_none_or(|at| self.now < at)
-    }
-
-    /// The calls in the queue whose time is not up.
-    fn waiting(&self) -> impl Iterator<Item = usize> + '_ {
-        let queue = self.queue.iter();
-        let waits = queue.filter(|waiting| self.waits(waiting.key, waiting.ticket));
-        waits.map(|waiting| waiting.key)
-    }
-
-    fn waiting_large(&self) -> impl Iterator<Item = usize> + '_ {
-        let large = self.large.iter();
-        let waits = large.filter(|(key, ticket)| self.waits(*key, *ticket));
-        waits.map(|(key, _)| *key)
-    }
-
-    /// The first large call that waits; its caller is to lead.
-    fn next_large(&mut self) -> Option<usize> {
-        while let Some(&(key, ticket)) = self.large.front() {
-            if self.waits(key, ticket) {
-                return Some(key);
-            }
-            self.large.pop_front();
-        }
-        self.reserved = None;
-        None
-    }
-
-    /// The first call that waits, a large one before all others.
-    fn next_waiting(&mut self) -> Option<usize> {
-        if let Some(key) = self.next_large() {
-            return Some(key);
-        }
-        while let Some(waiting) = self.queue.front() {
-            if self.waits(waiting.key, waiting.ticket) {
-                return Some(waiting.key);
-            }
-            self.queue.pop_front();
-        }
-        None
-    }
-
-    /// Whether a request of this length may go out on a lane on which nobody writes.
-    fn has_room(&self, at: usize, len: usize) -> bool {
-        let lane = &self.lanes[at];
-        lane.flights.len() < self.rules.max_in_flight
-            && lane.outstanding + len <= self.rules.max_bytes
-    }
-
-    fn may_take(&self, at: usize) -> bool {
-        let lane = &self.lanes[at];
-        let barred = lane.writing || lane.overdue || lane.wanted || lane.failing;
-        lane.phase == Phase::Led && !barred && self.reserved != Some(at)
-    }
-
-    /// Takes from the queue what may go out on this lane.
-    fn take(&mut self, at: usize, max_bytes: usize, out: &mut Vec<u8>) {
-        if self.reserved.is_none() && !self.large.is_empty() && self.next_large().is_some() {
-            self.reserved = Some(at);
-        }
-        if !self.may_take(at) {
-            return;
-        }
-        while let Some(&Waiting {
-            key,
-            ticket,
-            start,
-            len,
-        }) = self.queue.front()
-        {
-            if self.waits(key, ticket) {
-                if !self.has_room(at, len) || self.lanes[at].outstanding + len > max_bytes {
-                    return;
-                }
-                self.book(at, key, len);
-                out.extend_from_slice(&self.bytes[start..start + len]);
-            }
-            self.queue.pop_front();
-        }
-    }
-
-    fn book(&mut self, at: usize, key: usize, len: usize) {
-        let lane = &mut self.lanes[at];
-        let number = lane.first + lane.flights.len() as u64;
-        lane.flights.push_back(Flight {
-            key: Some(key),
-            len,
-            start: lane.booked,
-            sent: self.now,
-            alone: lane.flights.is_empty(),
-        });
-        lane.booked += len as u64;
-        lane.outstanding += len;
-        self.set_stage(key, Stage::Sent(at, number));
-        self.stats.calls += 1;
-    }
-
-    /// The first in flight leaves its lane.
-    fn land(&mut self, at: usize) -> Option<Flight> {
-        let lane = &mut self.lanes[at];
-        let flight = lane.flights.pop_front()?;
-        lane.first += 1;
-        lane.outstanding -= flight.len;
-        Some(flight)
-    }
-
-    /// After how long a queued call should see whether somebody will look.
-    fn patience(&self) -> Duration {
-        Duration::from_nanos(self.usual * 4).clamp(LONG, LONGEST)
-    }
-
-    /// The least busy lane on which a caller that does not lead is to write.
-    ///
-    /// Where a leader is about to look, it sends what is queued together with what comes until
-    /// then, for one system call less and nothing lost. So a caller writes only if every leader
-    /// waits in a read that will take a while: one that has taken long, or, if the server is far,
-    /// one whose next reply is not due yet. On a busy loopback neither happens.
-    fn lane_to_write(&self, impatient: bool) -> Option<usize> {
-        let is_far = self.shortest.is_some_and(|shortest| shortest >= FAR);
-        let mut best: Option<usize> = None;
-        for (at, lane) in self.lanes.iter().enumerate() {
-            if lane.phase != Phase::Led {
-                continue;
-            }
-            let since = lane.reading?;
-            let waits = self.now.saturating_duration_since(since);
-            if !impatient && waits < LONG && (!is_far || self.is_due(lane)) {
-                return None;
-            }
-            let is_better =
-                best.is_none_or(|best| lane.flights.len() < self.lanes[best].flights.len());
-            if lane.pen.is_some() && self.may_take(at) && is_better {
-                best = Some(at);
-            }
-        }
-        best
-    }
-
-    /// Whether the next reply on this lane should come about now.
-    fn is_due(&self, lane: &Lane<K, P>) -> bool {
-        let (Some(flight), Some(shortest)) = (lane.flights.front(), self.shortest) else {
-            return false;
-        };
-        let due = flight.sent + shortest;
-        let off = due.max(self.now) - due.min(self.now);
-        off < FAR / 2
-    }
-
-    /// Takes what is queued for a caller that does not lead this lane.
-    fn send(&mut self, at: usize) -> Option<(usize, P)> {
-        let mut pen = self.lanes[at].pen.take()?;
-        pen.ink().clear();
-        self.take(at, HELD, pen.ink());
-        if pen.ink().is_empty() {
-            self.lanes[at].pen = Some(pen);
-            return None;
-        }
-        self.lanes[at].writing = true;
-        Some((at, pen))
     }
 }
 
@@ -1028,12 +314,18 @@ impl<K, P> Lane<K, P> {
             overdue: false,
             wanted: false,
             failing: false,
+            rounds: 0,
             flights: VecDeque::new(),
             first: 0,
             outstanding: 0,
             booked: 0,
             written: 0,
         }
+    }
+
+    fn may_take(&self) -> bool {
+        let barred = self.writing || self.overdue || self.wanted || self.failing;
+        self.phase == Phase::Led && !barred
     }
 
     /// As new, but for its buffers.
@@ -1059,3 +351,6 @@ impl<S, K> Default for Effects<S, K> {
 #[cfg(test)]
 #[path = "../../tests/model/lanes.rs"]
 mod model;
+#[cfg(test)]
+#[path = "../../tests/model/lane_rules.rs"]
+mod rules;

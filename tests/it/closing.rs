@@ -146,6 +146,7 @@ fn a_destructor_that_blocks_holds_up_nobody_and_no_place() {
             promptly("a return", || drop(lease));
         }
     }
+    eventually("the server has seen one", || server.most.load(SeqCst) > 0);
     assert_eq!(server.most.load(SeqCst), 1, "a place was free too early");
     assert_eq!(manners.dropped.load(SeqCst), 0);
     eventually("the first is being dropped", || manners.waiting() > 0);

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jackpot::{CallError, Pipeline, Pool, Stream};
 use socket2::SockRef;
@@ -211,4 +211,48 @@ fn a_small_write_behind_much_held_its_leader_beyond_its_deadline() {
         }
     }
     assert!(late.take().unwrap().join().unwrap_err().is_timeout());
+}
+
+/// Takes everything at once, and sends it with a flush.
+struct Buffers(Stream, Vec<u8>);
+
+impl Read for Buffers {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Buffers {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.1.extend_from_slice(buffer);
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.write_all(&std::mem::take(&mut self.1))
+    }
+}
+
+/// The server reads a little now and then, so no single write takes long.
+#[test]
+fn a_flush_held_its_leader_beyond_its_deadline() {
+    let peer = Peer::new();
+    let pool = peer
+        .builder(1)
+        .handshake(|stream| Ok::<_, io::Error>(Buffers(stream, Vec::new())))
+        .build()
+        .unwrap();
+    let pipeline = Pipeline::new(pool, line);
+    let late = background(move || pipeline.call_timeout(&vec![b'x'; 64 << 20], LIMIT));
+    let mut socket = peer.accept();
+    let started = Instant::now();
+    while started.elapsed() < LIMIT * 6 {
+        socket.read_exact(&mut vec![0; 64 << 10]).ok();
+        if let Some(over) = late.is_done_with() {
+            assert!(over.unwrap_err().is_timeout());
+            return;
+        }
+        std::thread::sleep(LIMIT / 10); // this is the server's pace
+    }
+    panic!("its time was up long ago");
 }

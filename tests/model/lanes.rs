@@ -14,7 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Entry, Fate, GaveUp, Lanes, Lead, Look, Own, Rules, Seat, Whose};
+use super::calls::Stage;
+use super::{Entry, Fate, GaveUp, Lanes, Lead, Look, Rules, Seat, Whose};
 use crate::report::error::Error;
 
 const STEPS: usize = 600;
@@ -49,20 +50,20 @@ fn a_large_call_is_not_overtaken_for_ever() {
     let (leader, _seat, entry) = lanes.enter(&[0; 8], None, false);
     assert!(matches!(entry, Entry::Lead(_)));
     lanes.started(0, None);
-    let own = Own::Unsent(leader, &[0; 8]);
+    let own: (usize, &[u8]) = (leader, &[0; 8]);
     assert!(matches!(lanes.look(0, own, false, &mut out), Look::Write));
     lanes.wrote(0, out.len(), 1, false);
     out.clear();
     let (large, seat, _) = lanes.enter(&[0; 17], None, false);
     let (small, _small, _) = lanes.enter(&[0; 8], None, false);
-    let look = lanes.look(0, Own::InFlight, false, &mut out);
+    let look = lanes.look(0, own, false, &mut out);
     assert!(matches!(look, Look::Read) && out.is_empty(), "overtaken");
     assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == leader));
-    match lanes.look(0, Own::Over, false, &mut out) {
-        Look::HandOver(to, lead) => assert!(Rc::ptr_eq(&to.0, &seat.0) && lead.unsent),
+    match lanes.look(0, own, false, &mut out) {
+        Look::HandOver(to, _) => assert!(Rc::ptr_eq(&to.0, &seat.0)),
         other => panic!("{other:?}"),
     }
-    let own = Own::Unsent(large, &[0; 17]);
+    let own: (usize, &[u8]) = (large, &[0; 17]);
     assert!(matches!(
         lanes.look(0, own, false, &mut out),
         Look::WriteOwn
@@ -72,7 +73,7 @@ fn a_large_call_is_not_overtaken_for_ever() {
     assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == large));
     assert!(lanes.is_queued(small));
     assert!(matches!(
-        lanes.look(0, Own::Over, false, &mut out),
+        lanes.look(0, own, false, &mut out),
         Look::HandOver(..)
     ));
     assert_eq!(out.len(), 8);
@@ -352,7 +353,6 @@ impl Walk {
             kit,
             others,
             stale,
-            unsent,
         } = lead;
         let old = self.leaders.insert(lane, id);
         assert_eq!(old, None, "lane {lane} has two leaders");
@@ -367,7 +367,11 @@ impl Walk {
                 kit.heard = true;
             }
         }
-        let own = if unsent { Mine::Unsent } else { Mine::InFlight };
+        let caller = self.callers.iter().find(|caller| caller.id == id);
+        let own = match caller.map(|caller| self.lanes.calls[caller.key].stage) {
+            None | Some(Stage::Own) => Mine::Unsent,
+            Some(_) => Mine::InFlight,
+        };
         let step = match kit.wire {
             None => Step::Connect { others },
             Some(_) => Step::Look,
@@ -547,9 +551,10 @@ impl Walk {
                 }
             },
             None => match self.random.below(2) {
-                0 => match self.with(|lanes| lanes.nudge(key)) {
-                    Some((lane, pen)) => self.begin_to_write(lane, pen),
-                    None => At::Asleep { settled },
+                0 => match self.with(|lanes| lanes.again(key)) {
+                    Entry::Lead(lead) => At::Leading(self.begin_to_lead(id, lead)),
+                    Entry::Send { lane, pen } => self.begin_to_write(lane, pen),
+                    Entry::Wait(_) => At::Asleep { settled },
                 },
                 _ => At::Asleep { settled },
             },
@@ -728,14 +733,9 @@ impl Walk {
             self.callers[at].outcome.get_or_insert(Outcome::Replied);
         }
         let request = self.callers[at].request.clone();
-        let own = match leading.own {
-            Mine::Unsent => Own::Unsent(key, &request),
-            Mine::InFlight => Own::InFlight,
-            Mine::Over => Own::Over,
-        };
         let wanted = self.random.below(12) == 0;
-        let look = self.lanes.look(lane, own, wanted, &mut kit.out);
-        if leading.own == Mine::Unsent && !self.lanes.is_unsent(key) {
+        let look = self.lanes.look(lane, (key, &request), wanted, &mut kit.out);
+        if leading.own == Mine::Unsent && self.lanes.calls[key].stage != Stage::Own {
             leading.own = Mine::InFlight;
         }
         let begins = (!kit.out.is_empty() || matches!(look, Look::WriteOwn)) && !kit.is_writing;
@@ -857,7 +857,7 @@ impl Walk {
             .lanes
             .calls
             .iter()
-            .filter(|call| matches!(call.stage, super::Stage::Queued | super::Stage::Own));
+            .filter(|call| matches!(call.stage, Stage::Queued | Stage::Own));
         assert_eq!(unsent.count(), self.lanes.unsent);
     }
 }

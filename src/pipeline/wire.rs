@@ -1,0 +1,212 @@
+//! Reading and writing on a lane's connection, by a deadline.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use crate::net::stream::Stream;
+use crate::pipeline::lane::{Kit, is_stream};
+use crate::report::stats::Brief;
+use crate::runtime::connection::Connection;
+use crate::sync::now;
+
+/// The shortest time-out.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Why a leader cannot go on.
+pub(super) enum Trouble {
+    OutOfTime,
+    Broken(io::Error),
+    /// What came was no reply.
+    Nonsense(io::Error),
+}
+
+impl<R, C: Read + Write + Send + 'static> Kit<R, C> {
+    pub(super) fn lease(&mut self) -> &mut Connection<C> {
+        self.lease.as_mut().expect("bug: a leader without a lease")
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        let lease = self.lease.as_ref();
+        Connection::stream(lease.expect("bug: a leader without a lease"))
+    }
+
+    /// Whether a write may have to wait until the server reads.
+    pub(super) fn may_block(&self) -> bool {
+        !self.is_held || !self.stream().socket().is_roomy()
+    }
+
+    /// Writes; how much of it is done with, which is less than all of it only if the time is up.
+    ///
+    /// What breaks the connection is left to the next read, because replies may have come before.
+    pub(super) fn write(&mut self, bytes: &[u8], deadline: Option<Instant>) -> usize {
+        let deadline = deadline.filter(|_| self.may_block());
+        if deadline.is_none() {
+            return self.write_all(bytes, None);
+        }
+        let _ = self.stream().set_deadline(deadline);
+        let done = self.write_all(bytes, deadline);
+        // Whoever writes next may have more time.
+        let _ = self.stream().set_deadline(None);
+        done
+    }
+
+    fn write_all(&mut self, bytes: &[u8], deadline: Option<Instant>) -> usize {
+        let mut done = 0;
+        while done < bytes.len() {
+            // A client of another kind may send a part, and then fail or panic.
+            let left = bytes.len() - done;
+            let risked = if is_stream::<C>() { 0 } else { left };
+            self.wrote.0 += risked;
+            let wrote = self.lease().write(&bytes[done..]);
+            self.wrote.0 -= risked;
+            let wrote = match wrote {
+                Ok(0) => Err(ErrorKind::WriteZero.into()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                wrote => wrote,
+            };
+            self.wrote.1 += 1;
+            match wrote {
+                Ok(count) => {
+                    done += count;
+                    self.wrote.0 += count;
+                }
+                Err(error) if is_passing(&error) && deadline.is_some_and(|at| at <= now()) => {
+                    return done;
+                }
+                Err(_) => {
+                    self.wrote.0 += risked;
+                    self.fail();
+                    return bytes.len();
+                }
+            }
+        }
+        if self.lease().flush().is_err() {
+            self.fail();
+        }
+        done
+    }
+
+    /// A write failed: what has come can still be read, then there is the end.
+    fn fail(&mut self) {
+        let _ = self.stream().shutdown(Shutdown::Both);
+        self.has_failed = true;
+    }
+
+    /// Reads what comes, by the deadline; nothing if it was only woken.
+    pub(super) fn read(&mut self, deadline: Option<Instant>) -> Result<(), Trouble> {
+        if !self.arm_read(deadline) {
+            return Err(Trouble::OutOfTime);
+        }
+        let Kit { lease, input, .. } = self;
+        let lease = lease.as_mut().expect("bug: a leader without a lease");
+        match lease.read(input.space()) {
+            Ok(0) => Err(Trouble::Broken(io::Error::new(
+                ErrorKind::UnexpectedEof,
+                "the connection was closed",
+            ))),
+            Ok(count) => {
+                self.input.add(count);
+                self.has_heard = true;
+                self.timeout.quiet_since = now();
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) if is_passing(&error) => self.timed_out(error, deadline),
+            Err(error) => Err(Trouble::Broken(error)),
+        }
+    }
+
+    /// Whether one of the replies has come that nobody waits for, on a lane that was left alone.
+    pub(super) fn has_come(&mut self) -> bool {
+        if self.lease.is_none() || self.stream().set_nonblocking(true).is_err() {
+            return false;
+        }
+        let Kit { lease, input, .. } = self;
+        let lease = lease.as_mut().expect("bug: a leader without a lease");
+        let count = lease.read(input.space()).unwrap_or(0);
+        self.input.add(count);
+        self.has_heard = count > 0;
+        self.timeout.quiet_since = now();
+        count > 0 && self.stream().set_nonblocking(false).is_ok()
+    }
+
+    /// Sees to it that a read wakes at the deadline; false if that is over.
+    ///
+    /// Without a deadline, and where none was set before, this costs nothing. Else a time-out is
+    /// rounded down to a power of two: it wakes early, a few times at most, but one that was set
+    /// for a call serves the next call too.
+    fn arm_read(&mut self, deadline: Option<Instant>) -> bool {
+        if deadline.is_none() && self.timeout.set.is_none() {
+            return true;
+        }
+        let now = now();
+        let left = deadline.map(|at| at.saturating_duration_since(now));
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        let given = self.given_timeout();
+        let silent = given.map(|given| {
+            let until = self.timeout.quiet_since + given + given / 8;
+            until.saturating_duration_since(now).max(MOMENT)
+        });
+        let wanted = [left, silent].into_iter().flatten().min();
+        let is_fine = match (self.timeout.set.unwrap_or(given), wanted) {
+            (None, None) => true,
+            (Some(set), Some(wanted)) => set <= wanted && set >= wanted / 4,
+            _ => false,
+        };
+        if !is_fine {
+            let value = wanted.map(round_down);
+            self.timeout.set = Some(value);
+            let _ = self.stream().set_read_timeout(value);
+        }
+        true
+    }
+
+    fn given_timeout(&mut self) -> Option<Duration> {
+        if let Some(given) = self.timeout.given {
+            return given;
+        }
+        let given = self.stream().read_timeout().unwrap_or(None);
+        self.timeout.given = Some(given);
+        given
+    }
+
+    /// A read has waited for as long as it may: whether that is too long.
+    fn timed_out(&mut self, error: io::Error, deadline: Option<Instant>) -> Result<(), Trouble> {
+        let now = now();
+        if deadline.is_some_and(|at| at <= now) {
+            return Err(Trouble::OutOfTime);
+        }
+        let Some(given) = self.given_timeout() else {
+            let is_ours = self.timeout.set.is_some();
+            return if is_ours {
+                Ok(())
+            } else {
+                Err(Trouble::Broken(error))
+            };
+        };
+        let quiet = now.saturating_duration_since(self.timeout.quiet_since);
+        if quiet < given {
+            return Ok(());
+        }
+        let text = format!("no byte within {}", Brief(quiet));
+        Err(Trouble::Broken(io::Error::new(ErrorKind::TimedOut, text)))
+    }
+}
+
+/// Whether an error only says that a time-out is over.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// The largest power of two in milliseconds that is not longer, or what is too short for that.
+fn round_down(wanted: Duration) -> Duration {
+    let millis = u64::try_from(wanted.as_millis()).unwrap_or(u64::MAX);
+    if millis < 4 {
+        wanted.max(MOMENT)
+    } else {
+        Duration::from_millis(1 << millis.ilog2())
+    }
+}
