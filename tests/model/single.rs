@@ -1,4 +1,4 @@
-//! Steps that the walks do not take: an abandoned lease, and what the pool only asks.
+//! Steps that the walks do not take, each by itself: an abandoned lease, a sweep, what the pool only asks.
 
 use std::io;
 use std::sync::Arc;
@@ -25,7 +25,11 @@ const RULES: Rules = Rules {
 };
 
 fn small(limit: usize) -> Small {
-    Small::new(limit, RULES, Backoff::new(), Instant::now())
+    with_rules(limit, RULES)
+}
+
+fn with_rules(limit: usize, rules: Rules) -> Small {
+    Small::new(limit, rules, Backoff::new(), Instant::now())
 }
 
 fn caller() -> Caller<()> {
@@ -47,6 +51,14 @@ fn leased(core: &mut Small, client: u64) -> Lease<u64> {
     };
     core.take_effects();
     lease
+}
+
+/// The caller for whom it was made is gone by then.
+fn idle(core: &mut Small, client: u64) -> SlotKey {
+    let (mut caller, key) = connecting(core);
+    core.leave(&mut caller);
+    core.connected(key, client, ());
+    key
 }
 
 fn refused() -> Arc<Error> {
@@ -169,4 +181,102 @@ fn a_retry_that_is_due_and_finds_no_place_is_no_time_to_look_again() {
     };
     core.advance(retry_at);
     assert!(matches!(core.poll_ready(number), Readiness::Waits(None)));
+}
+
+#[test]
+fn a_connection_has_rested_unless_it_was_leased_when_it_was_made() {
+    let mut core = small(3);
+    let first = leased(&mut core, 1);
+    assert!(!core.had_rested(first.key));
+    core.give_back(first.key, 1, None, PeerSignal::Heard, None);
+    let again = core.take(true, Taker::default()).expect("it is idle");
+    assert!(core.had_rested(again.key), "at the same moment");
+
+    idle(&mut core, 2);
+    core.advance(core.now() + Duration::from_millis(1));
+    let late = core.take(true, Taker::default()).expect("it is idle");
+    assert!(core.had_rested(late.key), "its first lease");
+    core.end(Close::Hard);
+    assert!(core.had_rested(late.key), "it was aborted");
+}
+
+#[test]
+fn lifetimes_are_spread_over_their_last_tenth() {
+    let most = Duration::from_secs(100);
+    let rules = Rules {
+        max_lifetime: Some(most),
+        ..RULES
+    };
+    let mut core = with_rules(50, rules);
+    let mut lifetimes: Vec<Duration> = Vec::new();
+    for client in 0..50 {
+        let key = leased(&mut core, client).key;
+        let expires = core.slots().get(key).and_then(|open| open.expires);
+        lifetimes.push(
+            expires
+                .expect("it has a lifetime")
+                .duration_since(core.now()),
+        );
+    }
+    lifetimes.sort();
+    assert!(lifetimes[0] >= most / 10 * 9 && lifetimes[49] <= most);
+    assert!(lifetimes[49] > lifetimes[0] + most / 20, "{lifetimes:?}");
+}
+
+#[test]
+fn a_batch_of_a_sweep_says_how_many_it_closed() {
+    let rules = Rules {
+        max_lifetime: Some(Duration::from_secs(1)),
+        ..RULES
+    };
+    let mut core = with_rules(3, rules);
+    let leases = [1, 2, 3].map(|client| leased(&mut core, client));
+    for lease in &leases {
+        core.give_back(lease.key, lease.client, None, PeerSignal::Heard, None);
+    }
+    core.advance(core.now() + Duration::from_secs(1));
+    let closed = core.inspect(0..2, &mut Vec::new(), &mut Vec::new());
+    assert_eq!(closed, 2);
+    assert_eq!(core.inspect(0..3, &mut Vec::new(), &mut Vec::new()), 1);
+}
+
+#[test]
+fn only_a_connection_that_nobody_had_and_that_ends_in_silence_is_a_hang_up() {
+    let evict = |is_used: bool, is_silent: bool| {
+        let mut core = small(1);
+        if is_used {
+            let lease = leased(&mut core, 1);
+            core.give_back(lease.key, 1, None, PeerSignal::Silence, None);
+        } else {
+            idle(&mut core, 1);
+        }
+        let mut found = Vec::new();
+        core.inspect(0..1, &mut found, &mut Vec::new());
+        assert!(core.evict_idle(found[0].0, Eviction::PeerClosed, is_silent));
+        core.breaker().hang_ups()
+    };
+    assert_eq!(evict(false, true), 1);
+    assert_eq!(evict(false, false), 0);
+    assert_eq!(evict(true, true), 0);
+    assert_eq!(evict(true, false), 0);
+}
+
+#[test]
+fn nothing_is_pinged_beside_a_waiter_or_another_ping() {
+    let mut core = small(1);
+    let lease = leased(&mut core, 1);
+    let now = core.now();
+    for _ in 0..100 {
+        core.convoy().handed_off(now);
+    }
+    core.enter(&mut caller());
+    // It becomes idle, for whoever comes by until the waiter's turn.
+    core.give_back(lease.key, 1, None, PeerSignal::Heard, None);
+    assert_eq!(core.slots().idle(), 1);
+    assert!(core.next_ping(&mut Some(0), Duration::ZERO).is_none());
+
+    assert!(core.begin_pinging());
+    assert!(!core.begin_pinging());
+    core.end_pinging();
+    assert!(core.begin_pinging());
 }
