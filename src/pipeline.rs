@@ -357,9 +357,8 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> 
     ///
     /// The buffers of the sockets hold that much, so that nobody blocks in a write while the server
     /// waits for somebody to read its replies. A larger request goes out alone, when nothing else is
-    /// in flight on its connection. Beyond 16 KiB only the caller that leads a connection writes,
-    /// within its deadline. With socket buffers that are set smaller than that a write may block
-    /// for longer than a deadline.
+    /// in flight on its connection. Beyond 16 KiB, and where the factory has set the send buffer
+    /// below about 32 KiB, only the caller that leads a connection writes, within its deadline.
     ///
     /// # Examples
     ///

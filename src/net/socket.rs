@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::net::options::{Direction, Options, Owner, Wait};
@@ -62,6 +62,8 @@ pub(crate) struct Socket {
     outside: Mutex<Outside>,
     /// Whether its lease is to end soon.
     recalled: AtomicBool,
+    /// Whether its send buffer is large, once that was asked.
+    roomy: OnceLock<bool>,
 }
 
 /// What is known of a socket outside its lease.
@@ -82,11 +84,17 @@ impl Socket {
             options: Mutex::new(None),
             outside: Mutex::default(),
             recalled: AtomicBool::new(false),
+            roomy: OnceLock::new(),
         }
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
+    }
+
+    /// Whether the send buffer takes 16 KiB without a wait; asked once, when it first matters.
+    pub(crate) fn is_roomy(&self) -> bool {
+        *self.roomy.get_or_init(|| sys::is_roomy(&self.tcp))
     }
 
     /// The socket itself is handed out.

@@ -42,6 +42,20 @@ pub(crate) fn peek(tcp: &TcpStream, flags: i32) -> io::Result<usize> {
     socket2::SockRef::from(tcp).recv_with_flags(&mut byte, flags)
 }
 
+/// Whether the send buffer takes 16 KiB, even if no segment of it is acknowledged.
+///
+/// Linux counts what the kernel needs for each segment too, up to 1.3 KB for a small one, and says
+/// twice the size that was set.
+pub(crate) fn is_roomy(tcp: &TcpStream) -> bool {
+    let enough = if cfg!(any(target_os = "linux", target_os = "android")) {
+        40 * 1024
+    } else {
+        32 * 1024
+    };
+    let size = socket2::SockRef::from(tcp).send_buffer_size();
+    size.is_ok_and(|size| size >= enough)
+}
+
 /// Whether the socket is in non-blocking mode; Windows cannot be asked.
 pub(crate) fn is_nonblocking(tcp: &TcpStream) -> bool {
     #[cfg(unix)]

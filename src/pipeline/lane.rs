@@ -54,6 +54,8 @@ pub(super) struct Kit<R, C> {
     pub(super) input: Input,
     /// What is to be written.
     pub(super) out: Vec<u8>,
+    /// Whether the socket's buffers take what is to be written, so that no write can block.
+    pub(super) is_held: bool,
     /// Bytes and system calls that were written and not reported.
     pub(super) wrote: (usize, u64),
     /// The leaders of this lane are the one who writes on it.
@@ -243,6 +245,7 @@ impl<R, C> Default for Kit<R, C> {
             is_fresh: false,
             input: Input::default(),
             out: Vec::new(),
+            is_held: false,
             wrote: (0, 0),
             is_writing: false,
             has_failed: false,
@@ -329,7 +332,9 @@ pub(super) fn is_stream<C: 'static>() -> bool {
     TypeId::of::<C>() == TypeId::of::<Stream>()
 }
 
-/// A handle on the connection with which others can write, if that is what the client is.
-pub(super) fn shared_stream<C: 'static>(lease: &Connection<C>) -> Option<Stream> {
-    is_stream::<C>().then(|| Connection::stream(lease).another())
+/// A handle on the connection with which others can write: if that is what the client is, and its
+/// buffers are large enough for writes that have no deadline.
+fn shared_stream<C: 'static>(lease: &Connection<C>) -> Option<Stream> {
+    let stream = Connection::stream(lease);
+    (is_stream::<C>() && stream.socket().is_roomy()).then(|| stream.another())
 }

@@ -10,7 +10,7 @@ use crate::pipeline::lane::{End, Kit, Message, Seat, is_stream};
 use crate::pipeline::shared::Core;
 use crate::report::stats::Brief;
 use crate::runtime::connection::{Abandoned, Connection};
-use crate::state::lanes::{Fate, GaveUp, HELD, Lead, Look, Own};
+use crate::state::lanes::{Fate, GaveUp, Lead, Look, Own};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::now;
 use crate::sync::user_code::{destroy, guarded};
@@ -232,6 +232,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
                 Stage::Over => Own::Over,
             };
             let look = lanes.look(lane, own, wanted, &mut kit.out);
+            kit.is_held = lanes.is_held(lane);
             if stage == Stage::Unsent && !lanes.is_unsent(key) {
                 stage = Stage::InFlight;
             }
@@ -252,8 +253,8 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
     fn leave(&mut self, look: Decision<R, C>) -> bool {
         match look {
             Look::HandOver(seat, mut lead) => {
-                // Whose time is up leaves what it could not write to the next one.
-                if !matches!(self.end, Some(End::TimedOut { .. })) || self.kit().out.len() <= HELD {
+                // This call is over; a write that may wait is left to the next leader.
+                if !self.may_block() {
                     self.write_out();
                 }
                 self.kit().deliver();
@@ -375,7 +376,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             return;
         }
         let out = std::mem::take(&mut self.kit().out);
-        if out.len() > HELD {
+        if self.may_block() {
             self.kit().deliver();
         }
         let done = self.write(&out);
@@ -395,28 +396,29 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         }
     }
 
-    /// Writes; how much of it is done with. What breaks the connection is left to the next read,
-    /// because replies may have come before.
+    /// Whether a write may have to wait until the server reads.
+    fn may_block(&self) -> bool {
+        let is_held = self.kit.as_ref().is_some_and(|kit| kit.is_held);
+        !is_held || !self.stream().socket().is_roomy()
+    }
+
+    /// Writes by the deadline; how much of it is done with. What breaks the connection is left to the
+    /// next read, because replies may have come before.
     fn write(&mut self, bytes: &[u8]) -> usize {
-        if bytes.len() <= HELD || self.deadline.is_none() {
-            return self.write_all(bytes, None);
+        let deadline = self.deadline.filter(|_| self.may_block());
+        if deadline.is_none() {
+            return self.write_all(bytes);
         }
-        let given = self.stream().write_timeout().unwrap_or(None);
-        let done = self.write_all(bytes, Some(given));
+        let _ = self.stream().set_deadline(deadline);
+        let done = self.write_all(bytes);
         // Whoever writes next may have more time.
-        let _ = self.stream().set_write_timeout(given);
+        let _ = self.stream().set_deadline(None);
         done
     }
 
-    /// Writes by the deadline if the pool's own time-out for writes is `given`.
-    fn write_all(&mut self, bytes: &[u8], given: Option<Option<Duration>>) -> usize {
-        let is_bounded = given.is_some();
+    fn write_all(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         while done < bytes.len() {
-            if given.is_some_and(|given| !self.arm_write(given)) {
-                self.trouble = Some(Trouble::OutOfTime);
-                break;
-            }
             // A client of another kind may send a part, and then fail or panic.
             let risked = if is_stream::<C>() {
                 0
@@ -440,7 +442,10 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
                     done += count;
                     self.kit().wrote.0 += count;
                 }
-                Err(error) if is_bounded && is_passing(&error) && self.is_out_of_time() => {}
+                Err(error) if is_passing(&error) && self.is_out_of_time() => {
+                    self.trouble = Some(Trouble::OutOfTime);
+                    return done;
+                }
                 Err(_) => {
                     self.kit().wrote.0 += risked;
                     self.fail();
@@ -573,14 +578,6 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             let text = format!("no byte within {}", Brief(quiet));
             Trouble::Broken(io::Error::new(ErrorKind::TimedOut, text))
         })
-    }
-
-    /// Sees to it that a write wakes at the deadline; false if that is over.
-    fn arm_write(&mut self, given: Option<Duration>) -> bool {
-        let Some(at) = self.deadline else { return true };
-        let left = at.saturating_duration_since(now());
-        let value = given.map_or(left, |given| given.min(left));
-        !left.is_zero() && self.stream().set_write_timeout(Some(value)).is_ok()
     }
 
     /// Whether the pool wants this lease back: it is doomed or too old, or somebody waits whom no

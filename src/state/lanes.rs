@@ -21,9 +21,9 @@ const FAR: Duration = Duration::from_micros(100);
 const LONG: Duration = Duration::from_micros(500);
 /// The longest time after which a queued call sees for itself whether a leader will look.
 const LONGEST: Duration = Duration::from_millis(5);
-/// What goes into the buffers of a socket in any case. A caller that does not lead writes no more,
-/// because that write has no deadline.
-pub(crate) const HELD: usize = 16 * 1024;
+/// What goes into the buffers of a socket in any case, if they are not set small. A caller that does
+/// not lead writes no more, because that write has no deadline.
+const HELD: usize = 16 * 1024;
 /// For so long no further lane is started after an attempt found no connection.
 const SPACING: Duration = Duration::from_millis(100);
 
@@ -360,6 +360,11 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         }
         let at = self.lane_to_lead()?;
         Some(self.appoint(key, at))
+    }
+
+    /// Whether buffers that are not small hold all that is outstanding on this lane.
+    pub(crate) fn is_held(&self, at: usize) -> bool {
+        self.lanes[at].outstanding <= HELD
     }
 
     /// Whether a caller that does not lead writes on this lane.

@@ -4,13 +4,14 @@
 //! packets from one link and sends them out on the other, or not, or later, as it is told; it counts
 //! what it did, and each scene checks that it did.
 //!
-//! A scene is a function of a [`Network`]; another way to use a pool than by leases is one scene
-//! more, over [`Network::builder`].
+//! A scene is a function of a [`Network`]; those of shared calls are in `calls`.
+
+mod calls;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ use crate::support::{Opened, SOON, alone, assert_over, eventually, threads_named
 
 /// In the environment of the process that routes.
 const ROUTER: &str = "JACKPOT_TEST_ROUTER";
+/// In that of the process that serves lines, and keeps books: its address.
+const LINES: &str = "JACKPOT_TEST_LINES";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A server behind a router.
@@ -34,7 +37,7 @@ struct Network {
     near: String,
     router: Mutex<Process>,
     address: SocketAddr,
-    _server: Process,
+    server: Mutex<Process>,
     _namespaces: [Namespace; 2],
 }
 
@@ -77,12 +80,18 @@ impl Network {
         far.ip(&format!("route add {} via {}", here.block, there.ours))?;
         let mut router = middle.run(test, ROUTER, "yes");
         router.hear("routing");
-        let (server, address) = far.serve(test, &there.theirs);
+        let (server, address) = if test.contains("::calls::") {
+            let mut server = far.run(test, LINES, &there.theirs);
+            let address = server.hear("serving on ").parse().unwrap();
+            (server, address)
+        } else {
+            far.serve(test, &there.theirs)
+        };
         Ok(Self {
             near: near_a,
             router: Mutex::new(router),
             address,
-            _server: server,
+            server: Mutex::new(server),
             _namespaces: [middle, far],
         })
     }
@@ -141,6 +150,9 @@ impl Drop for Network {
 fn through_a_router(test: &str, scene: impl FnOnce(&Network)) {
     if std::env::var_os(ROUTER).is_some() {
         return route();
+    }
+    if let Ok(address) = std::env::var(LINES) {
+        return calls::serve(&address);
     }
     if is_peer() {
         return;

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use jackpot::{CallError, Pipeline, Pool, Stream};
+use socket2::SockRef;
 
 use crate::pipeline::line;
 use crate::support::{Background, Peer, SOON, background, eventually, read_line};
@@ -142,4 +143,72 @@ fn what_a_client_sent_before_it_panicked_was_sent_again() {
     }
     server.set_nonblocking(true).unwrap();
     assert!(server.accept().is_err(), "they were sent again");
+}
+
+/// A pool of one connection with small buffers at both ends, and a peer that reads nothing by itself.
+fn cramped(send: usize, receive: usize) -> (Pool, TcpListener) {
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    SockRef::from(&peer).set_recv_buffer_size(receive).unwrap();
+    let address = peer.local_addr().unwrap();
+    let connect = move || {
+        let stream = TcpStream::connect(address)?;
+        SockRef::from(&stream).set_send_buffer_size(send)?;
+        Ok::<_, io::Error>(stream)
+    };
+    (Pool::new(1, connect).unwrap(), peer)
+}
+
+const LIMIT: Duration = Duration::from_millis(200);
+
+#[test]
+fn a_leader_with_small_buffers_was_held_in_a_write_beyond_its_deadline() {
+    let (pool, _peer) = cramped(2048, 2048);
+    let pipeline = Pipeline::new(pool, line);
+    let late = background(move || pipeline.call_timeout(&[b'x'; 15 << 10], LIMIT));
+    assert!(late.join().unwrap_err().is_timeout());
+}
+
+#[test]
+fn a_caller_with_small_buffers_was_held_in_a_write_beside_the_leader_beyond_its_deadline() {
+    let (pool, peer) = cramped(2048, 2048);
+    let pipeline = Pipeline::new(pool, line);
+    let _silent = call(&pipeline, b"first\n");
+    let (mut socket, _) = peer.accept().unwrap();
+    read_line(&mut socket).unwrap(); // and nothing more
+    let late = background(move || pipeline.call_timeout(&[b'x'; 15 << 10], LIMIT));
+    assert!(late.join().unwrap_err().is_timeout());
+}
+
+/// Each write is small, but what nobody has read is more than the buffers hold.
+#[test]
+fn a_small_write_behind_much_held_its_leader_beyond_its_deadline() {
+    let (pool, peer) = cramped(64 << 10, 2048);
+    let builder = Pipeline::builder(pool, line).max_bytes(64 << 20);
+    let pipeline = builder.build().unwrap();
+    let late = {
+        let pipeline = pipeline.clone();
+        background(move || pipeline.call_timeout(b"first\n", LIMIT * 5))
+    };
+    let (mut socket, _) = peer.accept().unwrap();
+    read_line(&mut socket).unwrap(); // and nothing more
+    let mut late = Some(late);
+    for _ in 0..40 {
+        let pipeline = pipeline.clone();
+        let queued = pipeline.stats().calls;
+        drop(background({
+            let pipeline = pipeline.clone();
+            move || pipeline.call(&[b'x'; 15 << 10])
+        }));
+        let mut over = None;
+        eventually("it goes out, or the leader's time is up", || {
+            socket.write_all(b".").unwrap(); // the leader looks, and sends
+            over = late.as_ref().unwrap().is_done_with();
+            over.is_some() || pipeline.stats().calls > queued
+        });
+        if let Some(over) = over {
+            assert!(over.unwrap_err().is_timeout());
+            return;
+        }
+    }
+    assert!(late.take().unwrap().join().unwrap_err().is_timeout());
 }

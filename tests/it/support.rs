@@ -3,6 +3,7 @@
 #[path = "../common/books.rs"]
 mod books;
 pub(crate) mod faults;
+pub(crate) mod lateness;
 pub(crate) mod leases;
 #[cfg(target_os = "linux")]
 pub(crate) mod namespaces;

@@ -46,7 +46,7 @@ fn run(args: &Args) -> Result<bool, String> {
         greet(address, args.protocol)?;
         (address.clone(), Duration::from_secs(1))
     } else {
-        let unruly = Unruly::start(args.seed, args.duration())
+        let unruly = Unruly::start(args.seed, args.duration(), |_| {})
             .map_err(|error| format!("cannot start a server on 127.0.0.1: {error}"))?;
         let address = unruly.address().to_string();
         server = Some(unruly);

@@ -1,6 +1,6 @@
 //! An echo server that misbehaves on purpose: one thread for each connection.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,6 +14,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 
 /// One request in so many is not just answered.
 const ONE_IN: u64 = 500;
+
+/// A reply that is longer may come in parts, and a stray byte behind it at any later time.
+const SHORT: usize = 1000;
 
 /// What the server does with a request instead of just answering it.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +54,13 @@ pub(crate) struct Unruly {
     restarts: u64,
 }
 
+type Witness = dyn Fn(&[u8]) + Send + Sync;
+
 /// What all connections of the server share.
 struct Temper {
     seed: u64,
+    /// Is shown every request before anything is done with it.
+    witness: Box<Witness>,
     accepted: AtomicU64,
     done: [AtomicU64; ALL.len()],
 }
@@ -66,13 +73,18 @@ struct Running {
 
 impl Unruly {
     /// Starts on a free port, and plans a few restarts for a run of this length.
-    pub(crate) fn start(seed: u64, run: Duration) -> io::Result<Self> {
+    pub(crate) fn start(
+        seed: u64,
+        run: Duration,
+        witness: impl Fn(&[u8]) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let restart_every = (run / 5).clamp(Duration::from_millis(500), Duration::from_secs(3));
         let mut server = Self {
             address: listener.local_addr()?,
             temper: Arc::new(Temper {
                 seed,
+                witness: Box::new(witness),
                 accepted: AtomicU64::new(0),
                 done: Default::default(),
             }),
@@ -203,6 +215,7 @@ fn serve(mut socket: &TcpStream, temper: &Temper) {
     let mut lines = BufReader::new(socket);
     let mut line = Vec::new();
     while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
+        (temper.witness)(&line);
         match temper.choose(&mut random) {
             None => {
                 if socket.write_all(&line).is_err() {
@@ -210,7 +223,7 @@ fn serve(mut socket: &TcpStream, temper: &Temper) {
                 }
             }
             Some(mischief) => {
-                let goes_on = mischief.run(socket, &line, &mut random);
+                let goes_on = mischief.run(socket, &line, &mut lines, &mut random);
                 if !matches!(goes_on, Ok(true)) {
                     return;
                 }
@@ -232,7 +245,13 @@ impl Temper {
 
 impl Mischief {
     /// Whether the connection goes on afterwards.
-    fn run(self, mut socket: &TcpStream, line: &[u8], random: &mut Random) -> io::Result<bool> {
+    fn run(
+        self,
+        mut socket: &TcpStream,
+        line: &[u8],
+        requests: &mut impl Read,
+        random: &mut Random,
+    ) -> io::Result<bool> {
         match self {
             Self::CloseFirst => return Ok(false),
             Self::CloseAfter => {
@@ -252,11 +271,16 @@ impl Mischief {
                 socket.write_all(&line[..line.len() / 2])?;
                 return Ok(false);
             }
-            Self::Stall => {}
+            // What is asked behind it has no reply either: none overtakes another.
+            Self::Stall => {
+                io::copy(requests, &mut io::sink())?;
+                return Ok(false);
+            }
             Self::AnswerLate => {
                 thread::sleep(random.between(PATIENCE * 2, PATIENCE * 4));
                 socket.write_all(line)?;
             }
+            Self::Stray if line.len() > SHORT => socket.write_all(line)?,
             Self::Stray => socket.write_all(&[line, b"?"].concat())?,
         }
         Ok(true)

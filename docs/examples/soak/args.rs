@@ -25,6 +25,11 @@ pub(crate) struct Args {
         value_parser = value_parser!(u64).range(1..=1000))]
     pub(crate) threads: u64,
 
+    /// How many more threads share connections, with a deadline for most of their calls
+    #[arg(long, value_name = "N", default_value_t = 48,
+        value_parser = value_parser!(u64).range(1..=1000))]
+    pub(crate) callers: u64,
+
     /// What the server and the threads do, as a number; another one each time if not given
     #[arg(long, value_name = "N", default_value_t = random::fresh_seed(), hide_default_value = true)]
     pub(crate) seed: u64,
@@ -47,6 +52,8 @@ pub(crate) enum Part {
     Deadlines,
     /// Requests that may be sent again
     Retry,
+    /// Shared calls, and another pool that they have almost to themselves
+    Pipeline,
 }
 
 const AFTER_HELP: &str = "\

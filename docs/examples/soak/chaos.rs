@@ -26,13 +26,15 @@ pub(crate) enum Fault {
     RecyclePanics,
     EventPanics,
     DestructorPanics,
+    ReplyFails,
+    ReplyPanics,
     CallerHangsUp,
     CallerPanics,
     CallerShutsDown,
     CallerImpatient,
 }
 
-const ALL: [(Fault, &str); 15] = [
+const ALL: [(Fault, &str); 17] = [
     (Fault::FactoryFails, "factory failed"),
     (Fault::FactoryPanics, "factory panicked"),
     (Fault::FactorySlow, "factory was slow"),
@@ -44,6 +46,8 @@ const ALL: [(Fault, &str); 15] = [
     (Fault::RecyclePanics, "recycle panicked"),
     (Fault::EventPanics, "event function panicked"),
     (Fault::DestructorPanics, "client's destructor panicked"),
+    (Fault::ReplyFails, "reply function failed"),
+    (Fault::ReplyPanics, "reply function panicked"),
     (Fault::CallerHangsUp, "caller hung up"),
     (Fault::CallerPanics, "caller panicked"),
     (Fault::CallerShutsDown, "caller shut its side down"),

@@ -5,6 +5,8 @@
 mod args;
 mod census;
 mod chaos;
+mod ledger;
+mod sharing;
 mod tally;
 mod worker;
 
@@ -23,18 +25,20 @@ mod server;
 
 use std::io::{self, Write as _};
 use std::process::{self, ExitCode};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jackpot::{Backoff, Eviction, Pool};
+use jackpot::{Backoff, Eviction, PipelineStats, Pool, Stats};
 
 use args::{Args, Part};
 use census::Census;
 use chaos::{Client, Fault, panic_quietly};
+use ledger::{Kind, Ledger};
 use server::Unruly;
-use tally::{Tally, lock};
+use sharing::{BUFFERS, Shared, share};
+use tally::{Histogram, Tally, lock};
 use worker::{LIMIT, World, work};
 
 /// How often the server's fate is decided.
@@ -46,6 +50,7 @@ const STUCK: Duration = Duration::from_secs(60);
 /// What there is beside the main thread while a pool and its server idle.
 const IDLE_DESCRIPTORS: usize = 1; // the server's listener
 const IDLE_THREADS: usize = 2; // the server's acceptor and the pool's reaper
+const IDLE_THREADS_SHARED: usize = 1; // the other pool's
 
 fn main() -> ExitCode {
     let args = match args::read() {
@@ -76,50 +81,62 @@ fn run(args: &Args) -> Result<Vec<String>, String> {
     let warm_up = (args.duration() / 5).min(Duration::from_secs(60));
     let counted = args.duration().saturating_sub(warm_up);
     say(&format!(
-        "{} threads, {LIMIT} connections, {} s, the first {} of them to warm up; --seed {}",
+        "{} threads, {} callers, {LIMIT} connections, {} s, the first {} to warm up; --seed {}",
         args.threads,
+        args.callers,
         args.duration().as_secs(),
         warm_up.as_secs(),
         args.seed
     ));
     let tally = Arc::new(Tally::new());
+    let ledger = Arc::new(Ledger::new(&tally));
     let before = Census::now();
-    let mut server = Unruly::start(args.seed, args.duration())
+    let witness = {
+        let ledger = Arc::clone(&ledger);
+        move |line: &[u8]| ledger.saw(line)
+    };
+    let mut server = Unruly::start(args.seed, args.duration(), witness)
         .map_err(|error| format!("cannot start a server on 127.0.0.1: {error}"))?;
-    let world = World::new(server.address().to_string(), args, tally);
+    let world = World::new(server.address().to_string(), args, tally, ledger);
     let pool = start(&world).map_err(|error| error.to_string())?;
+    let shared = world
+        .has(Part::Pipeline)
+        .then(|| Shared::new(&world, &pool));
+    let shared = shared.transpose().map_err(|error| error.to_string())?;
+    let pools = Pools { pool, shared };
 
-    soak(&world, &pool, &mut server, args.threads, warm_up);
-    let steady = quiesce(&world, &pool, &before);
+    soak(&world, &pools, &mut server, args, warm_up);
+    let steady = quiesce(&world, &pools, &before);
     let (asked, since) = (world.tally.asked.load(Relaxed), Instant::now());
-    soak(&world, &pool, &mut server, args.threads, counted);
+    soak(&world, &pools, &mut server, args, counted);
     let took = since.elapsed();
-    let end = quiesce(&world, &pool, &before);
+    let end = quiesce(&world, &pools, &before);
 
     let tally = &world.tally;
-    if let Some(more) = end.growth(&steady) {
+    let buffers = pools.shared.as_ref().map_or(0, |_| BUFFERS);
+    if let Some(more) = end.growth(&steady, buffers) {
         tally.find(format!("the heap has grown by {more} since the warm-up"));
     }
     for census in [&steady, &end] {
-        if let Some(more) = census.more_than(&before, IDLE_DESCRIPTORS, IDLE_THREADS) {
+        if let Some(more) = census.more_than(&before, IDLE_DESCRIPTORS, pools.idle_threads()) {
             tally.find(format!("left over while nothing is open: {more}"));
         }
     }
     report(
         &world,
-        &pool,
+        &pools,
         &server,
         took,
         tally.asked.load(Relaxed) - asked,
     );
-    close_the_books(&world, &pool);
-    drop(pool);
+    close_the_books(&world, &pools);
+    drop(pools);
     drop(server);
     let after = Census::settled(&before, 0, 0);
     if let Some(more) = after.more_than(&before, 0, 0) {
         tally.find(format!("left over at the end: {more}"));
     }
-    if let Some(more) = after.growth(&before) {
+    if let Some(more) = after.growth(&before, 0) {
         tally.find(format!("left over at the end: {more}"));
     }
     match world.chaos.clients.load(Relaxed) {
@@ -137,6 +154,25 @@ fn run(args: &Args) -> Result<Vec<String>, String> {
         say(&format!("  {stage:<28} {census}"));
     }
     Ok(tally.findings())
+}
+
+/// The pool under test, and the other one that shared calls have almost to themselves.
+struct Pools {
+    pool: Pool<Client>,
+    shared: Option<Shared>,
+}
+
+impl Pools {
+    fn idle_threads(&self) -> usize {
+        IDLE_THREADS + self.shared.as_ref().map_or(0, |_| IDLE_THREADS_SHARED)
+    }
+
+    fn set_limit(&self, limit: usize) {
+        self.pool.set_limit(limit);
+        if let Some(shared) = &self.shared {
+            shared.plain.set_limit(limit);
+        }
+    }
 }
 
 /// The pool under test.
@@ -161,15 +197,21 @@ fn start(world: &World) -> Result<Pool<Client>, jackpot::Error> {
 }
 
 /// All threads do whatever they like for so long, and so does the server.
-fn soak(world: &World, pool: &Pool<Client>, server: &mut Unruly, threads: u64, length: Duration) {
-    pool.set_limit(LIMIT);
+fn soak(world: &World, pools: &Pools, server: &mut Unruly, args: &Args, length: Duration) {
+    let pool = &pools.pool;
+    pools.set_limit(LIMIT);
     world.chaos.be_calm(false);
     world.is_over.store(false, Relaxed);
     let started = Instant::now();
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
+        let mut workers: Vec<_> = (0..args.threads)
             .map(|number| scope.spawn(move || work(world, pool, number)))
             .collect();
+        if let Some(shared) = &pools.shared {
+            let numbers = args.threads..args.threads + args.callers;
+            let callers = numbers.map(|n| scope.spawn(move || share(world, shared, n)));
+            workers.extend(callers);
+        }
         let mut told = 0;
         let mut is_failed = false;
         while started.elapsed() < length && !is_failed {
@@ -199,6 +241,9 @@ fn soak(world: &World, pool: &Pool<Client>, server: &mut Unruly, threads: u64, l
                     pool.stats(),
                     pool.connections()
                 ));
+                if let Some(shared) = &pools.shared {
+                    say(&format!("{}\n{:#?}", shared.plain.stats(), shared.stats()));
+                }
                 process::exit(1);
             }
             thread::sleep(TICK);
@@ -206,76 +251,191 @@ fn soak(world: &World, pool: &Pool<Client>, server: &mut Unruly, threads: u64, l
     });
 }
 
-/// Suspends the pool, and counts when nothing is open.
-fn quiesce(world: &World, pool: &Pool<Client>, before: &Census) -> Census {
-    pool.set_factory(world.factory());
-    pool.set_limit(0);
+/// Suspends the pools, and counts when nothing is open.
+fn quiesce(world: &World, pools: &Pools, before: &Census) -> Census {
+    pools.pool.set_factory(world.factory());
+    pools.set_limit(0);
+    check_suspended(world, &pools.pool);
+    if let Some(shared) = &pools.shared {
+        check_suspended(world, &shared.plain);
+        for (name, _, stats) in shared.stats() {
+            // A lane whose last caller gave up stands in its numbers until the next one comes.
+            if stats.queued > 0 {
+                let text = format!("a pipeline that nobody uses ({name}): {stats}");
+                world.tally.find(text);
+            }
+        }
+    }
+    Census::settled(before, IDLE_DESCRIPTORS, pools.idle_threads())
+}
+
+fn check_suspended<C: Send + 'static>(world: &World, pool: &Pool<C>) {
     let is_drained = pool.drain(STUCK);
     let stats = pool.stats();
     let left = (stats.open, stats.connecting, stats.waiting);
     if !is_drained || left != (0, 0, 0) {
         world.tally.find(format!("a suspended pool: {stats}"));
     }
-    Census::settled(before, IDLE_DESCRIPTORS, IDLE_THREADS)
 }
 
 /// The pool still works, up to its limit; then it ends, and everything that happened adds up.
-fn close_the_books(world: &World, pool: &Pool<Client>) {
+fn close_the_books(world: &World, pools: &Pools) {
     let tally = &world.tally;
-    pool.set_limit(LIMIT);
+    pools.set_limit(LIMIT);
     let patient = Backoff::new()
         .retries(1000)
         .min(Duration::from_millis(1))
         .max(Duration::from_millis(20));
-    let _ = pool.set_backoff(patient);
+    let _ = pools.pool.set_backoff(patient);
+    let leases = tally.leases.load(Relaxed) + fill(world, &pools.pool);
+    let stats = end(world, &pools.pool);
+    let heard = |counter: &AtomicU64| counter.load(Relaxed);
+    let events = &tally.events;
+    title("the books");
+    balance(
+        tally,
+        "connects = events",
+        stats.connects,
+        heard(&events.connected),
+    );
+    balance(
+        tally,
+        "releases = events",
+        stats.releases,
+        heard(&events.evicted),
+    );
+    let failures = stats.connect_failures;
+    balance(
+        tally,
+        "connect failures = events",
+        failures,
+        heard(&events.failed),
+    );
+    let Some(shared) = &pools.shared else {
+        balance(
+            tally,
+            "allocations = successful pulls",
+            stats.allocations,
+            leases,
+        );
+        return;
+    };
+    let leases_of_plain = heard(&tally.plain_leases) + fill(world, &shared.plain);
+    let stats_of_plain = end(world, &shared.plain);
+    // A pipeline's leases are nobody else's.
+    for (stats, leases) in [(&stats, leases), (&stats_of_plain, leases_of_plain)] {
+        balance_by(
+            tally,
+            "allocations > pulls of callers",
+            stats.allocations,
+            leases,
+            |a, b| a > b,
+        );
+    }
+    for kind in [Kind::Once, Kind::Twice] {
+        balance_calls(tally, kind, shared);
+    }
+    shared.check_ended(tally);
+}
+
+/// The calls of one kind, as the callers and the pipelines counted them.
+fn balance_calls(tally: &Tally, kind: Kind, shared: &Shared) {
+    let of_kind = shared.stats().into_iter().filter(|(_, of, _)| *of == kind);
+    let of_kind: Vec<_> = of_kind.map(|(_, _, stats)| stats).collect();
+    let told = |field: fn(&PipelineStats) -> u64| of_kind.iter().map(field).sum::<u64>();
+    let calls = &tally.calls[kind as usize];
+    let heard = |counter: &AtomicU64| counter.load(Relaxed);
+    say(&format!("  shared calls, {kind:?}"));
+    let ends = [
+        &calls.replies,
+        &calls.lost,
+        &calls.no_connection,
+        &calls.timed_out,
+    ];
+    let ends = ends.into_iter().map(heard).sum();
+    balance(tally, "  calls = ends", heard(&calls.all), ends);
+    balance(
+        tally,
+        "  time-outs",
+        told(|s| s.timeouts),
+        heard(&calls.timed_out),
+    );
+    if kind == Kind::Once {
+        balance(
+            tally,
+            "  abandoned = timed out and sent",
+            told(|s| s.abandoned),
+            heard(&calls.of_them_sent),
+        );
+        balance(tally, "  lost", told(|s| s.lost), heard(&calls.lost));
+        balance(tally, "  repeated", told(|s| s.repeated), 0);
+    }
+    let (sent, replies, lost) = (told(|s| s.calls), told(|s| s.replies), told(|s| s.lost));
+    let at_most = |a, b| a <= b;
+    balance_by(
+        tally,
+        "  replies + lost <= sent",
+        replies + lost,
+        sent,
+        at_most,
+    );
+    let ends = replies + lost + told(|s| s.abandoned);
+    balance_by(
+        tally,
+        "  sent <= replies + lost + abandoned",
+        sent,
+        ends,
+        at_most,
+    );
+    balance_by(
+        tally,
+        "  replies had <= replies read",
+        heard(&calls.replies),
+        replies,
+        at_most,
+    );
+}
+
+fn balance(tally: &Tally, what: &str, left: u64, right: u64) {
+    balance_by(tally, what, left, right, |left, right| left == right);
+}
+
+fn balance_by(tally: &Tally, what: &str, left: u64, right: u64, holds: fn(u64, u64) -> bool) {
+    say(&format!("  {what:<42} {left} and {right}"));
+    if !holds(left, right) {
+        tally.find(format!("{what}: {left} and {right}"));
+    }
+}
+
+/// Takes all connections that the limit allows at once; how many.
+fn fill<C: Send + 'static>(world: &World, pool: &Pool<C>) -> u64 {
     let held: Vec<_> = (0..LIMIT)
         .filter_map(|_| pool.pull_timeout(STUCK).ok())
         .collect();
-    let leases = tally.leases.load(Relaxed) + held.len() as u64;
     if held.len() < LIMIT || !pool.allocate().is_err_and(|error| error.is_full()) {
-        tally.find(format!("it does not work any more: {}", pool.stats()));
+        let text = format!("it does not work any more: {}", pool.stats());
+        world.tally.find(text);
     }
-    drop(held);
+    held.len() as u64
+}
+
+/// Ends the pool; nothing of it is left.
+fn end<C: Send + 'static>(world: &World, pool: &Pool<C>) -> Stats {
     pool.end();
     let is_drained = pool.drain(STUCK);
     let stats = pool.stats();
-    tally.check(&stats, LIMIT);
-    let heard = |counter: &AtomicU64| counter.load(Relaxed);
-    let entries = [
-        ("drained", u64::from(is_drained), 1),
-        ("open + leased + waiting + connecting = 0", sum(&stats), 0),
-        ("connects = releases", stats.connects, stats.releases),
-        ("allocations = successful pulls", stats.allocations, leases),
-        (
-            "connects = events",
-            stats.connects,
-            heard(&tally.events.connected),
-        ),
-        (
-            "releases = events",
-            stats.releases,
-            heard(&tally.events.evicted),
-        ),
-        (
-            "connect failures = events",
-            stats.connect_failures,
-            heard(&tally.events.failed),
-        ),
-    ];
-    title("the books");
-    for (what, left, right) in entries {
-        say(&format!("  {what:<42} {left} and {right}"));
-        if left != right {
-            tally.find(format!("{what}: {left} and {right}"));
-        }
+    world.tally.check(&stats, LIMIT);
+    if !is_drained || sum(&stats) > 0 || stats.connects != stats.releases {
+        world.tally.find(format!("an ended pool: {stats}"));
     }
+    stats
 }
 
-fn sum(stats: &jackpot::Stats) -> u64 {
+fn sum(stats: &Stats) -> u64 {
     (stats.open + stats.leased + stats.waiting + stats.connecting) as u64
 }
 
-fn report(world: &World, pool: &Pool<Client>, server: &Unruly, took: Duration, asked: u64) {
+fn report(world: &World, pools: &Pools, server: &Unruly, took: Duration, asked: u64) {
     let tally = &world.tally;
     let read = |counter: &AtomicU64| counter.load(Relaxed);
     title("requests");
@@ -294,17 +454,16 @@ fn report(world: &World, pool: &Pool<Client>, server: &Unruly, took: Duration, a
     row("leases with a deadline", read(&tally.deadlines));
     row("requests that may be sent again", read(&tally.retries));
     row("other pools built and ended", read(&tally.guests));
-    let pulls = lock(&tally.pulls);
     title("pull, µs");
-    row("p50", pulls.value_at_quantile(0.5) / 1000);
-    row("p99", pulls.value_at_quantile(0.99) / 1000);
-    row("worst", pulls.max() / 1000);
+    quantiles(&tally.pulls);
     row("worst excess of a time-out", read(&tally.overshoot) / 1000);
     row(
         "worst excess over a deadline",
         read(&tally.deadline_overshoot) / 1000,
     );
-    drop(pulls);
+    if let Some(shared) = &pools.shared {
+        report_sharing(tally, shared);
+    }
     title("faults injected");
     row("server: restarted", server.restarts());
     for (what, count) in server.record() {
@@ -313,7 +472,7 @@ fn report(world: &World, pool: &Pool<Client>, server: &Unruly, took: Duration, a
     for (what, count) in world.chaos.record() {
         row(what, count);
     }
-    let stats = pool.stats();
+    let stats = pools.pool.stats();
     title("connections");
     row("made", stats.connects);
     row("failed to connect", stats.connect_failures);
@@ -321,6 +480,42 @@ fn report(world: &World, pool: &Pool<Client>, server: &Unruly, took: Duration, a
     for why in Eviction::all() {
         row(&format!("  {why}"), stats.evicted(why));
     }
+}
+
+fn report_sharing(tally: &Tally, shared: &Shared) {
+    let read = |counter: &AtomicU64| counter.load(Relaxed);
+    for kind in [Kind::Once, Kind::Twice] {
+        let calls = &tally.calls[kind as usize];
+        title(&format!("shared calls, {kind:?}"));
+        row("calls", read(&calls.all));
+        row("replies", read(&calls.replies));
+        row("lost", read(&calls.lost));
+        row("no connection", read(&calls.no_connection));
+        row("timed out", read(&calls.timed_out));
+        row("  of them sent", read(&calls.of_them_sent));
+    }
+    title("pipelines");
+    for (name, _, stats) in shared.stats() {
+        say(&format!("  {name}: {stats}"));
+    }
+    title("shared calls, µs");
+    quantiles(&tally.call_times);
+    row(
+        "worst excess of a time-out",
+        read(&tally.call_overshoot) / 1000,
+    );
+    row(
+        "  of a thread that only sleeps",
+        read(&tally.sleep_overshoot) / 1000,
+    );
+    row("leases beside them", read(&tally.plain_leases));
+}
+
+fn quantiles(times: &Mutex<Histogram>) {
+    let times = lock(times);
+    row("p50", times.value_at_quantile(0.5) / 1000);
+    row("p99", times.value_at_quantile(0.99) / 1000);
+    row("worst", times.max() / 1000);
 }
 
 fn title(text: &str) {

@@ -8,6 +8,7 @@ use jackpot::{Event, Stats};
 
 use crate::books::imbalance;
 use crate::protocol::Trouble;
+use crate::sharing::Calls;
 
 pub(crate) type Histogram = hdrhistogram::Histogram<u64>;
 
@@ -38,6 +39,14 @@ pub(crate) struct Tally {
     pub(crate) retries: AtomicU64,
     pub(crate) frees: AtomicU64,
     pub(crate) limits: AtomicU64,
+    /// Shared calls, by their kind, and by how much one outlasted its time-out at most.
+    pub(crate) calls: [Calls; 2],
+    pub(crate) call_overshoot: AtomicU64,
+    pub(crate) call_times: Mutex<Histogram>,
+    /// By how much a sleeping thread outlasted its own at most.
+    pub(crate) sleep_overshoot: AtomicU64,
+    /// Leases of the pool of plain streams that are no pipeline's.
+    pub(crate) plain_leases: AtomicU64,
     pub(crate) events: Events,
     pub(crate) pulls: Mutex<Histogram>,
     findings: Mutex<Vec<String>>,
@@ -68,6 +77,11 @@ impl Tally {
             retries: AtomicU64::new(0),
             frees: AtomicU64::new(0),
             limits: AtomicU64::new(0),
+            calls: Default::default(),
+            call_overshoot: AtomicU64::new(0),
+            call_times: Mutex::new(histogram()),
+            sleep_overshoot: AtomicU64::new(0),
+            plain_leases: AtomicU64::new(0),
             events: Events::default(),
             pulls: Mutex::new(histogram()),
             findings: Mutex::default(),

@@ -1,6 +1,6 @@
 //! A thread that does whatever it likes with the pool.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jackpot::{Backoff, Builder, Close, Connection, Error, Jitter, Pool};
+use jackpot::{Backoff, Builder, Close, Connection, Error, Jitter, Pool, Stream};
 
 use crate::args::{Args, Part};
 use crate::chaos::{Chaos, Client, Fault, factory, panic_quietly};
+use crate::ledger::Ledger;
 use crate::protocol::Protocol;
 use crate::random::Random;
 use crate::server::PATIENCE;
@@ -24,7 +25,7 @@ pub(crate) const LIMIT: usize = 8;
 const ONE_IN: u64 = 50;
 
 /// A call that has outlasted its bound by so much was not bounded, however busy the machine.
-const UNBOUNDED: Duration = Duration::from_secs(5);
+pub(crate) const UNBOUNDED: Duration = Duration::from_secs(5);
 
 /// The longest tick that systems have.
 const TICK_AT_MOST: Duration = Duration::from_millis(20);
@@ -41,12 +42,18 @@ pub(crate) struct World {
     pub(crate) seed: u64,
     without: Vec<Part>,
     pub(crate) is_over: AtomicBool,
-    requests: Arc<AtomicU64>,
+    pub(crate) requests: Arc<AtomicU64>,
+    pub(crate) ledger: Arc<Ledger>,
     began: Instant,
 }
 
 impl World {
-    pub(crate) fn new(address: String, args: &Args, tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(
+        address: String,
+        args: &Args,
+        tally: Arc<Tally>,
+        ledger: Arc<Ledger>,
+    ) -> Self {
         Self {
             address,
             chaos: Chaos::new(args.seed),
@@ -55,6 +62,7 @@ impl World {
             without: args.without.clone(),
             is_over: AtomicBool::new(false),
             requests: Arc::default(),
+            ledger,
             began: Instant::now(),
         }
     }
@@ -63,7 +71,7 @@ impl World {
         !self.without.contains(&part)
     }
 
-    fn is_resting(&self) -> bool {
+    pub(crate) fn is_resting(&self) -> bool {
         let since = self.began.elapsed().as_micros() % (BUSY + CALM).as_micros();
         since > BUSY.as_micros()
     }
@@ -89,7 +97,7 @@ impl World {
                     }
                     ask(&mut client, &requests, &tally).map_err(io::Error::other)?;
                     // The pool hands a new connection to its first caller as it is.
-                    if has_unread(&client) {
+                    if has_unread(&client.stream) {
                         return Err(io::Error::other("more than was asked for"));
                     }
                     Ok(client)
@@ -128,7 +136,11 @@ impl World {
 }
 
 /// One request with a number of its own, and whether the reply is its own.
-fn ask(client: &mut Client, requests: &AtomicU64, tally: &Tally) -> Result<(), String> {
+pub(crate) fn ask(
+    client: &mut (impl Read + Write),
+    requests: &AtomicU64,
+    tally: &Tally,
+) -> Result<(), String> {
     let id = format!("request {}", requests.fetch_add(1, Relaxed));
     let result = Protocol::Echo.ask(client, &id);
     tally.note(&result);
@@ -216,7 +228,7 @@ impl Worker<'_> {
         let deadline = Instant::now() + self.random.between(Duration::ZERO, PATIENCE * 2);
         let result = self.pool.retry_until(deadline, |connection| {
             count(&tally.leases);
-            ask(connection, &self.world.requests, tally).map_err(|_| Failed::Request)
+            ask(&mut **connection, &self.world.requests, tally).map_err(|_| Failed::Request)
         });
         self.note_excess(deadline);
         match result {
@@ -291,7 +303,7 @@ impl Worker<'_> {
             return self.converse_until(&mut connection);
         }
         for turn in 0..self.random.below(3) {
-            if turn > 0 && has_unread(&connection) {
+            if turn > 0 && has_unread(&connection.stream) {
                 return;
             }
             if ask(&mut connection, &self.world.requests, tally).is_err() {
@@ -304,7 +316,7 @@ impl Worker<'_> {
             4..6 => {
                 connection.harden();
                 let mut client = Connection::detach(connection);
-                if !has_unread(&client) {
+                if !has_unread(&client.stream) {
                     let _ = ask(&mut client, &self.world.requests, tally);
                 }
             }
@@ -329,7 +341,7 @@ impl Worker<'_> {
             }
             18..30 => {
                 chaos.count(Fault::CallerImpatient);
-                if !has_unread(&connection) {
+                if !has_unread(&connection.stream) {
                     let impatient = Some(Duration::from_micros(50));
                     let _ = connection.stream.set_read_timeout(impatient);
                     let _ = ask(&mut connection, &self.world.requests, tally);
@@ -351,7 +363,9 @@ impl Worker<'_> {
             return;
         }
         count(&tally.deadlines);
-        while ask(connection, &self.world.requests, tally).is_ok() && !has_unread(connection) {}
+        while ask(&mut **connection, &self.world.requests, tally).is_ok()
+            && !has_unread(&connection.stream)
+        {}
         self.note_excess(deadline);
     }
 
@@ -500,8 +514,7 @@ impl Worker<'_> {
 }
 
 /// Whether the server sent more than was asked for; the second request of a lease would read it.
-fn has_unread(client: &Client) -> bool {
-    let stream = &client.stream;
+pub(crate) fn has_unread(stream: &Stream) -> bool {
     let peeked = stream
         .set_nonblocking(true)
         .and_then(|()| stream.peek(&mut [0]));

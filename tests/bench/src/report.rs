@@ -1,4 +1,4 @@
-//! The table: goal, figure, verdict.
+//! The table: figure, goal, verdict.
 
 use std::fmt::{self, Write as _};
 
@@ -48,13 +48,20 @@ impl Report {
         self.rows.push(row);
     }
 
-    /// The whole table, in Markdown with its columns aligned.
+    /// The whole table, in Markdown with its columns aligned; a benchmark's name stands once.
     pub(crate) fn table(&self) -> String {
-        let head = ["benchmark", "measured", "goal", "figure", "verdict"].map(str::to_owned);
-        let cells: Vec<[String; 5]> = std::iter::once(head)
-            .chain(self.rows.iter().map(Row::cells))
-            .collect();
-        let widths: [usize; 5] = std::array::from_fn(|column| {
+        let head = ["benchmark", "measured", "figure", "goal"].map(str::to_owned);
+        let mut cells = vec![head];
+        let mut above = "";
+        for row in &self.rows {
+            let mut these = row.cells();
+            if row.benchmark == above {
+                these[0].clear();
+            }
+            above = &row.benchmark;
+            cells.push(these);
+        }
+        let widths: [usize; 4] = std::array::from_fn(|column| {
             let lengths = cells.iter().map(|row| row[column].chars().count());
             lengths.max().unwrap_or(0)
         });
@@ -76,17 +83,21 @@ impl Report {
 }
 
 impl Row {
-    fn cells(&self) -> [String; 5] {
+    fn cells(&self) -> [String; 4] {
+        let figure = self.figure.map(|figure| figure.to_string());
+        let verdict = match self.goal {
+            Goal::None => String::new(),
+            goal => format!("{goal}: {}", self.verdict()),
+        };
         [
             self.benchmark.clone(),
             self.measure.clone(),
-            self.goal.to_string(),
-            self.figure
-                .map_or_else(|| "–".to_owned(), |figure| figure.to_string()),
-            self.verdict().to_owned(),
+            figure.unwrap_or_else(|| "not measured".to_owned()),
+            verdict,
         ]
     }
 
+    /// Whether the figure is what it must be.
     fn verdict(&self) -> &'static str {
         let Some(figure) = self.figure else {
             return "not measured";
@@ -98,12 +109,11 @@ impl Row {
         };
         let (least, most) = figure.surely;
         let certain = holds(least) == holds(most);
-        match (self.goal, holds(figure.median), certain) {
-            (Goal::None, ..) => "–",
-            (_, true, true) => "met",
-            (_, true, false) => "met, within the noise",
-            (_, false, true) => "missed",
-            (_, false, false) => "missed, within the noise",
+        match (holds(figure.median), certain) {
+            (true, true) => "met",
+            (true, false) => "met, within the noise",
+            (false, true) => "missed",
+            (false, false) => "missed, within the noise",
         }
     }
 }
@@ -113,14 +123,15 @@ impl fmt::Display for Goal {
         match self {
             Self::AtMost(most) => write!(f, "≤ {most}"),
             Self::AtLeast(least) => write!(f, "≥ {least}"),
-            Self::None => f.write_str("–"),
+            Self::None => f.write_str("none"),
         }
     }
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [benchmark, measure, goal, figure, verdict] = self.cells();
+        let [benchmark, measure, figure, _] = self.cells();
+        let (goal, verdict) = (self.goal, self.verdict());
         write!(
             f,
             "{benchmark}: {measure} = {figure}, goal {goal}: {verdict}"

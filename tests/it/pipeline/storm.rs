@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::*;
+use crate::support::lateness::Lateness;
 
-/// What a loaded machine may add to a deadline; the clock's tick and a wake-up on an idle one.
-const LATE: Duration = Duration::from_secs(2);
+/// For so long a stalling server is silent, and whoever misses its deadline waits.
+const STALL: Duration = Duration::from_millis(1200);
 const CALLERS: usize = 200;
 const CALLS: usize = 40;
 
 /// Executes `caller.call`, and does something bad to some connections.
-fn storm_server(seen: Arc<Mutex<HashMap<String, usize>>>) -> Server {
+fn storm_server(seen: Arc<Mutex<HashMap<String, usize>>>, stall: Duration) -> Server {
     let turn = Count::default();
     Server::serving(move |mut socket| {
         while let Ok(line) = read_line(&mut socket) {
@@ -30,7 +31,7 @@ fn storm_server(seen: Arc<Mutex<HashMap<String, usize>>>) -> Server {
                     return; // cuts the reply
                 }
                 307 => {
-                    thread::sleep(Duration::from_millis(40)); // stalls
+                    thread::sleep(stall); // stalls
                     socket.write_all(&line)
                 }
                 _ => socket.write_all(&line),
@@ -45,22 +46,27 @@ fn storm_server(seen: Arc<Mutex<HashMap<String, usize>>>) -> Server {
 #[test]
 fn no_foreign_reply_nothing_twice_and_nothing_called_unsent_that_the_server_saw() {
     let seen = Arc::new(Mutex::new(HashMap::new()));
-    let server = storm_server(Arc::clone(&seen));
+    let server = storm_server(Arc::clone(&seen), STALL);
     let pipeline = lines(&server, 4);
+    let lateness = Lateness::default();
     let unsent = Mutex::new(Vec::new());
     let [replies, lost, late] = [(); 3].map(|()| Count::default());
     thread::scope(|scope| {
         for caller in 0..CALLERS {
-            let (pipeline, unsent, replies, lost, late) =
-                (&pipeline, &unsent, &replies, &lost, &late);
+            let (pipeline, lateness) = (&pipeline, &lateness);
+            let (unsent, replies, lost, late) = (&unsent, &replies, &lost, &late);
+            let timeout =
+                move |call| Duration::from_millis(5 + ((caller * 7 + call * 13) % 56) as u64);
+            scope.spawn(move || lateness.sleep((0..CALLS).map(timeout)));
+            // One that has time leads for long, and nobody else's deadline wakes it.
+            let has_time = caller % 10 == 0;
             scope.spawn(move || {
                 for call in 0..CALLS {
                     let request = format!("{caller}.{call}");
-                    let timeout = Duration::from_millis(5 + ((caller * 7 + call * 13) % 56) as u64);
+                    let timeout = if has_time { SOON } else { timeout(call) };
                     let started = Instant::now();
                     let result = pipeline.call_timeout(format!("{request}\n").as_bytes(), timeout);
-                    let took = started.elapsed();
-                    assert!(took < timeout + LATE, "{took:?} instead of {timeout:?}");
+                    lateness.call(timeout, started.elapsed());
                     match result {
                         Ok(reply) => {
                             assert_eq!(reply, request, "a foreign reply");
@@ -77,6 +83,7 @@ fn no_foreign_reply_nothing_twice_and_nothing_called_unsent_that_the_server_saw(
             });
         }
     });
+    lateness.check();
     let seen = std::mem::take(&mut *seen.lock().unwrap());
     for request in unsent.lock().unwrap().iter() {
         assert!(
@@ -103,7 +110,7 @@ fn no_foreign_reply_nothing_twice_and_nothing_called_unsent_that_the_server_saw(
 #[test]
 fn what_may_be_repeated_survives_most_of_a_storm() {
     let seen = Arc::new(Mutex::new(HashMap::new()));
-    let server = storm_server(Arc::clone(&seen));
+    let server = storm_server(Arc::clone(&seen), Duration::from_millis(40));
     let address = server.address();
     let pool = Pool::new(4, move || TcpStream::connect(address)).unwrap();
     let pipeline = Pipeline::builder(pool, line)
