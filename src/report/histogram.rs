@@ -297,7 +297,7 @@ mod tests {
             assert_eq!(count, expected as u64, "{bound:?}");
         }
         assert_eq!(histogram.count(), exact.len() as u64);
-        assert_eq!(histogram.sum(), exact.iter().sum());
+        assert_eq!(histogram.sum(), exact.iter().sum::<Duration>());
         assert_eq!(histogram.max(), *exact.iter().max().unwrap());
     }
 

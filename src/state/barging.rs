@@ -94,4 +94,17 @@ mod tests {
         assert_eq!(convoy.window(usize::MAX, now), Some(LONGEST_WINDOW));
         assert_eq!(convoy.window(3, now + QUIET * 2), None);
     }
+
+    #[test]
+    fn a_convoy_begins_with_its_last_hand_off_and_ends_after_the_quiet() {
+        let now = Instant::now();
+        let mut convoy = Convoy::new();
+        for hand_offs in 1..=HAND_OFFS {
+            convoy.handed_off(now);
+            assert_eq!(convoy.window(0, now).is_some(), hand_offs == HAND_OFFS);
+        }
+        assert!(convoy.window(0, now + QUIET).is_some());
+        let over = now + QUIET + Duration::from_nanos(1);
+        assert!(convoy.window(0, over).is_none());
+    }
 }

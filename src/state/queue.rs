@@ -407,6 +407,19 @@ mod tests {
     }
 
     #[test]
+    fn a_try_that_failed_names_no_call_sites() {
+        let stats = || Stats {
+            call_sites: CallSites::new(1, &[std::panic::Location::caller()]),
+            ..Stats::default()
+        };
+        assert_ne!(stats().call_sites.to_string(), "");
+        let Error::Full { stats } = Failure::Full.to_error(stats) else {
+            panic!("the pool is full");
+        };
+        assert_eq!(stats.call_sites.to_string(), "");
+    }
+
+    #[test]
     fn a_waiter_whose_connection_was_dead_comes_back_to_its_place() {
         let mut queue = Line::new();
         let first = join(&mut queue, "first", true);

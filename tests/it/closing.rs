@@ -346,6 +346,7 @@ fn no_buffer_is_sent_because_an_aborted_lease_is_dropped() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn a_plain_stream_needs_no_thread_to_close() {
     crate::support::alone("closing::a_plain_stream_needs_no_thread_to_close", || {
         let peer = Peer::new();

@@ -1,18 +1,19 @@
 //! What a `Connector` does to addresses and sockets, and which failed connects are final.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jackpot::{Backoff, Connector, Error, Factory, Pool, Stream};
-use socket2::SockRef;
 
+use crate::support::{Peer, background};
 #[cfg(target_os = "linux")]
-use crate::support::namespaces::ip;
-use crate::support::{Peer, ask, background, eventually};
-use crate::vanished::with_peer;
+use crate::{
+    support::{ask, eventually, namespaces::ip},
+    vanished::with_peer,
+};
 
 /// Retries so far apart that a test which waits for one fails.
 fn never() -> Backoff {
@@ -148,7 +149,8 @@ fn the_user_timeout_follows_keepalive_unless_it_is_set() {
     let connector = || Connector::new(peer.address().to_string());
     let timeout = |connector: Connector| {
         let tcp = connector.connect().unwrap();
-        SockRef::from(&tcp).tcp_user_timeout().unwrap()
+        let socket = socket2::SockRef::from(&tcp);
+        socket.tcp_user_timeout().unwrap()
     };
     let seconds = |n| Some(Duration::from_secs(n));
     assert_eq!(timeout(connector()), seconds(45));
@@ -165,6 +167,9 @@ fn the_user_timeout_follows_keepalive_unless_it_is_set() {
 #[test]
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn the_user_timeout_ends_a_peer_that_has_stopped_reading() {
+    use std::io::Write;
+    use std::time::Instant;
+
     let peer = Peer::new();
     let second = Duration::from_secs(1);
     let connector = Connector::new(peer.address().to_string());

@@ -2,9 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jackpot::{Builder, Connection, Eviction, Pool};
 use socket2::SockRef;
@@ -246,6 +245,9 @@ fn a_sending_side_shut_down_through_a_duplicate_is_found_by_a_sweep() {
 #[cfg(all(unix, not(jackpot_switching)))]
 #[test]
 fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
     let timeout = Duration::from_millis(20);
     let peer = Peer::new();
     let (pool, kept) = keeping(peer.address(), |b| b.limit(2).read_timeout(Some(timeout)));

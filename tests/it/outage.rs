@@ -489,13 +489,15 @@ fn there_is_jitter_at_the_cap() {
     }
 }
 
+/// What the system says then: EMFILE, or WSAEMFILE.
+const NO_DESCRIPTOR: i32 = if cfg!(windows) { 10024 } else { 24 };
+
 /// A process with no descriptor left.
 fn out_of_descriptors() -> io::Error {
-    io::Error::from_raw_os_error(24)
+    io::Error::from_raw_os_error(NO_DESCRIPTOR)
 }
 
 #[test]
-#[cfg(unix)]
 fn out_of_descriptors_idle_connections_are_given_up_for_a_new_one() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
@@ -527,7 +529,6 @@ fn out_of_descriptors_idle_connections_are_given_up_for_a_new_one() {
 }
 
 #[test]
-#[cfg(unix)]
 fn out_of_descriptors_without_idle_connections_is_a_failure_like_others() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
@@ -535,7 +536,10 @@ fn out_of_descriptors_without_idle_connections_is_a_failure_like_others() {
     let lease = pool.allocate().unwrap();
     line.meets(|_| Err(out_of_descriptors()));
     let error = pool.allocate().unwrap_err();
-    assert_eq!(error.io_error().unwrap().raw_os_error(), Some(24));
+    assert_eq!(
+        error.io_error().unwrap().raw_os_error(),
+        Some(NO_DESCRIPTOR)
+    );
     let queue = Queue::of(&pool, 1);
     drop(lease);
     assert_eq!(queue.next().0, 0);

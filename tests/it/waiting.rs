@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Backoff, Connection, Error, Event, Eviction, Jitter, Pool};
 
 use crate::line::{Line, Queue, in_time, patient, restless};
-use crate::support::{Gate, Peer, SOON, Server, background, eventually};
+use crate::support::{Gate, Peer, Server, background, eventually};
 
 const MOMENT: Duration = Duration::from_millis(30);
 
@@ -275,6 +275,8 @@ fn a_limit_of_zero_turns_away_those_whose_connects_are_under_way() {
 #[test]
 #[cfg(target_os = "linux")]
 fn waiters_and_hand_offs_do_not_spin() {
+    use crate::support::SOON;
+
     let peer = Peer::new();
     let pool = Line::to(peer.address()).pool(1);
     let lease = pool.allocate().unwrap();

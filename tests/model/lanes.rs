@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::calls::Stage;
+use super::flow::FAR;
 use super::{Entry, Fate, GaveUp, Lanes, Lead, Look, Rules, Seat, Whose};
 use crate::report::error::Error;
 
@@ -33,6 +34,38 @@ fn random_walks_of_callers_and_leaders() {
             eprintln!("to see it again: JACKPOT_SEED={seed}");
             resume_unwind(panic);
         }
+    }
+}
+
+#[test]
+fn a_reply_is_due_about_when_the_shortest_round_trip_is_over() {
+    let now = Instant::now();
+    let rules = Rules {
+        lanes: 1,
+        max_in_flight: 8,
+        max_bytes: 16,
+    };
+    let mut lanes = Machine::new(rules, now);
+    let mut out = Vec::new();
+    let (leader, _seat, _) = lanes.enter(&[0; 8], None, false);
+    lanes.started(0, None);
+    let own = (leader, &[0; 8][..]);
+    assert!(matches!(lanes.look(0, own, false, &mut out), Look::Write));
+    lanes.wrote(0, out.len(), 1, false);
+    let shortest = FAR * 10;
+    lanes.shortest = Some(shortest);
+    let about = FAR / 2;
+    let moment = Duration::from_nanos(1);
+    for (after, is_due) in [
+        (Duration::ZERO, false),
+        (shortest.saturating_sub(about), false),
+        (shortest.saturating_sub(about) + moment, true),
+        (shortest, true),
+        ((shortest + about).saturating_sub(moment), true),
+        (shortest + about, false),
+    ] {
+        lanes.advance(now + after);
+        assert_eq!(lanes.is_due(&lanes.lanes[0]), is_due, "after {after:?}");
     }
 }
 

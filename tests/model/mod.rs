@@ -13,6 +13,7 @@ mod callers;
 mod checks;
 mod ready;
 mod returns;
+mod single;
 mod verbs;
 
 use std::cell::Cell;

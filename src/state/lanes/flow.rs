@@ -10,7 +10,7 @@ use crate::state::lanes::{
 };
 
 /// A server that has ever answered faster is near: a leader looks at the queue soon.
-const FAR: Duration = Duration::from_micros(100);
+pub(super) const FAR: Duration = Duration::from_micros(100);
 /// A leader that waits for longer than this in one read may not look for a long time, near or far.
 const LONG: Duration = Duration::from_micros(500);
 /// What goes into the buffers of a socket in any case, if they are not set small. A caller that does
@@ -264,7 +264,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
     }
 
     /// Whether the next reply on this lane should come about now.
-    fn is_due(&self, lane: &Lane<K, P>) -> bool {
+    pub(super) fn is_due(&self, lane: &Lane<K, P>) -> bool {
         let (Some(flight), Some(shortest)) = (lane.flights.front(), self.shortest) else {
             return false;
         };
