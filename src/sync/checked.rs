@@ -117,7 +117,11 @@ pub(crate) fn keep_time() {
     loop {
         let (bell, stopped) = CLOCK.with_borrow_mut(|clock| (clock.jump(), clock.stopped));
         match bell {
-            Some(bell) => bell.notify_all(),
+            Some(bell) => {
+                bell.notify_all();
+                // No thread that can run stands still for ever while others time out and wait again.
+                thread::yield_now();
+            }
             None if stopped => return,
             None => thread::park(),
         }
