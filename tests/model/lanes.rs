@@ -50,17 +50,16 @@ fn a_reply_is_due_about_when_the_shortest_round_trip_is_over() {
     let own = Own::Unsent(leader, &[0; 8]);
     assert!(matches!(lanes.look(0, own, false, &mut out), Look::Write));
     lanes.wrote(0, out.len(), 1, false);
-    let shortest = FAR * 10;
-    lanes.shortest = Some(shortest);
-    let about = FAR / 2;
+    lanes.shortest = Some(FAR * 10);
+    let (early, late) = (FAR * 9 + FAR / 2, FAR * 10 + FAR / 2);
     let moment = Duration::from_nanos(1);
     for (after, is_due) in [
         (Duration::ZERO, false),
-        (shortest - about, false),
-        (shortest - about + moment, true),
-        (shortest, true),
-        (shortest + about - moment, true),
-        (shortest + about, false),
+        (early, false),
+        (early + moment, true),
+        (FAR * 10, true),
+        (FAR * 10 + FAR / 4, true),
+        (late, false),
     ] {
         lanes.advance(now + after);
         assert_eq!(lanes.is_due(&lanes.lanes[0]), is_due, "after {after:?}");
