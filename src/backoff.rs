@@ -1,4 +1,4 @@
-//! How long `pull` sleeps between its tries, and the small generator behind the jitter.
+//! How long `pull` sleeps between its tries, and the random numbers behind the jitter.
 
 use std::iter::FusedIterator;
 use std::time::Duration;
@@ -11,10 +11,9 @@ mod picture;
 
 /// How often and how long [`Pool::pull`](crate::Pool::pull) sleeps between tries.
 ///
-/// Delay *n*, counted from 0, is made from `base = min × factorⁿ` and `top = min(2 × base, max)`
-/// in the way that [`Jitter`] describes. Every delay lies within `min ..= max`, whatever the
-/// settings, and there is jitter at the cap too: clients that have all reached `max` do not retry
-/// at the same instant.
+/// [`Jitter`] says how delay *n*, counted from 0, is made from `base = min × factorⁿ` and
+/// `top = min(2 × base, max)`. Every delay lies within `min ..= max`, whatever the settings. Delays
+/// that have reached `max` are spread too, so that clients do not all retry at the same instant.
 ///
 /// | setting | default |
 /// |---|---|
@@ -24,8 +23,8 @@ mod picture;
 /// | [`max`](Backoff::max) | 60 s |
 /// | [`jitter`](Backoff::jitter) | [`Jitter::Equal`] |
 ///
-/// A sleeping `pull` is woken early by every connection that it can have, so the delays bound how
-/// long a call goes on trying; they do not slow it down.
+/// A sleeping `pull` is woken as soon as it can have a connection. So the delays bound how long a
+/// call goes on trying, and do not slow it down.
 ///
 /// # Examples
 ///
@@ -47,7 +46,7 @@ pub struct Backoff {
     jitter: Jitter,
 }
 
-/// What [`Backoff::min`] must be at least: below it, waking up takes longer than the sleep.
+/// The least [`Backoff::min`] that is allowed: to wake up takes longer than a shorter sleep.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// How chance spreads the delays of a [`Backoff`].
@@ -136,9 +135,9 @@ impl Backoff {
     /// The shortest delay, and the base of the first one; default 1 s.
     ///
     /// Must be at least 1 ms where there are [`retries`](Backoff::retries): all delays grow from
-    /// it, and with less they would be a busy loop. Must not be above [`max`](Backoff::max).
+    /// it, and with less `pull` would be a busy loop. Must not be above [`max`](Backoff::max).
     /// [`Builder::build`](crate::Builder::build) and
-    /// [`Pool::set_backoff`](crate::Pool::set_backoff) refuse both.
+    /// [`Pool::set_backoff`](crate::Pool::set_backoff) refuse anything else.
     ///
     /// # Examples
     ///
@@ -154,6 +153,9 @@ impl Backoff {
     }
 
     /// The longest delay; default 60 s.
+    ///
+    /// Must not be below [`min`](Backoff::min): [`Builder::build`](crate::Builder::build) and
+    /// [`Pool::set_backoff`](crate::Pool::set_backoff) refuse that.
     ///
     /// # Examples
     ///
@@ -196,10 +198,10 @@ impl Backoff {
         self.jitter(if yes { Jitter::Equal } else { Jitter::None })
     }
 
-    /// The delays of one call of `pull`: exactly `retries` of them, drawn anew each time.
+    /// The delays of one call of `pull`: exactly `retries` of them, drawn for this call.
     ///
-    /// Settings that `build` would refuse give delays all the same, the closest ones that make
-    /// sense: this never panics and never overflows.
+    /// Never panics and never overflows: settings that `build` would refuse are replaced by the
+    /// closest ones that make sense.
     ///
     /// # Examples
     ///
@@ -329,7 +331,7 @@ impl Random {
         Self(seed())
     }
 
-    /// Whose next draw is the least, or the greatest.
+    /// A generator whose next draw is the least, or the greatest.
     #[cfg(test)]
     pub(crate) fn pinned(greatest: bool) -> Self {
         Self(if greatest {
@@ -347,7 +349,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform in `low ..= high`; `high` where they are the wrong way round.
+    /// Uniform in `low ..= high`; `high` where `low` is above it.
     pub(crate) fn between(&mut self, low: Duration, high: Duration) -> Duration {
         let Some(span) = high.checked_sub(low) else {
             return high;

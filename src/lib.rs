@@ -4,9 +4,9 @@
 //! other side. A connection is never released by hand: it goes back when its guard is dropped, if
 //! and only if it is fit for the next caller.
 //!
-//! It is not for async programs, and not for protocols whose replies come in any order (HTTP/2,
-//! multiplexed RPC): a lease here is exclusive, and its thread blocks. Where replies come in the
-//! order of the requests, a [`Pipeline`] lets hundreds of threads share a few connections.
+//! The crate is not for async programs, and not for protocols whose replies come in any order
+//! (HTTP/2, multiplexed RPC): a lease is exclusive, and its thread blocks. Where replies come in
+//! the order of the requests, a [`Pipeline`] lets hundreds of threads share a few connections.
 //!
 //! # Hello
 //!
@@ -39,8 +39,8 @@
 //! # Where connections come from
 //!
 //! Every `Fn() -> io::Result<TcpStream>` is a [`Factory`]. A [`Connector`] is the one for most
-//! programs: it resolves the name anew on each connect, tries every address within one time budget,
-//! and turns on keepalive and no-delay, so that a peer that vanished is found.
+//! programs: on each connect it resolves the name again and tries every address within one time
+//! budget. It turns on no-delay, and keepalive, which finds a peer that has vanished.
 //!
 //! ```
 //! # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -58,18 +58,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A factory runs on a thread of the pool's own, never on the caller's: a caller takes what comes
-//! first, the connection made for it or one that comes back.
+//! A factory runs on a thread of the pool's own, never on the caller's. So a caller takes whichever
+//! comes first, the connection made for it or one that another caller gives back.
 //!
 //! # Allocating and pulling
 //!
-//! There are four ways to ask. They differ in patience only.
+//! There are four ways to ask for a connection. They differ only in how long they go on trying.
 //!
 //! | | tries | blocks |
 //! |---|---|---|
-//! | [`allocate`](Pool::allocate) | once: idle, else a new one, else [`Error::Full`] | while it connects |
+//! | [`allocate`](Pool::allocate) | once: an idle connection, else a new one, else [`Error::Full`] | while it connects |
 //! | [`pull`](Pool::pull) | again and again, as the [`Backoff`] says | for the tries and the delays between them |
-//! | [`pull_timeout`](Pool::pull_timeout), [`pull_until`](Pool::pull_until) | as `pull` | for this long at most |
+//! | [`pull_timeout`](Pool::pull_timeout), [`pull_until`](Pool::pull_until) | as `pull` | until the given time at most |
 //!
 //! The limit is hard: idle, leased and connecting together never exceed it.
 //!
@@ -92,9 +92,10 @@
 //!
 //! # Waiting
 //!
-//! Waiting is first come, first served. A connection that comes back is handed to whoever has
-//! waited longest, and so is the place of one that closed. The delays of the [`Backoff`] say how
-//! long a caller goes on; they do not slow it down, because what it waits for wakes it.
+//! Waiting is first come, first served. A connection that comes back is handed to the caller that
+//! has waited longest, and so is the place of a connection that closed. The delays of the
+//! [`Backoff`] only bound how long a caller goes on trying: it is woken from them as soon as it can
+//! have a connection.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -118,10 +119,10 @@
 //!
 //! # What goes back
 //!
-//! A lease is used again only if its conversation is over. The [`Stream`] under it remembers what
-//! was done: after a write, or a read that timed out, a reply is outstanding, and the next caller
-//! must not find it. Such a connection is closed, and so is one that broke, one in which unread
-//! bytes lie, and one whose thread panicked.
+//! A connection is used again only if the conversation on it is over. Its [`Stream`] remembers what
+//! was done: after a write, or a read that timed out, a reply is outstanding, which the next caller
+//! would take for its own. Such a connection is closed, and so is one that broke, one with unread
+//! bytes, and one whose holder panicked.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -136,14 +137,15 @@
 //! connection.set_read_timeout(Some(Duration::from_millis(10)))?;
 //! connection.write_all(b"are you there?")?;
 //! assert!(connection.read(&mut [0; 8]).is_err()); // no answer in time
-//! drop(connection); // a late answer goes nowhere
+//! drop(connection); // closed: nobody gets a late answer
 //! assert_eq!(pool.stats().evicted(Eviction::Unanswered), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Where this rule cannot know, the caller says so: [`Connection::finish`] if the conversation is
-//! over although the last thing was a write, [`Connection::discard`] after half a reply, or after
-//! one of two. [`Builder::only_finished`] makes `finish` the only way back.
+//! Where this rule cannot tell, the caller does: with [`Connection::finish`] if the conversation is
+//! over although it ended with a write, with [`Connection::discard`] if it is not over, after half
+//! a reply or after the first of two replies for instance. With [`Builder::only_finished`] a
+//! connection goes back by `finish` only.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -193,18 +195,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A call is executed once at most and says whether it was sent: see [`CallError`]. It is not for
-//! conversations of several steps, and one break loses all that is in flight on a connection: see
-//! [`Pipeline`] before you choose it.
+//! Unless the pipeline is [`repeatable`](PipelineBuilder::repeatable), a request is sent once at
+//! most. An error says whether it was sent: see [`CallError`]. A pipeline is not for conversations
+//! of several steps, and when a connection breaks, all requests in flight on it are lost: read
+//! about [`Pipeline`] before you choose it.
 //!
 //! # Liveness
 //!
 //! Every connection is probed before a caller gets it: one system call that asks the kernel and
-//! sends nothing. A dead one is dropped and the next one tried at once. The first dead one also
-//! wakes the reaper, a thread that sweeps all the others and closes those that the caller gets past
-//! meanwhile: after a restart of the server one caller pays for one dead socket, not for all of
-//! them. What dies within a lease its holder sees, as a failed read or write. The pool repeats no
-//! request by itself; [`retry`](Pool::retry) is for those that may be executed twice.
+//! sends nothing. The caller passes over a dead one and tries the next at once. The first dead one
+//! also wakes the reaper, a thread that probes all the others and closes the dead: after a restart
+//! of the server one caller pays for closing one dead socket, not for closing all of them. When a
+//! connection dies within a lease, its holder sees a failed read or write. The pool repeats no
+//! request by itself; [`retry`](Pool::retry) is for requests that may be executed twice.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -230,10 +233,11 @@
 //! # Outages
 //!
 //! While connects fail, the pool makes one at a time and at most ten in a second, however many
-//! threads ask; they share the failure. As long as somebody waits it tries at least once a second,
-//! and the first success serves everybody. The pool never gives up; each call does, by its own
-//! backoff. A server that accepts one connection after the other and hangs up on each, without a
-//! byte, is treated as if it had refused them, until it says something.
+//! threads ask; they share the failure. As long as somebody waits, the pool tries at least once a
+//! second, and the first success serves everybody. The pool never gives up; each call does, by its
+//! own backoff. A server that accepts connections and hangs up on one after the other, without a
+//! byte, is treated as if it had refused them, until it sends a byte or hangs up on none for a
+//! second.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -318,8 +322,9 @@
 //!
 //! A [`handshake`](Builder::handshake) turns each new socket into what callers work with: a
 //! `BufReader`, a TLS session, a protocol client. The client owns the [`Stream`]; the pool keeps
-//! another handle on the same socket, so probing works as before. What a client buffers itself no
-//! probe can see, unless it is in a [`BufStream`]: [`recycle`](Builder::recycle) looks into it.
+//! another handle on the same socket, so probing works as before. A probe cannot see what a client
+//! holds in buffers of its own, other than a [`BufStream`]: a [`recycle`](Builder::recycle)
+//! function can.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -372,12 +377,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Watching it
+//! # Observing a pool
 //!
-//! [`stats`](Pool::stats) counts, with a [`Histogram`] of waits and of connects;
-//! [`connections`](Pool::connections) lists, with the place at which each lease was taken; and
-//! [`on_event`](Builder::on_event) tells as it happens. Each snapshot adds up: `open = idle +
-//! leased`, `connects = releases + open`, and the releases are the sum of the evictions.
+//! [`stats`](Pool::stats) has the counters, and a [`Histogram`] each of waits and of connects;
+//! [`connections`](Pool::connections) lists the connections, with the place in the code at which
+//! each lease was taken; [`on_event`](Builder::on_event) reports what happens when it happens. Each
+//! snapshot adds up: `open = idle + leased`, `connects = releases + open`, and the releases are the
+//! sum of the evictions.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -413,8 +419,8 @@
 //! | level | what |
 //! |---|---|
 //! | `error` | an event function or a destructor of yours panicked |
-//! | `warn` | what an operator should see: a connect or handshake failed, a lease is overdue ([`leak_after`](Builder::leak_after)), a thread for pings could not be started |
-//! | `debug` | the life of each connection: made, left and why, a failed ping or recycle; `free` and `end` |
+//! | `warn` | what an operator should see: a connect or handshake failed, the server hangs up on one connection after the other, a lease is overdue ([`leak_after`](Builder::leak_after)), a thread for pings or for dropping clients could not be started |
+//! | `debug` | the life of each connection: made, left and why, a failed probe, ping, recycle or shutdown; `free` and `end` |
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -451,7 +457,7 @@
 //! there is something to connect, at most [`max_connecting`](Builder::max_connecting) at once, and
 //! a `jackpot-ping` thread as long as there is something to ping. Clients that a
 //! [`handshake`](Builder::handshake) made are dropped on a `jackpot-close` thread, one at a time.
-//! None of them keeps a pool alive that nobody uses any more, and no drop waits for one.
+//! None of these threads keeps a pool alive that has no handle left, and no drop waits for one.
 //!
 //! # Platforms
 //!
@@ -460,7 +466,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | the probe | one `recv` with `MSG_PEEK` and `MSG_DONTWAIT`; Windows has no such flag, so there the socket is switched to non-blocking for the peek and back, between leases only; who duplicated the descriptor sees it |
+//! | the probe | one `recv` with `MSG_PEEK` and `MSG_DONTWAIT`; Windows has no such flag, so there the socket is switched to non-blocking for the peek and back, between leases only; a duplicate of the socket is switched with it |
 //! | [`user_timeout`](Connector::user_timeout) | Linux and Android; ignored elsewhere: set a [`write_timeout`](Builder::write_timeout) and rely on keepalive there |
 //! | aborting a lease or a handshake ([`Close::Hard`]) | by `shutdown`, which wakes a blocked thread; not for Windows programs under Wine, where it wakes nobody |
 //! | keepalive | the count of probes needs Windows 10, version 1703; below that the system's own count stays |
@@ -502,7 +508,8 @@ pub use report::pipeline_stats::PipelineStats;
 pub use report::stats::{ConnectionInfo, State, Stats};
 pub use runtime::connection::Connection;
 
-// The pictures' places in the repository are relative; here they must come along in their links.
+// The guide links its pictures by relative paths, which rustdoc does not have: these files define
+// the links again, with the pictures in them.
 #[cfg(any(doc, doctest))]
 #[cfg_attr(not(doctest), doc = include_str!("../docs/backoff.svg.md"))]
 #[cfg_attr(not(doctest), doc = include_str!("../docs/goodput.svg.md"))]
