@@ -232,14 +232,18 @@ pub struct ConnectionInfo {
     pub peer: Option<SocketAddr>,
     /// Time since its connect was started (while connecting) or had succeeded (after that).
     pub age: Duration,
-    /// Time since it entered its state.
+    /// Time since it entered its state, at most one reap interval too long.
     ///
-    /// So that a lease costs one look at the clock and not two, one of both states is an upper
-    /// bound, at most one reap interval too long: it counts from the last time that the pool did
-    /// look before. That is the lease; with [`probe_after`](crate::Builder::probe_after) it is the
-    /// time idle, unless `idle_timeout` or the ping's interval is below ten reap intervals. Leases
-    /// are exact with [`leak_after`](crate::Builder::leak_after), and both are without a reaper
-    /// thread.
+    /// The pool reads the clock once for each lease, not twice. So either the time leased or the
+    /// time idle counts from when it read the clock before:
+    ///
+    /// - The time leased, unless [`leak_after`](crate::Builder::leak_after),
+    ///   [`lease_events`](crate::Builder::lease_events) or
+    ///   [`probe_after`](crate::Builder::probe_after) is set, which make it exact.
+    /// - With `probe_after` the time idle, unless `lease_events` is set, or `idle_timeout`,
+    ///   `max_lifetime` or the ping's interval is below ten reap intervals.
+    ///
+    /// Without a reaper thread both are exact.
     pub in_state: Duration,
     /// How often it has been leased, pings included.
     pub leases: u64,
