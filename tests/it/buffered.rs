@@ -6,23 +6,15 @@ use std::time::Duration;
 
 use jackpot::{BufStream, Builder, Connection, Error, Eviction, Pool};
 
-use crate::support::{Peer, SOON, Server, assert_back, assert_closed, assert_left, background};
+use crate::support::leases::one_lease_with;
+use crate::support::{SOON, Server, assert_back, assert_closed, assert_left, background};
 
 /// Longer than all buffers of a socket.
 const MUCH: usize = 16 << 20;
 
-fn one_lease<C: Send + 'static>(
-    settings: impl FnOnce(Builder) -> Builder<C>,
-) -> (Pool<C>, Connection<C>, TcpStream) {
-    let peer = Peer::new();
-    let pool = settings(peer.builder(1)).build().unwrap();
-    let lease = pool.allocate().unwrap();
-    (pool, lease, peer.accept())
-}
-
 /// A lease with buffers of so many bytes.
 fn with_capacity(read: usize, write: usize) -> (Pool<BufStream>, Connection<BufStream>, TcpStream) {
-    one_lease(|builder| {
+    one_lease_with(|builder| {
         builder.handshake(move |stream| {
             Ok::<_, io::Error>(BufStream::with_capacity(read, write, stream))
         })
@@ -48,7 +40,7 @@ fn one_read(mut far: &TcpStream) -> Vec<u8> {
 
 #[test]
 fn a_request_of_many_writes_is_sent_by_the_read_of_its_reply() {
-    let (pool, mut lease, far) = one_lease(Builder::buffered);
+    let (pool, mut lease, far) = one_lease_with(Builder::buffered);
     write!(lease, "get {:?} ", 7).unwrap();
     lease.write_all(b"and ").unwrap();
     let pieces = [IoSlice::new(b"mo"), IoSlice::new(b"re\n")];
@@ -74,7 +66,7 @@ fn a_request_of_many_writes_is_sent_by_the_read_of_its_reply() {
 
 #[test]
 fn flush_sends() {
-    let (_pool, mut lease, far) = one_lease(Builder::buffered);
+    let (_pool, mut lease, far) = one_lease_with(Builder::buffered);
     lease.write_all(b"request").unwrap();
     assert_silent(&far);
     lease.flush().unwrap();
@@ -85,7 +77,7 @@ fn flush_sends() {
 
 #[test]
 fn a_read_from_the_buffer_sends_nothing() {
-    let (_pool, mut lease, mut far) = one_lease(Builder::buffered);
+    let (_pool, mut lease, mut far) = one_lease_with(Builder::buffered);
     far.write_all(b"one\ntwo\n").unwrap();
     assert_eq!(lease.fill_buf().unwrap()[0], b'o');
     let mut line = String::new();
@@ -99,7 +91,7 @@ fn a_read_from_the_buffer_sends_nothing() {
 #[test]
 fn unread_bytes_in_the_buffer_close_as_unread() {
     for finishes in [false, true] {
-        let (pool, mut lease, mut far) = one_lease(Builder::buffered);
+        let (pool, mut lease, mut far) = one_lease_with(Builder::buffered);
         far.write_all(b"one\ntwo\n").unwrap();
         lease.read_line(&mut String::new()).unwrap();
         assert_eq!(lease.unread(), b"two\n");
@@ -121,7 +113,7 @@ fn unsent_bytes_close_as_unanswered_whatever_is_said() {
     ];
     for settings in settings {
         for finishes in [false, true] {
-            let (pool, mut lease, mut far) = one_lease(|b| settings(b).buffered());
+            let (pool, mut lease, mut far) = one_lease_with(|b| settings(b).buffered());
             lease.write_all(b"half a requ").unwrap();
             if finishes {
                 Connection::finish(lease);
@@ -137,12 +129,12 @@ fn unsent_bytes_close_as_unanswered_whatever_is_said() {
 
 #[test]
 fn neither_discard_nor_the_end_of_the_pool_sends_what_was_not_sent() {
-    let (_pool, mut lease, mut far) = one_lease(Builder::buffered);
+    let (_pool, mut lease, mut far) = one_lease_with(Builder::buffered);
     lease.write_all(b"half a requ").unwrap();
     Connection::discard(lease);
     assert_eq!(far.read(&mut [0; 8]).unwrap(), 0);
 
-    let (pool, mut lease, mut far) = one_lease(Builder::buffered);
+    let (pool, mut lease, mut far) = one_lease_with(Builder::buffered);
     lease.write_all(b"half a requ").unwrap();
     pool.end();
     drop(lease);
@@ -162,13 +154,13 @@ fn a_client_of_ones_own_tells_too() {
             Ok::<_, io::Error>(Client { line })
         })
     };
-    let (pool, mut lease, mut far) = one_lease(client);
+    let (pool, mut lease, mut far) = one_lease_with(client);
     far.write_all(b"one\ntwo\n").unwrap();
     lease.line.read_line(&mut String::new()).unwrap();
     drop(lease);
     assert_left(&pool, Eviction::Unread);
 
-    let (pool, mut lease, _far) = one_lease(client);
+    let (pool, mut lease, _far) = one_lease_with(client);
     lease.line.write_all(b"half a requ").unwrap();
     Connection::finish(lease);
     assert_left(&pool, Eviction::Unanswered);
@@ -202,7 +194,7 @@ fn a_handshake_that_leaves_bytes_in_the_buffers_has_failed() {
 
 #[test]
 fn with_allow_unread_the_next_caller_reads_on() {
-    let (pool, mut lease, mut far) = one_lease(|b| b.allow_unread(true).buffered());
+    let (pool, mut lease, mut far) = one_lease_with(|b| b.allow_unread(true).buffered());
     far.write_all(b"one\ntwo\n").unwrap();
     lease.read_line(&mut String::new()).unwrap();
     drop(lease);
@@ -296,7 +288,7 @@ fn a_read_larger_than_the_buffer_goes_past_it() {
 
 #[test]
 fn short_vectored_reads_are_served_from_the_buffer() {
-    let (_pool, mut lease, mut far) = one_lease(Builder::buffered);
+    let (_pool, mut lease, mut far) = one_lease_with(Builder::buffered);
     far.write_all(b"0123456789").unwrap();
     let (mut head, mut tail) = ([0; 3], [0; 3]);
     let mut both = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut tail)];
@@ -310,7 +302,7 @@ fn short_vectored_reads_are_served_from_the_buffer() {
 /// It was sent in part, so nobody may go on from here but its own caller.
 #[test]
 fn what_a_flush_could_not_send_in_time_is_kept_and_closes() {
-    let (pool, mut lease, _far) = one_lease(|b| {
+    let (pool, mut lease, _far) = one_lease_with(|b| {
         b.write_timeout(Some(Duration::from_millis(20)))
             .handshake(|stream| Ok::<_, io::Error>(BufStream::with_capacity(64, MUCH, stream)))
     });
@@ -330,7 +322,7 @@ fn what_a_flush_could_not_send_in_time_is_kept_and_closes() {
 
 #[test]
 fn a_flush_that_failed_goes_on_where_it_stopped() {
-    let (pool, mut lease, mut far) = one_lease(|b| {
+    let (pool, mut lease, mut far) = one_lease_with(|b| {
         b.handshake(|stream| Ok::<_, io::Error>(BufStream::with_capacity(64, MUCH, stream)))
     });
     let request: Vec<u8> = (0..MUCH).map(|n| n.to_le_bytes()[1]).collect();
@@ -384,7 +376,7 @@ fn nothing_is_lost_or_sent_twice_where_a_socket_takes_only_a_part() {
 #[test]
 fn a_second_try_through_the_buffers_is_seen() {
     let moment = Some(Duration::from_millis(5));
-    let (pool, mut lease, mut far) = one_lease(|b| b.read_timeout(moment).buffered());
+    let (pool, mut lease, mut far) = one_lease_with(|b| b.read_timeout(moment).buffered());
     lease.write_all(b"first\n").unwrap();
     lease.read_line(&mut String::new()).unwrap_err();
     lease.write_all(b"second\n").unwrap();
@@ -398,7 +390,7 @@ fn a_second_try_through_the_buffers_is_seen() {
 
 #[test]
 fn the_end_of_the_stream_is_the_end() {
-    let (pool, mut lease, far) = one_lease(Builder::buffered);
+    let (pool, mut lease, far) = one_lease_with(Builder::buffered);
     (&far).write_all(b"rest").unwrap();
     drop(far);
     let mut rest = String::new();
@@ -411,7 +403,7 @@ fn the_end_of_the_stream_is_the_end() {
 
 #[test]
 fn a_flush_into_a_connection_that_is_gone_fails_and_closes() {
-    let (pool, mut lease, far) = one_lease(Builder::buffered);
+    let (pool, mut lease, far) = one_lease_with(Builder::buffered);
     lease.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
     lease.write_all(b"request").unwrap();
     lease.flush().unwrap_err();
@@ -423,7 +415,7 @@ fn a_flush_into_a_connection_that_is_gone_fails_and_closes() {
 
 #[test]
 fn it_shows_what_it_holds() {
-    let (_pool, mut lease, _far) = one_lease(Builder::buffered);
+    let (_pool, mut lease, _far) = one_lease_with(Builder::buffered);
     lease.write_all(b"12345").unwrap();
     let shown = format!("{:?}", &*lease);
     assert!(shown.starts_with("BufStream { stream: Stream("), "{shown}");

@@ -5,12 +5,11 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jackpot::{BufStream, Builder, Connection, Eviction, Pool, Stream};
+use jackpot::{BufStream, Connection, Eviction, Pool, Stream};
 use rustls::version::TLS13;
 
-use crate::support::{
-    Background, Peer, SOON, Server, assert_back, assert_left, background, eventually,
-};
+use crate::support::leases::{one_lease, one_lease_with};
+use crate::support::{Background, SOON, Server, assert_back, assert_left, background, eventually};
 use crate::tls::{self, DRIP_LINE, TlsServer};
 
 /// Until a deadline that is to strike.
@@ -19,13 +18,6 @@ const BRIEF: Duration = Duration::from_millis(80);
 const DRIP: Duration = Duration::from_millis(5);
 /// How much later than its deadline a call may return on a busy machine.
 const LATE: Duration = Duration::from_secs(2);
-
-fn one_lease(settings: impl FnOnce(Builder) -> Builder) -> (Pool, Connection, TcpStream) {
-    let peer = Peer::new();
-    let pool = settings(peer.builder(1)).build().unwrap();
-    let lease = pool.allocate().unwrap();
-    (pool, lease, peer.accept())
-}
 
 /// A server that sends a byte again and again, and never a line.
 fn dripping() -> Server {
@@ -69,7 +61,7 @@ const READS: [(&str, Reading); 6] = [
 fn every_read_ends_at_the_deadline() {
     for own in [None, Some(SOON)] {
         for (what, read) in READS {
-            let (_pool, mut lease, _far) = one_lease(|b| b.read_timeout(own));
+            let (_pool, mut lease, _far) = one_lease_with(|b| b.read_timeout(own));
             let deadline = Instant::now() + BRIEF;
             lease.set_deadline(Some(deadline)).unwrap();
             struck_at(deadline, what, || read(&mut lease));
@@ -86,7 +78,7 @@ fn every_write_ends_at_the_deadline() {
     );
     for own in [None, Some(SOON)] {
         for buffers in [&one[..], &two[..]] {
-            let (pool, lease, _far) = one_lease(|b| b.write_timeout(own));
+            let (pool, lease, _far) = one_lease_with(|b| b.write_timeout(own));
             let mut stream = Connection::stream(&lease);
             let deadline = Instant::now() + BRIEF;
             stream.set_deadline(Some(deadline)).unwrap();
@@ -98,7 +90,7 @@ fn every_write_ends_at_the_deadline() {
             Connection::finish(lease);
             assert_left(&pool, Eviction::Broken);
         }
-        let (_pool, mut lease, _far) = one_lease(|b| b.write_timeout(own));
+        let (_pool, mut lease, _far) = one_lease_with(|b| b.write_timeout(own));
         let deadline = Instant::now() + BRIEF;
         lease.set_deadline(Some(deadline)).unwrap();
         struck_at::<()>(deadline, "write_all", || {
@@ -157,7 +149,7 @@ fn a_deadline_reaches_through_a_buf_reader_and_a_buf_stream() {
 
 #[test]
 fn past_the_deadline_nothing_is_asked_of_the_system() {
-    let (_pool, mut lease, mut far) = one_lease(|b| b);
+    let (_pool, mut lease, mut far) = one_lease();
     far.write_all(b"it is here").unwrap();
     assert_eq!(lease.peek(&mut [0; 1]).unwrap(), 1);
     lease.set_deadline(Some(Instant::now())).unwrap();
@@ -190,7 +182,7 @@ fn past_the_deadline_nothing_is_asked_of_the_system() {
 #[test]
 fn a_shorter_time_out_of_ones_own_still_counts() {
     let own = Some(BRIEF);
-    let (_pool, mut lease, _far) = one_lease(|b| b.read_timeout(own));
+    let (_pool, mut lease, _far) = one_lease_with(|b| b.read_timeout(own));
     let without = lease.read(&mut [0; 8]).unwrap_err();
     lease.set_deadline(Some(Instant::now() + SOON)).unwrap();
     for _ in 0..2 {
@@ -212,7 +204,8 @@ fn a_shorter_time_out_of_ones_own_still_counts() {
 #[test]
 fn time_outs_look_as_if_there_were_no_deadline() {
     let own = (Some(2 * SOON), Some(3 * SOON));
-    let (_pool, mut lease, mut far) = one_lease(|b| b.read_timeout(own.0).write_timeout(own.1));
+    let (_pool, mut lease, mut far) =
+        one_lease_with(|b| b.read_timeout(own.0).write_timeout(own.1));
     let of = |stream: &Stream| {
         let read = stream.read_timeout().unwrap();
         (read, stream.write_timeout().unwrap())
@@ -236,7 +229,7 @@ fn time_outs_look_as_if_there_were_no_deadline() {
 #[test]
 fn a_deadline_and_what_it_made_of_the_time_outs_end_with_the_lease() {
     let own = (Some(2 * SOON), None);
-    let (pool, mut lease, mut far) = one_lease(|b| b.read_timeout(own.0).write_timeout(own.1));
+    let (pool, mut lease, mut far) = one_lease_with(|b| b.read_timeout(own.0).write_timeout(own.1));
     for changes_own in [false, true] {
         lease.set_deadline(Some(Instant::now() + SOON)).unwrap();
         lease.write_all(b"?").unwrap();
@@ -262,7 +255,7 @@ fn a_deadline_and_what_it_made_of_the_time_outs_end_with_the_lease() {
 
 #[test]
 fn a_later_deadline_replaces_an_earlier_one() {
-    let (pool, mut lease, mut far) = one_lease(|b| b);
+    let (pool, mut lease, mut far) = one_lease();
     lease.set_deadline(Some(Instant::now() + DRIP)).unwrap();
     lease.read(&mut [0; 1]).unwrap_err();
     lease.set_deadline(Some(Instant::now() + SOON)).unwrap();
@@ -279,7 +272,7 @@ fn a_later_deadline_replaces_an_earlier_one() {
 
 #[test]
 fn a_deadline_beyond_all_time_outs_is_allowed() {
-    let (_pool, mut lease, mut far) = one_lease(|b| b);
+    let (_pool, mut lease, mut far) = one_lease();
     let years = Duration::from_secs(60 * 60 * 24 * 365 * 50);
     lease.set_deadline(Some(Instant::now() + years)).unwrap();
     lease.write_all(b"?").unwrap();
@@ -289,7 +282,7 @@ fn a_deadline_beyond_all_time_outs_is_allowed() {
 
 #[test]
 fn without_blocking_a_deadline_only_ends_what_comes_after_it() {
-    let (_pool, mut lease, mut far) = one_lease(|b| b);
+    let (_pool, mut lease, mut far) = one_lease();
     lease.set_nonblocking(true).unwrap();
     let deadline = Instant::now() + BRIEF;
     lease.set_deadline(Some(deadline)).unwrap();
@@ -307,13 +300,13 @@ fn without_blocking_a_deadline_only_ends_what_comes_after_it() {
 /// As a read that timed out does.
 #[test]
 fn a_lease_whose_deadline_struck_is_unanswered_until_a_byte_comes() {
-    let (pool, mut lease, _far) = one_lease(|b| b);
+    let (pool, mut lease, _far) = one_lease();
     lease.set_deadline(Some(Instant::now())).unwrap();
     lease.read(&mut [0; 1]).unwrap_err();
     drop(lease);
     assert_left(&pool, Eviction::Unanswered);
 
-    let (pool, mut lease, mut far) = one_lease(|b| b);
+    let (pool, mut lease, mut far) = one_lease();
     lease.set_deadline(Some(Instant::now())).unwrap();
     lease.read(&mut [0; 1]).unwrap_err();
     far.write_all(b"!").unwrap();
@@ -326,7 +319,7 @@ fn a_lease_whose_deadline_struck_is_unanswered_until_a_byte_comes() {
 #[test]
 fn a_second_try_after_the_deadline_makes_a_lease_ambiguous() {
     for nonblocking in [false, true] {
-        let (pool, mut lease, mut far) = one_lease(|b| b);
+        let (pool, mut lease, mut far) = one_lease();
         lease.write_all(b"first").unwrap();
         far.write_all(b"!").unwrap();
         lease.read_exact(&mut [0; 1]).unwrap(); // half of the reply
@@ -345,7 +338,7 @@ fn a_second_try_after_the_deadline_makes_a_lease_ambiguous() {
 /// A client may keep what it could not send.
 #[test]
 fn a_lease_whose_write_was_too_late_is_closed_even_if_nothing_was_sent() {
-    let (pool, mut lease, _far) = one_lease(|b| b.allow_unanswered(true));
+    let (pool, mut lease, _far) = one_lease_with(|b| b.allow_unanswered(true));
     lease.set_deadline(Some(Instant::now())).unwrap();
     lease.write_all(b"?").unwrap_err();
     Connection::finish(lease);
@@ -392,7 +385,7 @@ fn a_deadline_reaches_through_a_tls_session() {
 /// A mode that was switched behind the pool's back makes calls return at once.
 #[test]
 fn a_deadline_does_not_spin_on_a_socket_that_does_not_wait() {
-    let (_pool, mut lease, _far) = one_lease(|b| b);
+    let (_pool, mut lease, _far) = one_lease();
     lease.tcp().set_nonblocking(true).unwrap();
     lease.set_deadline(Some(Instant::now() + SOON)).unwrap();
     let error = lease.read(&mut [0; 1]).unwrap_err();
@@ -401,7 +394,7 @@ fn a_deadline_does_not_spin_on_a_socket_that_does_not_wait() {
 
 #[test]
 fn a_reader_and_a_writer_share_a_deadline() {
-    let (_pool, lease, mut far) = one_lease(|b| b);
+    let (_pool, lease, mut far) = one_lease();
     lease.set_deadline(Some(Instant::now() + SOON)).unwrap();
     let echo: Background<_> = background(move || {
         let mut bytes = [0; 4];

@@ -6,26 +6,19 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Builder, Connection, Eviction, Pool};
 
-use crate::support::{Peer, SOON, assert_back, assert_closed, assert_left, eventually};
+use crate::support::leases::{one_lease, one_lease_with};
+use crate::support::{SOON, assert_back, assert_closed, assert_left, eventually};
 
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// The one lease of a pool with these settings, and the other end of its socket.
-fn one_lease(settings: impl FnOnce(Builder) -> Builder) -> (Pool, Connection, TcpStream) {
-    let peer = Peer::new();
-    let pool = settings(peer.builder(1)).build().unwrap();
-    let lease = pool.allocate().unwrap();
-    (pool, lease, peer.accept())
-}
-
 /// A lease whose reads wait for a moment.
 fn impatient(settings: impl FnOnce(Builder) -> Builder) -> (Pool, Connection, TcpStream) {
-    one_lease(|builder| settings(builder.read_timeout(Some(MOMENT))))
+    one_lease_with(|builder| settings(builder.read_timeout(Some(MOMENT))))
 }
 
 /// A lease whose reads do not wait at all.
 fn non_blocking() -> (Pool, Connection, TcpStream) {
-    let (pool, lease, far) = one_lease(|builder| builder);
+    let (pool, lease, far) = one_lease();
     lease.set_nonblocking(true).unwrap();
     (pool, lease, far)
 }
@@ -222,7 +215,7 @@ fn a_loop_that_asks_waits_and_reads_without_blocking_goes_back() {
 
 #[test]
 fn a_loop_without_blocking_behind_the_pools_back_goes_back_too() {
-    let (pool, mut lease, mut far) = one_lease(|b| b);
+    let (pool, mut lease, mut far) = one_lease();
     lease.tcp().set_nonblocking(true).unwrap();
     for _ in 0..3 {
         lease.write_all(b"request").unwrap();
