@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use crate::report::error::Error;
 use crate::report::pipeline_stats::PipelineStats;
-use crate::state::lanes::calls::{Call, Ticket};
 
 /// A queued call sees for itself whether anybody sends it, at first after so long at the latest,
 const LONGEST: Duration = Duration::from_millis(5);
@@ -106,6 +105,33 @@ pub(crate) enum Fate {
     Unsent(Arc<io::Error>),
     /// The pool gave up.
     NoConnection(Arc<Error>),
+}
+
+/// A call's place, and the number with which it joined the queue: it may have left since.
+type Ticket = (usize, u64);
+
+#[derive(Debug)]
+struct Call<S> {
+    seat: S,
+    ticket: u64,
+    stage: Stage,
+    leads: bool,
+    /// What is to be sent, while it is queued and not large.
+    request: Vec<u8>,
+    deadline: Option<Instant>,
+    entered: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Not sent: anybody may send it, or its own caller if it is large.
+    Queued,
+    /// Not sent, and only its own caller, who leads a lane, will.
+    Own,
+    /// On this lane, with this number.
+    Sent(usize, u64),
+    /// Answered, failed or given up.
+    Over,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -75,14 +75,8 @@ impl Config {
             limits: &[],
             callers,
             rules: Rules {
-                min_idle: 0,
                 max_connecting: 2,
-                idle_timeout: None,
-                max_lifetime: None,
-                probe_after: Duration::ZERO,
-                leak_after: None,
-                max_waiting: None,
-                max_uses: None,
+                ..Rules::PLAIN
             },
             steps: &[],
             ages: Ages::default(),

@@ -30,18 +30,8 @@ fn caller() -> Caller<()> {
 
 impl Crowd {
     fn new(waiting: usize, limit: usize) -> Self {
-        let rules = Rules {
-            min_idle: 0,
-            max_connecting: 4,
-            idle_timeout: None,
-            max_lifetime: None,
-            probe_after: Duration::ZERO,
-            leak_after: None,
-            max_waiting: None,
-            max_uses: None,
-        };
         let now = Instant::now();
-        let mut core = Core::new(1, rules, Backoff::new(), now);
+        let mut core = Core::new(1, Rules::PLAIN, Backoff::new(), now);
         let mut first = caller();
         assert!(matches!(core.enter(&mut first), Turn::Pending(_)));
         let connect = core.take_effects().connects[0];

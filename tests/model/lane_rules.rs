@@ -3,7 +3,8 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{Entry, Lanes, Look, Rules};
+use super::flow::FAR;
+use super::{Entry, Lanes, Look, Rules, Whose};
 
 #[derive(Clone, Debug)]
 struct Seat(Rc<()>);
@@ -31,33 +32,38 @@ type Machine = Lanes<Seat, (), Pen>;
 
 const REQUEST: [u8; 4] = *b"ask\n";
 
-/// One lane, whose leader has sent its call and has waited for its reply for a second.
-fn reading() -> (Machine, Instant, usize) {
-    let now = Instant::now();
+/// One lane, whose leader has sent its call.
+fn asked(request: &[u8], max_in_flight: usize, max_bytes: usize) -> (Machine, usize, Seat) {
     let rules = Rules {
         lanes: 1,
-        max_in_flight: 100,
-        max_bytes: 1000,
+        max_in_flight,
+        max_bytes,
     };
-    let mut lanes = Machine::new(rules, now);
-    let (leader, _, entry) = lanes.enter(&REQUEST, None, false);
+    let mut lanes = Machine::new(rules, Instant::now());
+    let (leader, seat, entry) = lanes.enter(request, None, false);
     assert!(matches!(entry, Entry::Lead(_)));
     lanes.started(0, Some(Pen::default()));
-    let own: (usize, &[u8]) = (leader, &REQUEST);
     let mut out = Vec::new();
-    assert!(matches!(lanes.look(0, own, false, &mut out), Look::Write));
+    let look = lanes.look(0, (leader, request), false, &mut out);
+    assert!(matches!(look, Look::Write) && out == request);
     lanes.wrote(0, out.len(), 1, false);
-    out.clear();
-    assert!(matches!(lanes.look(0, own, false, &mut out), Look::Read));
-    let now = now + Duration::from_secs(1);
+    (lanes, leader, seat)
+}
+
+/// One lane, whose leader has waited for its reply for a second.
+fn reading() -> (Machine, Instant) {
+    let (mut lanes, leader, _) = asked(&REQUEST, 100, 1000);
+    let look = lanes.look(0, (leader, &REQUEST), false, &mut Vec::new());
+    assert!(matches!(look, Look::Read));
+    let now = lanes.now + Duration::from_secs(1);
     lanes.advance(now);
-    (lanes, now, leader)
+    (lanes, now)
 }
 
 /// Its own reply may have come long ago.
 #[test]
 fn a_caller_does_not_write_for_others_without_end() {
-    let (mut lanes, _, _) = reading();
+    let (mut lanes, _) = reading();
     let (_, _, entry) = lanes.enter(&REQUEST, None, false);
     let Entry::Send { lane, mut pen } = entry else {
         panic!("{entry:?}");
@@ -79,7 +85,7 @@ fn a_caller_does_not_write_for_others_without_end() {
 /// Nothing else would tell it that a connection has come back.
 #[test]
 fn a_queued_call_looks_as_often_after_an_hour_as_at_first() {
-    let (mut lanes, now, _) = reading();
+    let (mut lanes, now) = reading();
     let (_, _, entry) = lanes.enter(&[0; 990], None, false);
     assert!(matches!(entry, Entry::Send { .. }));
     let (key, _, entry) = lanes.enter(&[0; 990], None, false); // beyond the bounds
@@ -96,7 +102,7 @@ fn a_queued_call_looks_as_often_after_an_hour_as_at_first() {
 /// A lane is kept free for it only for as long as it waits.
 #[test]
 fn a_large_call_that_gave_up_holds_up_no_small_one() {
-    let (mut lanes, now, _) = reading();
+    let (mut lanes, now) = reading();
     let deadline = now + Duration::from_millis(50);
     let (large, _, _) = lanes.enter(&[0; 2000], Some(deadline), false);
     assert!(matches!(lanes.again(large), Entry::Wait(_)));
@@ -106,4 +112,52 @@ fn a_large_call_that_gave_up_holds_up_no_small_one() {
     lanes.give_up(large);
     let entry = lanes.again(small);
     assert!(matches!(entry, Entry::Send { .. }), "{entry:?}");
+}
+
+/// With one lane that is always busy with small calls.
+#[test]
+fn a_large_call_is_not_overtaken_for_ever() {
+    let (mut lanes, leader, _seat) = asked(&[0; 8], 8, 16);
+    let mut out = Vec::new();
+    let own: (usize, &[u8]) = (leader, &[0; 8]);
+    let (large, seat, _) = lanes.enter(&[0; 17], None, false);
+    let (small, _small, _) = lanes.enter(&[0; 8], None, false);
+    let look = lanes.look(0, own, false, &mut out);
+    assert!(matches!(look, Look::Read) && out.is_empty(), "overtaken");
+    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == leader));
+    match lanes.look(0, own, false, &mut out) {
+        Look::HandOver(to, _) => assert!(Rc::ptr_eq(&to.0, &seat.0)),
+        other => panic!("{other:?}"),
+    }
+    let own: (usize, &[u8]) = (large, &[0; 17]);
+    let look = lanes.look(0, own, false, &mut out);
+    assert!(matches!(look, Look::WriteOwn));
+    lanes.wrote(0, 17, 1, false);
+    // And then the others: the small one leads next, and sends itself.
+    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == large));
+    assert!(lanes.is_queued(small));
+    let look = lanes.look(0, own, false, &mut out);
+    assert!(matches!(look, Look::HandOver(..)));
+    assert_eq!(out.len(), 8);
+}
+
+#[test]
+fn a_reply_is_due_about_when_the_shortest_round_trip_is_over() {
+    let (mut lanes, _, _seat) = asked(&REQUEST, 8, 16);
+    let sent = lanes.now;
+    let shortest = FAR * 10;
+    lanes.shortest = Some(shortest);
+    let (early, late) = (FAR * 19 / 2, FAR * 21 / 2);
+    let moment = Duration::from_nanos(1);
+    for (after, is_due) in [
+        (Duration::ZERO, false),
+        (early, false),
+        (early + moment, true),
+        (shortest, true),
+        (late.saturating_sub(moment), true),
+        (late, false),
+    ] {
+        lanes.advance(sent + after);
+        assert_eq!(lanes.is_due(&lanes.lanes[0]), is_due, "after {after:?}");
+    }
 }

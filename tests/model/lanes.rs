@@ -14,9 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::calls::Stage;
-use super::flow::FAR;
-use super::{Entry, Fate, GaveUp, Lanes, Lead, Look, Rules, Seat, Whose};
+use super::{Entry, Fate, GaveUp, Lanes, Lead, Look, Rules, Seat, Stage, Whose};
 use crate::report::error::Error;
 
 const STEPS: usize = 600;
@@ -35,81 +33,6 @@ fn random_walks_of_callers_and_leaders() {
             resume_unwind(panic);
         }
     }
-}
-
-#[test]
-fn a_reply_is_due_about_when_the_shortest_round_trip_is_over() {
-    let now = Instant::now();
-    let rules = Rules {
-        lanes: 1,
-        max_in_flight: 8,
-        max_bytes: 16,
-    };
-    let mut lanes = Machine::new(rules, now);
-    let mut out = Vec::new();
-    let (leader, _seat, _) = lanes.enter(&[0; 8], None, false);
-    lanes.started(0, None);
-    let own = (leader, &[0; 8][..]);
-    assert!(matches!(lanes.look(0, own, false, &mut out), Look::Write));
-    lanes.wrote(0, out.len(), 1, false);
-    let shortest = FAR * 10;
-    lanes.shortest = Some(shortest);
-    let about = FAR / 2;
-    let moment = Duration::from_nanos(1);
-    for (after, is_due) in [
-        (Duration::ZERO, false),
-        (shortest.saturating_sub(about), false),
-        (shortest.saturating_sub(about) + moment, true),
-        (shortest, true),
-        ((shortest + about).saturating_sub(moment), true),
-        (shortest + about, false),
-    ] {
-        lanes.advance(now + after);
-        assert_eq!(lanes.is_due(&lanes.lanes[0]), is_due, "after {after:?}");
-    }
-}
-
-/// With one lane that is always busy with small calls.
-#[test]
-fn a_large_call_is_not_overtaken_for_ever() {
-    let now = Instant::now();
-    let rules = Rules {
-        lanes: 1,
-        max_in_flight: 8,
-        max_bytes: 16,
-    };
-    let mut lanes = Machine::new(rules, now);
-    let mut out = Vec::new();
-    let (leader, _seat, entry) = lanes.enter(&[0; 8], None, false);
-    assert!(matches!(entry, Entry::Lead(_)));
-    lanes.started(0, None);
-    let own: (usize, &[u8]) = (leader, &[0; 8]);
-    assert!(matches!(lanes.look(0, own, false, &mut out), Look::Write));
-    lanes.wrote(0, out.len(), 1, false);
-    out.clear();
-    let (large, seat, _) = lanes.enter(&[0; 17], None, false);
-    let (small, _small, _) = lanes.enter(&[0; 8], None, false);
-    let look = lanes.look(0, own, false, &mut out);
-    assert!(matches!(look, Look::Read) && out.is_empty(), "overtaken");
-    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == leader));
-    match lanes.look(0, own, false, &mut out) {
-        Look::HandOver(to, _) => assert!(Rc::ptr_eq(&to.0, &seat.0)),
-        other => panic!("{other:?}"),
-    }
-    let own: (usize, &[u8]) = (large, &[0; 17]);
-    assert!(matches!(
-        lanes.look(0, own, false, &mut out),
-        Look::WriteOwn
-    ));
-    lanes.wrote(0, 17, 1, false);
-    // And then the others: the small one leads next, and sends itself.
-    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == large));
-    assert!(lanes.is_queued(small));
-    assert!(matches!(
-        lanes.look(0, own, false, &mut out),
-        Look::HandOver(..)
-    ));
-    assert_eq!(out.len(), 8);
 }
 
 #[derive(Debug)]

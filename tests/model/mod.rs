@@ -43,6 +43,20 @@ const LONGEST: Duration = Duration::from_secs(1);
 const TOLERATED: usize = 10;
 const STEPS: usize = 400;
 
+impl Rules {
+    /// Without a bound on anything but connects.
+    pub(crate) const PLAIN: Self = Self {
+        min_idle: 0,
+        max_connecting: 4,
+        idle_timeout: None,
+        max_lifetime: None,
+        probe_after: Duration::ZERO,
+        leak_after: None,
+        max_waiting: None,
+        max_uses: None,
+    };
+}
+
 #[test]
 fn random_walks_agree_with_the_model() {
     let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());

@@ -13,19 +13,8 @@ use crate::state::slots::{Lease, SlotKey, Taker};
 
 type Small = core::Core<u64, (), ()>;
 
-const RULES: Rules = Rules {
-    min_idle: 0,
-    max_connecting: 4,
-    idle_timeout: None,
-    max_lifetime: None,
-    probe_after: Duration::ZERO,
-    leak_after: None,
-    max_waiting: None,
-    max_uses: None,
-};
-
 fn small(limit: usize) -> Small {
-    with_rules(limit, RULES)
+    with_rules(limit, Rules::PLAIN)
 }
 
 fn with_rules(limit: usize, rules: Rules) -> Small {
@@ -205,7 +194,7 @@ fn lifetimes_are_spread_over_their_last_tenth() {
     let most = Duration::from_secs(100);
     let rules = Rules {
         max_lifetime: Some(most),
-        ..RULES
+        ..Rules::PLAIN
     };
     let mut core = with_rules(50, rules);
     let mut lifetimes: Vec<Duration> = Vec::new();
@@ -227,7 +216,7 @@ fn lifetimes_are_spread_over_their_last_tenth() {
 fn a_batch_of_a_sweep_says_how_many_it_closed() {
     let rules = Rules {
         max_lifetime: Some(Duration::from_secs(1)),
-        ..RULES
+        ..Rules::PLAIN
     };
     let mut core = with_rules(3, rules);
     let leases = [1, 2, 3].map(|client| leased(&mut core, client));

@@ -5,37 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::report::error::Error;
-use crate::state::lanes::{Fate, GaveUp, Lanes, Pen, Seat};
+use crate::state::lanes::{Call, Fate, GaveUp, Lanes, Pen, Seat, Stage, Ticket};
 
 /// How much of a request's buffer is kept for the next one in its place.
 const KEPT: usize = 16 * 1024;
-
-/// A call's place, and the number with which it joined the queue: it may have left since.
-pub(super) type Ticket = (usize, u64);
-
-#[derive(Debug)]
-pub(super) struct Call<S> {
-    pub(super) seat: S,
-    ticket: u64,
-    pub(super) stage: Stage,
-    pub(super) leads: bool,
-    /// What is to be sent, while it is queued and not large.
-    pub(super) request: Vec<u8>,
-    deadline: Option<Instant>,
-    pub(super) entered: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// Not sent: anybody may send it, or its own caller if it is large.
-    Queued,
-    /// Not sent, and only its own caller, who leads a lane, will.
-    Own,
-    /// On this lane, with this number.
-    Sent(usize, u64),
-    /// Answered, failed or given up.
-    Over,
-}
 
 impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
     /// The pool has ended: whoever is queued, and whoever comes, hears so at once.

@@ -4,9 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::state::lanes::calls::Stage;
 use crate::state::lanes::{
-    Entry, Fate, Flight, LONGEST, Lane, Lanes, Look, Pen, Phase, Seat, Whose,
+    Entry, Fate, Flight, LONGEST, Lane, Lanes, Look, Pen, Phase, Seat, Stage, Whose,
 };
 
 /// A server that has ever answered faster is near: a leader looks at the queue soon.

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::report::error::Error;
-use crate::state::lanes::calls::Stage;
-use crate::state::lanes::{Lanes, Lead, Look, Pen, Phase, Seat};
+use crate::state::lanes::{Lanes, Lead, Look, Pen, Phase, Seat, Stage};
 
 /// For so long no further lane is started after an attempt found no connection.
 const SPACING: Duration = Duration::from_millis(100);
