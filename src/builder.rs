@@ -161,7 +161,7 @@ impl Builder<Stream> {
         }
     }
 
-    /// Turns each new socket into what callers work with.
+    /// Turns each new socket into what callers work with; by default, a [`Stream`].
     ///
     /// The client owns the [`Stream`], which is a handle on shared state; the pool keeps another,
     /// so probing and cutting still work. The function runs on a `jackpot-connect` thread as part
@@ -310,8 +310,9 @@ impl<C: Send + 'static> Builder<C> {
     /// How many idle connections to keep ready; default 0.
     ///
     /// They are made in the background from `build` on, and every sweep of the reaper makes up for
-    /// what is missing. [`idle_timeout`](Builder::idle_timeout) leaves them alone. Must not be
-    /// above the limit; a limit that is lowered later goes first.
+    /// what is missing. [`idle_timeout`](Builder::idle_timeout) leaves them alone.
+    /// [`build`](Builder::build) refuses more than the limit; a limit that is lowered later goes
+    /// first.
     ///
     /// # Examples
     ///
@@ -378,6 +379,8 @@ impl<C: Send + 'static> Builder<C> {
     }
 
     /// How often and how long `pull` sleeps between its tries; default [`Backoff::new`].
+    ///
+    /// [`build`](Builder::build) refuses what [`Backoff`]'s settings say must not be.
     ///
     /// # Examples
     ///
@@ -537,7 +540,7 @@ impl<C: Send + 'static> Builder<C> {
 
     /// The read time-out that each lease starts with; `None` blocks for ever.
     ///
-    /// If this is never called, it is what the factory left on the socket.
+    /// The default is what the factory left on the socket.
     /// [`build`](Builder::build) refuses zero.
     ///
     /// # Examples
@@ -561,7 +564,7 @@ impl<C: Send + 'static> Builder<C> {
 
     /// The write time-out that each lease starts with; `None` blocks for ever.
     ///
-    /// If this is never called, it is what the factory left on the socket.
+    /// The default is what the factory left on the socket.
     /// [`build`](Builder::build) refuses zero.
     ///
     /// # Examples
@@ -706,13 +709,12 @@ impl<C: Send + 'static> Builder<C> {
         self
     }
 
-    /// Asks connections that nobody has used for so long whether they still answer.
+    /// Asks connections that nobody has used for so long whether they still answer; default none.
     ///
     /// The function sends the protocol's own question and reads the answer. It runs between two
     /// leases on a thread of its own (`jackpot-ping`), on one connection at a time and only while
     /// nobody waits, after a probe, so that no byte left over passes for the answer; its connection
-    /// counts as leased meanwhile. An error or a panic closes the
-    /// connection. Give it a bound: [`read_timeout`](Builder::read_timeout) holds here too. A ping
+    /// counts as leased meanwhile. An error or a panic closes the connection. Give it a bound: [`read_timeout`](Builder::read_timeout) holds here too. A ping
     /// is no use of the connection: [`idle_timeout`](Builder::idle_timeout) goes on counting.
     /// [`build`](Builder::build) refuses an interval of zero, and a second ping.
     ///
@@ -754,12 +756,12 @@ impl<C: Send + 'static> Builder<C> {
         self
     }
 
-    /// Prepares a client for its next caller, or says that it is not fit for one.
+    /// Prepares a client for its next caller, or says that it is not fit; default none.
     ///
     /// The function runs when a lease comes back that is otherwise fit, on the thread that gives
-    /// it back, after a probe: bytes that lie unread close the connection before. An error or a panic
-    /// closes it too. It is the place to look into the
-    /// client's own buffers, which no probe can see, and to roll back what a caller left open.
+    /// it back, after a probe: bytes that lie unread close the connection before. An error or a
+    /// panic closes it too. It is the place to look into the client's own buffers, which no probe
+    /// can see, and to roll back what a caller left open.
     /// [`build`](Builder::build) refuses a second one.
     ///
     /// # Examples
@@ -789,11 +791,12 @@ impl<C: Send + 'static> Builder<C> {
         self
     }
 
-    /// Tells this function what happens in the pool; a second call replaces the first.
+    /// Tells this function what happens in the pool; default none.
     ///
-    /// It runs after the lock is released, on the thread that caused the event, and may call back
-    /// into the pool. Keep it short: that thread waits for it. One that pulls while it is told of
-    /// [`Event::Connected`] waits for another connection: the new one is nobody's before it returns. Its panic is logged and goes no
+    /// A second call replaces the first. The function runs after the lock is released, on the
+    /// thread that caused the event, and may call back into the pool. Keep it short: that thread
+    /// waits for it. One that pulls while it is told of [`Event::Connected`] waits for another
+    /// connection: the new one is nobody's before it returns. Its panic is logged and goes no
     /// further. Of several dead connections that a `pull` finds idle when it comes, the reaper
     /// closes all but the first, and tells of them, a moment later. A function that owns a handle
     /// of its pool keeps the pool alive until `end`.

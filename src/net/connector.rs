@@ -180,8 +180,8 @@ impl Connector {
     /// What is left is shared evenly among the addresses not yet tried, so a dead first address
     /// leaves time for the second; but each gets a quarter of a second at least, as long as the time
     /// lasts. What that leaves untried comes first in the next connect. Resolving the name counts
-    /// too, but cannot be cut short: the system's resolver has time-outs of its own. Zero is refused
-    /// by each connect.
+    /// too, but cannot be cut short: the system's resolver has time-outs of its own. With zero each
+    /// connect fails as `InvalidInput`.
     ///
     /// # Examples
     ///

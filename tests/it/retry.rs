@@ -60,6 +60,7 @@ fn a_connection_made_in_reserve_counts_as_one_that_may_have_been_closed() {
         .build()
         .unwrap();
     eventually("a connection in reserve", || pool.stats().idle == 1);
+    // It has rested only once the clock has gone on since its connect.
     thread::sleep(Duration::from_millis(2));
     assert_eq!(pool.retry(ask).unwrap(), "hello\n");
 }
