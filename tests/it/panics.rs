@@ -399,7 +399,8 @@ fn a_destructor_that_panics_while_a_connect_fails_loses_no_place() {
     });
     let error = failing.join().unwrap_err();
     assert!(matches!(error, Error::Handshake(_)), "{error}");
-    assert_eq!(thrown.load(SeqCst), 1);
+    // The caller gets its answer first; the thread that connected closes behind it.
+    eventually("the destructor has panicked", || thrown.load(SeqCst) == 1);
     assert_whole(&pool);
 }
 
