@@ -378,6 +378,7 @@ mod tests {
 
     use super::*;
     use crate::report::outcome::Eviction;
+    use std::panic::Location;
 
     /// Slots whose clients are their own ids, on a clock that counts seconds.
     struct Clocked {
@@ -560,5 +561,25 @@ mod tests {
             (slots.occupied(), slots.reserve(now).index),
             (1, keys[0].index)
         );
+    }
+    #[test]
+    fn the_call_sites_are_those_of_the_leases_that_are_out() {
+        let (mut clocked, keys) = Clocked::idle(3);
+        let now = clocked.at(9);
+        let slots = &mut clocked.slots;
+        assert!(slots.call_sites().is_empty());
+        let (here, there) = (Location::caller(), Location::caller());
+        for (key, at) in keys.iter().zip([here, there]) {
+            let taker = Taker {
+                at: Some(at),
+                holder: None,
+            };
+            slots.lease(key.index, now, taker);
+        }
+        slots.lease_for_ping(keys[2].index, now, None);
+        slots.reserve(now);
+        assert_eq!(slots.call_sites(), [here, there]);
+        let closed = slots.close(keys[0], Eviction::Discarded, now, None, Ending::Close);
+        assert_eq!((closed.key, slots.call_sites()), (keys[0], vec![there]));
     }
 }
