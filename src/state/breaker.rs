@@ -117,7 +117,7 @@ impl Breaker {
         if let Some(outage) = hanging_up {
             let since = *outage.quiet_since.get_or_insert(now);
             if now.saturating_duration_since(since) < LONGEST {
-                outage.retry_at = self.last_start.unwrap_or(now) + SPACING;
+                outage.retry_at = now;
                 return;
             }
         }
@@ -224,6 +224,24 @@ mod tests {
             assert!(pause >= SPACING && pause <= LONGEST, "{pause:?}");
             assert!(round < 4 || pause >= LONGEST / 2, "{pause:?}");
             now += pause;
+        }
+    }
+
+    #[test]
+    fn they_are_drawn_from_the_upper_half_of_what_doubles() {
+        for (greatest, pauses) in [
+            (false, [100, 100, 200, 400, 500, 500]),
+            (true, [100, 200, 400, 800, 1000, 1000]),
+        ] {
+            let mut now = Instant::now();
+            let mut breaker = Breaker::new();
+            for pause in pauses.map(Duration::from_millis) {
+                breaker.pin(Random::pinned(greatest));
+                breaker.started(now);
+                breaker.failed(error(), now);
+                assert_eq!(breaker.retry_at(), Some(now + pause));
+                now += pause;
+            }
         }
     }
 
