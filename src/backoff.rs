@@ -451,6 +451,18 @@ mod tests {
     }
 
     #[test]
+    fn a_delay_beyond_all_numbers_is_the_longest_and_of_nothing_it_is_nothing() {
+        let of = |factor, min| {
+            let backoff = Backoff::new().retries(3).randomize(false);
+            let backoff = backoff.factor(factor).min(min).max(Duration::MAX);
+            backoff.delays().collect::<Vec<_>>()
+        };
+        let longest = Duration::MAX;
+        assert_eq!(of(f64::MAX, seconds(1)), [seconds(1), longest, longest]);
+        assert_eq!(of(f64::INFINITY, Duration::ZERO), [Duration::ZERO; 3]);
+    }
+
+    #[test]
     fn how_many_are_left_is_known() {
         let mut delays = Backoff::new().retries(3).delays();
         for left in [3, 2, 1, 0, 0] {
