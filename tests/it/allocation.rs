@@ -67,7 +67,7 @@ fn connections_of_one_age_do_not_expire_at_one_instant() {
     let peer = Peer::new();
     let lifetime = Duration::from_secs(1);
     // A machine that stalls through a whole tenth of a second gets another chance.
-    let spread = (0..3).any(|_| {
+    let spread = (0..10).any(|_| {
         let pool = peer
             .builder(COUNT)
             .max_lifetime(Some(lifetime))
@@ -88,7 +88,7 @@ fn connections_of_one_age_do_not_expire_at_one_instant() {
             .saturating_duration_since(sweeps_that_evict[0]);
         between_deaths > between_births + lifetime / 30
     });
-    assert!(spread, "all of them went at once, three times");
+    assert!(spread, "all of them went at once, ten times");
 }
 
 #[test]
