@@ -55,10 +55,10 @@ pub(crate) struct Shared<C> {
     changed: Condvar,
     /// What [`Core::is_short`](core::Core::is_short) said last, to be read without the lock.
     short: AtomicBool,
-    /// Whether a caller looks at the clock before it takes what is idle: where a lease's start must
-    /// be exact, or somebody waits whom it may overtake for a while only.
-    looks_on_take: AtomicBool,
-    /// Sweeps so far; chooses whose sending side the next one looks at.
+    /// Whether a caller reads the clock before it takes what is idle: where a lease's start must be
+    /// exact, or somebody waits whom it may overtake for a while only.
+    take_reads_clock: AtomicBool,
+    /// Sweeps so far; chooses whose sending side the next one tries.
     pub(crate) sweeps: AtomicU64,
     pub(crate) settings: Settings<C>,
     pub(crate) closer: Arc<Closer<C>>,
@@ -92,7 +92,7 @@ impl<C: Send + 'static> Shared<C> {
         settings: Settings<C>,
         connect: fn(&Arc<Self>, Reserved),
     ) -> Arc<Self> {
-        let looks_on_take = AtomicBool::new(settings.exact_leases);
+        let take_reads_clock = AtomicBool::new(settings.exact_lease_start);
         Arc::new(Self {
             allocations: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -102,7 +102,7 @@ impl<C: Send + 'static> Shared<C> {
             }),
             changed: Condvar::new(),
             short: AtomicBool::new(false),
-            looks_on_take,
+            take_reads_clock,
             sweeps: AtomicU64::new(0),
             settings,
             closer: Closer::new(),
@@ -152,9 +152,9 @@ impl<C> Shared<C> {
         if self.short.load(Relaxed) != short {
             self.short.store(short, Relaxed);
         }
-        let looks = self.settings.exact_leases || state.core.has_waiters();
-        if self.looks_on_take.load(Relaxed) != looks {
-            self.looks_on_take.store(looks, Relaxed);
+        let reads_clock = self.settings.exact_lease_start || state.core.has_waiters();
+        if self.take_reads_clock.load(Relaxed) != reads_clock {
+            self.take_reads_clock.store(reads_clock, Relaxed);
         }
         let effects = state.core.take_effects();
         let reaper = state.reaper.as_ref().filter(|_| effects.wake_reaper);

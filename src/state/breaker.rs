@@ -307,7 +307,10 @@ mod tests {
         assert_eq!(breaker.retry_at(), Some(later + SPACING));
         breaker.heard(later);
         assert!(breaker.error().is_none());
-        assert!(!breaker.hung_up(later, later), "the count begins anew");
+        assert!(
+            !breaker.hung_up(later, later),
+            "the count begins again from 0"
+        );
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(crate) struct Rules {
     reason = "they are independent of each other"
 )]
 pub(crate) struct Core<L, H, W> {
-    /// What the clock showed when anybody last looked; it never goes back.
+    /// What the clock showed when it was last read; it never goes back.
     now: Instant,
     /// What is to be done once the lock is free.
     effects: Effects<L, H, W>,
@@ -77,7 +77,7 @@ pub(crate) struct Core<L, H, W> {
     ended: bool,
     /// Whether connects are made for `min_idle`: from a sweep on until it is reached or one fails.
     refilling: bool,
-    /// The first waiter, and when it must look again to keep the pool trying during an outage.
+    /// The first waiter, and when it must poll again to keep the pool trying during an outage.
     alarm: Option<(Seat, Instant)>,
     /// When idle connections and waiters were last brought together.
     dispatched: Instant,
@@ -95,8 +95,8 @@ pub(crate) struct Core<L, H, W> {
     telling: Vec<u64>,
     untold: Vec<Tale>,
     /// Threads that wait until so many connections are open.
-    readiers: Vec<ready::Readier<W>>,
-    readiers_so_far: u64,
+    ready_waiters: Vec<ready::ReadyWaiter<W>>,
+    ready_waiters_so_far: u64,
     /// In a box, because its histograms are large and seldom written.
     counts: Box<Stats>,
     random: Random,
@@ -125,15 +125,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             pinging: false,
             telling: Vec::new(),
             untold: Vec::new(),
-            readiers: Vec::new(),
-            readiers_so_far: 0,
+            ready_waiters: Vec::new(),
+            ready_waiters_so_far: 0,
             counts: Box::default(),
             random: Random::new(),
         }
     }
 
-    /// Moves the clock forward, never back: a thread may be held up between its look at the clock
-    /// and the lock.
+    /// Moves the clock forward, never back: a thread may be held up between reading the clock and
+    /// the lock.
     pub(crate) fn advance(&mut self, now: Instant) {
         if self.now < now {
             self.now = now;
@@ -232,7 +232,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         while let Some(seat) = self.waiters.first() {
             self.answer_last(seat, Answer::Ended);
         }
-        self.wake_readiers();
+        self.wake_ready_waiters();
         self.dispatch();
         first
     }
@@ -241,7 +241,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.limit = limit;
         let surplus = self.slots.in_use().saturating_sub(limit);
         self.shed(surplus.min(self.slots.idle()), Eviction::OverLimit);
-        self.wake_readiers();
+        self.wake_ready_waiters();
         while self.is_over_limit() && self.close_abandoned(Eviction::OverLimit) {}
         self.dispatch();
     }

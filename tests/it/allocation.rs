@@ -324,8 +324,8 @@ fn the_limit_holds_at_every_instant_whatever_the_callers_do() {
             let (pool, held) = (pool.clone(), Arc::clone(&held));
             background(move || {
                 for turn in 0..100 {
-                    let patience = Duration::from_micros((caller * 37 + turn * 101) % 3000);
-                    let Ok(lease) = pool.pull_timeout(patience) else {
+                    let timeout = Duration::from_micros((caller * 37 + turn * 101) % 3000);
+                    let Ok(lease) = pool.pull_timeout(timeout) else {
                         continue;
                     };
                     assert!(held.fetch_add(1, SeqCst) < LIMIT, "too many leases");

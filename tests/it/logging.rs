@@ -17,7 +17,7 @@ use crate::support::{
     NEVER, Peer, background, eventually, lease, overhear, refused, reset, reset_cause, shows_resets,
 };
 
-const TICK: Duration = Duration::from_millis(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 type Records = Receiver<(Level, String, String)>;
 
@@ -120,7 +120,7 @@ fn a_logger_may_ask_the_pool() {
     .leak_after(Some(Duration::ZERO))
     .max_connecting(1)
     .reap_interval(None)
-    .ping(TICK, {
+    .ping(MILLISECOND, {
         let listen = listen.clone();
         move |stream| {
             listen();
@@ -235,7 +235,12 @@ fn the_destructor_of_a_connect_error_may_ask_the_pool() {
     })
     .limit(1)
     .reap_interval(None)
-    .backoff(Backoff::new().min(TICK).max(TICK).retries(100_000))
+    .backoff(
+        Backoff::new()
+            .min(MILLISECOND)
+            .max(MILLISECOND)
+            .retries(100_000),
+    )
     .build()
     .unwrap();
     way.lead_to(&pool);
@@ -255,7 +260,7 @@ fn the_destructor_of_a_connect_error_may_ask_the_pool() {
         }
         let held = pool.pull().unwrap();
         for _ in 0..20 {
-            assert!(pool.pull_timeout(TICK).is_err());
+            assert!(pool.pull_timeout(MILLISECOND).is_err());
         }
         drop(held);
         eventually("all errors are gone", || gone.load(SeqCst) == 5);

@@ -302,8 +302,8 @@ fn a_waiter_that_leaves_hands_the_trying_on_to_the_next() {
     let pool = shut(&line, 10);
     let impatient = pool.clone();
     let impatient = background(move || {
-        let patience = Duration::from_secs(1);
-        impatient.pull_timeout(patience).map(Connection::detach)
+        let timeout = Duration::from_secs(1);
+        impatient.pull_timeout(timeout).map(Connection::detach)
     });
     eventually("it waits", || pool.stats().waiting == 1);
     let queue = Queue::of(&pool, 2);
@@ -396,8 +396,8 @@ fn a_late_failure_of_the_factory_before_does_not_shut_the_gate() {
         Err(ErrorKind::ConnectionRefused.into())
     });
     let pool = line.pool(5);
-    let patience = Duration::from_millis(1);
-    assert!(pool.pull_timeout(patience).unwrap_err().is_timeout());
+    let timeout = Duration::from_millis(1);
+    assert!(pool.pull_timeout(timeout).unwrap_err().is_timeout());
     eventually("its connect goes on", || gate.waiting() == 1);
     pool.set_factory(Line::to(peer.address()).factory());
     gate.open();

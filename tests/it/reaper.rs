@@ -13,7 +13,7 @@ use crate::support::{
     reset_cause,
 };
 
-const TICK: Duration = Duration::from_millis(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 #[test]
 fn what_is_idle_too_long_leaves_least_recently_used_first_down_to_min_idle() {
@@ -271,7 +271,11 @@ fn a_sweep_finds_every_kind_of_dead_connection() {
 #[test]
 fn the_reaper_sweeps_without_being_asked() {
     let peer = Peer::new();
-    let pool = peer.builder(1).reap_interval(Some(TICK)).build().unwrap();
+    let pool = peer
+        .builder(1)
+        .reap_interval(Some(MILLISECOND))
+        .build()
+        .unwrap();
     drop(pool.pull().unwrap());
     drop(peer.accept());
     eventually("the dead one is evicted", || pool.stats().open == 0);
@@ -387,7 +391,7 @@ mod threads {
                 let pool = Pool::builder(move || TcpStream::connect(address))
                     .limit(8)
                     .min_idle(8)
-                    .ping(super::TICK, |_| Ok::<_, std::io::Error>(()))
+                    .ping(super::MILLISECOND, |_| Ok::<_, std::io::Error>(()))
                     .reap_interval(None)
                     .build()
                     .unwrap();

@@ -264,7 +264,7 @@ fn name(_: &TcpStream) -> Option<PathBuf> {
     None
 }
 
-/// An address that swallows connects without a word: a listener whose backlog is full.
+/// An address that never answers a connect: a listener whose backlog is full.
 pub(crate) struct BlackHole {
     listener: TcpListener,
     _backlog: Vec<TcpStream>,

@@ -262,7 +262,7 @@ impl From<&Tale> for Said {
 }
 
 /// A thread that waits until so many connections are open.
-struct Readier {
+struct ReadyWaiter {
     number: u64,
     count: usize,
     failures: u64,
@@ -336,7 +336,7 @@ struct Walk {
     drainers: usize,
     telling: Vec<u64>,
     untold: Vec<(u64, Said)>,
-    readiers: Vec<Readier>,
+    ready_waiters: Vec<ReadyWaiter>,
     next_who: u64,
     next_number: u64,
     highest_id: u64,
@@ -412,7 +412,7 @@ impl Walk {
             drainers: 0,
             telling: Vec::new(),
             untold: Vec::new(),
-            readiers: Vec::new(),
+            ready_waiters: Vec::new(),
             next_who: 0,
             next_number: 0,
             highest_id: 0,
@@ -772,7 +772,7 @@ impl Walk {
 
     fn dispatch(&mut self, expected: &mut Expected) {
         let now = self.clock;
-        // Patience ends by the latest time that anybody has seen, however late this thread comes.
+        // Barging ends by the latest time that anybody has seen, however late this thread comes.
         self.dispatched = self.clock;
         let min_idle = self.rules.min_idle.min(self.limit);
         self.is_refilling &= self.idle.len() < min_idle;
@@ -835,7 +835,7 @@ impl Walk {
     }
 
     fn wanted_open(&self) -> usize {
-        let counts = self.readiers.iter().map(|readier| readier.count);
+        let counts = self.ready_waiters.iter().map(|waiter| waiter.count);
         counts.max().unwrap_or(0).min(self.limit)
     }
 

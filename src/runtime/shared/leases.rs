@@ -15,7 +15,7 @@ impl<C> Shared<C> {
     /// The most recently used idle connection, if there is one, not yet probed.
     #[inline]
     pub(crate) fn take(&self, barge: bool, at: CallSite) -> Option<Lease<C>> {
-        let now = self.looks_on_take.load(Relaxed).then(now);
+        let now = self.take_reads_clock.load(Relaxed).then(now);
         let taker = self.taker(at);
         let mut state = self.lock();
         if let Some(now) = now {
@@ -57,11 +57,11 @@ impl<C> Shared<C> {
         let was_of_use = finished || (has_sent && verdict.is_none());
         let signal = held.stream.socket().peer_signal(was_of_use);
         held.stream.socket().set_leased(verdict.is_some());
-        let looks = self.settings.looks_on_return || verdict.is_some();
-        let looked = looks.then(now);
-        let mut state = match looked {
-            Some(now) => self.lock_at(now),
-            None => self.lock(),
+        let is_exact = self.settings.exact_lease_end || verdict.is_some();
+        let mut state = if is_exact {
+            self.lock_at(now())
+        } else {
+            self.lock()
         };
         if verdict.is_none() {
             match state.core.make_idle(key, held, signal) {
@@ -69,7 +69,8 @@ impl<C> Shared<C> {
                 Err(back) => held = back,
             }
         }
-        if looked.is_none() {
+        if !is_exact {
+            // Nothing reads a clock under the lock.
             drop(state);
             state = self.lock_at(now());
         }

@@ -26,12 +26,12 @@ pub(crate) struct Caller<W> {
 pub(crate) enum Turn<L> {
     /// It has a connection.
     Granted(Lease<L>),
-    /// Its try failed. One that stays is still in the queue, and looks again at this time.
+    /// Its try failed. One that stays is still in the queue, and polls again at this time.
     Failed(Failure, Option<Instant>),
     /// Its try failed for a cause that no waiting cures, and no connection is open that could come
     /// back. One that stays is still in the queue, but only to leave it.
-    Hopeless(Failure),
-    /// Nothing yet; it looks again when woken, and at this time.
+    Permanent(Failure),
+    /// Nothing yet; it polls again when woken, and at this time.
     Pending(Option<Instant>),
     /// It is not let into the line, which is as long as it may be.
     QueueFull,
@@ -116,19 +116,19 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         turn
     }
 
-    /// What this waiter is told, or when it should look again.
+    /// What this waiter is told, or when it should poll again.
     pub(crate) fn poll(&mut self, caller: &mut Caller<W>) -> Turn<L> {
         let seat = caller.waiting_seat();
         if let Some(turn) = self.answer(caller) {
             return turn;
         }
-        let look_at = self.look_at(seat);
-        if look_at.is_none_or(|at| self.now < at) {
-            return Turn::Pending(look_at);
+        let poll_at = self.poll_at(seat);
+        if poll_at.is_none_or(|at| self.now < at) {
+            return Turn::Pending(poll_at);
         }
         self.dispatch();
         self.answer(caller)
-            .unwrap_or_else(|| Turn::Pending(self.look_at(seat)))
+            .unwrap_or_else(|| Turn::Pending(self.poll_at(seat)))
     }
 
     /// The next try of a waiter that has just been polled.
@@ -167,21 +167,21 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             self.begin_try(seat);
         }
         self.dispatch();
-        let look_at = self.look_at(seat);
+        let poll_at = self.poll_at(seat);
         match refusal {
-            None => Turn::Pending(look_at),
-            Some(failure) => self.failed(failure, look_at),
+            None => Turn::Pending(poll_at),
+            Some(failure) => self.failed(failure, poll_at),
         }
     }
 
     /// A try failed. That is the end where no waiting cures the cause, and only there: no error
     /// ends the wait of a caller that an open connection could still serve.
-    fn failed(&self, failure: Failure, look_at: Option<Instant>) -> Turn<L> {
+    fn failed(&self, failure: Failure, poll_at: Option<Instant>) -> Turn<L> {
         let is_permanent = matches!(&failure, Failure::Connect(error) if error.is_permanent());
         if is_permanent && self.slots.open() == 0 {
-            return Turn::Hopeless(failure);
+            return Turn::Permanent(failure);
         }
-        Turn::Failed(failure, look_at)
+        Turn::Failed(failure, poll_at)
     }
 
     /// What a waiter has been told; an answer that ends the wait ends its seat.
@@ -198,8 +198,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
                 Turn::Granted(lease)
             }
             Answer::Failed(failure) => {
-                let look_at = if is_over { None } else { self.look_at(seat) };
-                self.failed(failure, look_at)
+                let poll_at = if is_over { None } else { self.poll_at(seat) };
+                self.failed(failure, poll_at)
             }
             Answer::Ended => Turn::Ended,
         };
@@ -212,7 +212,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// When this waiter must look again by itself: to keep the pool trying during an outage, or to
     /// see whether a connection was left lying while others might overtake it.
-    pub(crate) fn look_at(&self, seat: Seat) -> Option<Instant> {
+    pub(crate) fn poll_at(&self, seat: Seat) -> Option<Instant> {
         let keeper = self.alarm.filter(|&(first, _)| first == seat);
         if let Some((_, at)) = keeper {
             return Some(at);

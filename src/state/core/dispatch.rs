@@ -10,7 +10,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// The most recently used idle connection, for a caller that is not in the queue.
     ///
     /// Where an idle connection lies beside waiters, the first of them may be overtaken for a while
-    /// (see `barging`), and then only by a caller that may `barge` and has just looked at the clock.
+    /// (see `barging`), and then only by a caller that may `barge` and has just read the clock.
     #[expect(
         clippy::inline_always,
         reason = "a part of each pull or drop, and a tenth of it if it is a call"
@@ -52,7 +52,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// Brings idle connections and waiters together, and starts the connects that are wanted.
     pub(super) fn dispatch(&mut self) {
         self.dispatched = self.now;
-        if self.waiters.is_empty() && !self.refilling && self.readiers.is_empty() {
+        if self.waiters.is_empty() && !self.refilling && self.ready_waiters.is_empty() {
             self.alarm = None;
             return self.note_drained();
         }

@@ -60,7 +60,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// A fit lease is over, and becomes idle where there is nothing else to decide.
     ///
-    /// That is what happens nearly always, and it needs no look at the clock. Where there is more
+    /// That is what happens nearly always, and it does not read the clock. Where there is more
     /// to it, the client comes out again, for [`give_back`](Self::give_back).
     #[inline]
     pub(crate) fn make_idle(
@@ -251,7 +251,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             self.slots.make_idle(key, client, self.now);
             self.serve_first(key.index, owner);
         }
-        self.wake_readiers();
+        self.wake_ready_waiters();
         self.dispatch();
     }
 
@@ -275,7 +275,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             }
             self.breaker.failed(error, self.now);
         }
-        self.wake_readiers();
+        self.wake_ready_waiters();
         self.dispatch();
     }
 
@@ -292,7 +292,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     /// Whether the connection of this lease had been made before it; so, too, if it was aborted.
-    pub(crate) fn had_rested(&self, key: SlotKey) -> bool {
+    pub(crate) fn is_reused(&self, key: SlotKey) -> bool {
         let is_first = |open: &Open<L, H>| open.leases == 1 && open.since == open.born;
         self.slots.get(key).is_none_or(|open| !is_first(open))
     }

@@ -6,7 +6,7 @@ use super::{Core, Tale, What};
 use crate::report::outcome::Eviction;
 use crate::state::slots::{Holder, Lease, SlotKey};
 
-/// How many slots a search for the next ping looks at between two locks.
+/// How many slots a search for the next ping goes through between two locks.
 const PING_BATCH: u32 = 64;
 
 /// An idle connection between two leases.

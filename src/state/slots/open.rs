@@ -13,8 +13,8 @@ pub(crate) struct Open<L, H> {
     pub(crate) handle: H,
     pub(crate) usage: Usage<L>,
     pub(crate) born: Instant,
-    /// When it became idle, or its lease began; the last look at the clock before that, where
-    /// nobody looked then.
+    /// When it became idle, or its lease began; where that does not read the clock, when the clock
+    /// was last read before.
     pub(crate) since: Instant,
     /// When it last proved to answer: came back from a lease or a ping.
     pub(crate) answered: Instant,

@@ -72,8 +72,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             abandoned,
             telling: _,
             untold: _,
-            readiers,
-            readiers_so_far: _,
+            ready_waiters,
+            ready_waiters_so_far: _,
             counts: _,
             random: _,
         } = self;
@@ -84,7 +84,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
                 breaker.digest_birth(digest, open.born);
             }
         }
-        for number in [*limit, *aborted, *drainers, abandoned.len(), readiers.len()] {
+        for number in [
+            *limit,
+            *aborted,
+            *drainers,
+            abandoned.len(),
+            ready_waiters.len(),
+        ] {
             digest.put(number as u64);
         }
         for flag in [ended, refilling, has_reaper, pinging] {
