@@ -138,18 +138,25 @@ fn pull_timeout_of_zero_takes_what_is_idle_and_starts_no_connect() {
 
 #[test]
 fn pull_timeout_of_zero_passes_over_the_dead() {
-    let peer = Peer::new();
-    let line = Line::to(peer.address());
-    let pool = line.pool(2);
-    let leases = [pool.allocate().unwrap(), pool.allocate().unwrap()];
-    let ids = leases.each_ref().map(Connection::id);
-    let _first = peer.accept();
-    drop(peer.accept());
-    eventually("the end has arrived", || {
-        matches!(leases[1].tcp().peek(&mut [0]), Ok(0))
-    });
-    drop(leases);
-    let lease = pool.pull_timeout(Duration::ZERO).unwrap();
-    assert_eq!(Connection::id(&lease), ids[0]);
-    assert_eq!(line.calls(), 2);
+    let passes_over = || {
+        let peer = Peer::new();
+        let line = Line::to(peer.address());
+        let pool = line.pool(2);
+        let leases = [pool.allocate().unwrap(), pool.allocate().unwrap()];
+        let ids = leases.each_ref().map(Connection::id);
+        let _first = peer.accept();
+        drop(peer.accept());
+        eventually("the end has arrived", || {
+            matches!(leases[1].tcp().peek(&mut [0]), Ok(0))
+        });
+        drop(leases);
+        let Ok(lease) = pool.pull_timeout(Duration::ZERO) else {
+            return false;
+        };
+        assert_eq!(Connection::id(&lease), ids[0]);
+        assert_eq!(line.calls(), 2);
+        true
+    };
+    // It looks for a millisecond: a machine that stalls for as long gets another chance.
+    assert!((0..20).any(|_| passes_over()));
 }
