@@ -8,7 +8,9 @@ use jackpot::{CallError, Pipeline, Pool, Stream};
 use socket2::SockRef;
 
 use crate::pipeline::line;
-use crate::support::{Background, Peer, SOON, background, eventually, read_line};
+use crate::support::{
+    Background, Peer, SOON, background, eventually, in_one_of_a_few_tries, read_line,
+};
 
 fn call(
     pipeline: &Pipeline<String>,
@@ -118,32 +120,42 @@ impl Write for Panics {
 
 #[test]
 fn what_a_client_sent_before_it_panicked_was_sent_again() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = server.local_addr().unwrap();
-    let pool = Pool::builder(move || TcpStream::connect(address))
-        .limit(1)
-        .handshake(|stream| Ok::<_, io::Error>(Panics(stream)))
-        .build()
-        .unwrap();
-    let pipeline = Pipeline::new(pool, line);
-    let call = |request: &'static [u8]| {
-        let pipeline = pipeline.clone();
-        background(move || pipeline.call(request))
-    };
-    let first = call(b"first\n");
-    let (mut socket, _) = server.accept().unwrap();
-    read_line(&mut socket).unwrap();
-    let second = call(b"panic\n");
-    eventually("it is queued", || pipeline.stats().queued == 1);
-    let third = call(b"third\n");
-    eventually("they are queued", || pipeline.stats().queued == 2);
-    socket.write_all(b"reply\n").unwrap();
-    drop(first); // its thread writes for the others, and panics
-    for lost in [second, third] {
-        assert!(matches!(lost.join(), Err(CallError::Lost(_))));
-    }
-    server.set_nonblocking(true).unwrap();
-    assert!(server.accept().is_err(), "they were sent again");
+    in_one_of_a_few_tries("two calls are queued while another one is read", || {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let pool = Pool::builder(move || TcpStream::connect(address))
+            .limit(1)
+            .handshake(|stream| Ok::<_, io::Error>(Panics(stream)))
+            .build()
+            .unwrap();
+        let pipeline = Pipeline::new(pool, line);
+        let call = |request: &'static [u8]| {
+            let pipeline = pipeline.clone();
+            background(move || pipeline.call(request))
+        };
+        let first = call(b"first\n");
+        let (mut socket, _) = server.accept().unwrap();
+        read_line(&mut socket).unwrap();
+        // Who reads sends for the others after a while, which a busy machine may let pass.
+        let queued = |count| {
+            let mut looks = (0..50).map(|_| std::thread::sleep(Duration::from_millis(1)));
+            looks.any(|()| pipeline.stats().queued == count)
+        };
+        let second = call(b"panic\n");
+        let is_queued = queued(1);
+        let third = call(b"third\n");
+        if !is_queued || !queued(2) {
+            return false;
+        }
+        socket.write_all(b"reply\n").unwrap();
+        drop(first); // its thread writes for the others, and panics
+        for lost in [second, third] {
+            assert!(matches!(lost.join(), Err(CallError::Lost(_))));
+        }
+        server.set_nonblocking(true).unwrap();
+        assert!(server.accept().is_err(), "they were sent again");
+        true
+    });
 }
 
 /// A pool of one connection with small buffers at both ends, and a peer that reads nothing by itself.

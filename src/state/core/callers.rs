@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Answer, Core, Dead, Failure, Seat, Ticket, WhoCloses};
-use crate::state::slots::{Lease, Taker};
+use crate::state::slots::{Lease, Open, Taker};
 
 /// A call that found nothing idle.
 #[derive(Debug)]
@@ -191,8 +191,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let is_over = !self.waiters.is_waiting(seat);
         let turn = match self.waiters.take_answer(seat)? {
             Answer::Granted(lease) => {
-                if let Some(open) = self.slots.get_mut(lease.key) {
-                    open.set_taker(caller.taker.clone());
+                let open = self.slots.get_mut(lease.key);
+                if let Some(leased) = open.and_then(Open::leased_mut) {
+                    leased.taker = caller.taker.clone();
                 }
                 Turn::Granted(lease)
             }

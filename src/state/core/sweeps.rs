@@ -113,8 +113,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let leak_after = self.rules.leak_after?;
         let open = self.slots.get_mut(key)?;
         let held = self.now.saturating_duration_since(open.since);
-        let holder = open.holder()?.take_if(|_| held >= leak_after)?;
-        let at = open.taken_at();
+        let taker = &mut open.leased_mut()?.taker;
+        let holder = taker.holder.take_if(|_| held >= leak_after)?;
+        let at = taker.at;
         self.begin_telling(key.id, What::Overdue { held, holder, at })
     }
 

@@ -49,9 +49,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         taker: Taker,
     ) -> Option<Tale> {
         let at = taker.at?;
-        let open = self.slots.get_mut(key)?;
-        open.begin_told_lease();
-        open.set_taker(taker);
+        let leased = self.slots.get_mut(key)?.leased_mut()?;
+        leased.is_told = true;
+        leased.taker = taker;
         self.begin_telling(key.id, What::Leased { waited, at })
     }
 
@@ -59,9 +59,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     pub(crate) fn lease_ends(&mut self, key: SlotKey) -> Option<Tale> {
         let open = self.slots.get_mut(key)?;
         let held = open.end_told_lease(self.now)?;
-        if let Some(holder) = open.holder() {
-            *holder = None;
-        }
+        open.leased_mut()?.taker.holder = None;
         self.counts.lease_times.record(held);
         self.begin_telling(key.id, What::Returned { held })
     }
