@@ -110,7 +110,8 @@ fn an_error_that_is_no_break_comes_out_as_it_is() {
         kind,
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
     ));
-    assert_eq!((runs, server.requests()), (1, 1));
+    assert_eq!(runs, 1);
+    eventually("the server has read it", || server.requests() == 1);
     let answer = pool.retry(|_| Err::<(), _>(io::Error::other("refused by the caller")));
     assert_eq!(answer.unwrap_err().to_string(), "refused by the caller");
 }
@@ -267,7 +268,7 @@ fn a_deadline_that_passes_in_the_pull_of_a_repetition_leaves_the_requests_own_er
     let mut server = Server::echo();
     let pool = quick(&server, 1000);
     assert_eq!(pool.retry(ask).unwrap(), "hello\n");
-    let deadline = Instant::now() + Duration::from_millis(100);
+    let deadline = Instant::now() + Duration::from_secs(1);
     let error = pool
         .retry_until(deadline, |connection| {
             server.die(false);
