@@ -563,5 +563,14 @@ mod tests {
             stats: Box::default(),
         };
         assert_eq!(io::Error::from(full).kind(), io::ErrorKind::ResourceBusy);
+        // Whatever is below: the time was up.
+        let timed_out = Error::TimedOut {
+            elapsed: Duration::ZERO,
+            last: Some(Box::new(Error::Ended)),
+            stats: Box::default(),
+        };
+        assert_eq!(io::Error::from(timed_out).kind(), io::ErrorKind::TimedOut);
+        let refused = Error::InvalidConfig("no".into());
+        assert_eq!(io::Error::from(refused).kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -15,7 +15,6 @@ mod test_access;
 use std::time::Instant;
 
 use crate::report::stats::State;
-use crate::state::list::List;
 use open::{Leased, Usage};
 
 pub(crate) use leaving::{Closed, Ending};
@@ -52,7 +51,7 @@ pub(crate) struct Slots<L, H> {
     all: Vec<Slot<L, H>>,
     vacant: Vec<u32>,
     /// Idle slots, the least recently used one first.
-    idle: List,
+    idle: Vec<u32>,
     /// The one that is being pinged, which keeps its place among the idle ones. There is one at
     /// most, so to pass over it is no walk.
     pinged: Option<Pinged>,
@@ -128,7 +127,7 @@ impl<L, H> Slots<L, H> {
         Self {
             all: Vec::new(),
             vacant: Vec::new(),
-            idle: List::new(),
+            idle: Vec::new(),
             pinged: None,
             left: Vec::new(),
             open: 0,
@@ -170,12 +169,11 @@ impl<L, H> Slots<L, H> {
     /// The most recently used idle connection.
     #[inline]
     pub(crate) fn newest(&self) -> Option<u32> {
-        let last = self.idle.last()?;
+        let last = *self.idle.last()?;
         if self.is_pinged(last) {
-            self.idle.before(last)
-        } else {
-            Some(last)
+            return self.idle.iter().rev().nth(1).copied();
         }
+        Some(last)
     }
 
     /// The least recently used idle connection.
@@ -185,7 +183,8 @@ impl<L, H> Slots<L, H> {
 
     /// The idle connections from the least to the most recently used.
     pub(crate) fn by_age(&self) -> impl Iterator<Item = u32> + '_ {
-        self.idle.iter().filter(|&index| !self.is_pinged(index))
+        let all = self.idle.iter().copied();
+        all.filter(|&index| !self.is_pinged(index))
     }
 
     /// Takes an idle connection out for a lease that began at `since`, and since when it had been
@@ -201,7 +200,11 @@ impl<L, H> Slots<L, H> {
         since: Instant,
         taker: Taker,
     ) -> (Lease<L>, Instant) {
-        self.idle.remove(index);
+        if self.idle.last() == Some(&index) {
+            self.idle.pop();
+        } else {
+            self.leave_idle(index);
+        }
         self.take_out(index, since, taker)
     }
 
@@ -224,6 +227,14 @@ impl<L, H> Slots<L, H> {
     /// Whether a connection is out for a ping.
     pub(crate) fn is_pinging(&self) -> bool {
         self.pinged.is_some()
+    }
+
+    /// Takes this one off the idle ones, which is a walk: those that go for their age, or because
+    /// they are too many, are the first ones.
+    #[cold]
+    fn leave_idle(&mut self, index: u32) {
+        let place = self.idle.iter().position(|&other| other == index);
+        self.idle.remove(place.expect("bug: it is not idle"));
     }
 
     #[inline]
@@ -367,6 +378,7 @@ mod tests {
 
     use super::*;
     use crate::report::outcome::Eviction;
+    use std::panic::Location;
 
     /// Slots whose clients are their own ids, on a clock that counts seconds.
     struct Clocked {
@@ -549,5 +561,25 @@ mod tests {
             (slots.occupied(), slots.reserve(now).index),
             (1, keys[0].index)
         );
+    }
+    #[test]
+    fn the_call_sites_are_those_of_the_leases_that_are_out() {
+        let (mut clocked, keys) = Clocked::idle(3);
+        let now = clocked.at(9);
+        let slots = &mut clocked.slots;
+        assert!(slots.call_sites().is_empty());
+        let (here, there) = (Location::caller(), Location::caller());
+        for (key, at) in keys.iter().zip([here, there]) {
+            let taker = Taker {
+                at: Some(at),
+                holder: None,
+            };
+            slots.lease(key.index, now, taker);
+        }
+        slots.lease_for_ping(keys[2].index, now, None);
+        slots.reserve(now);
+        assert_eq!(slots.call_sites(), [here, there]);
+        let closed = slots.close(keys[0], Eviction::Discarded, now, None, Ending::Close);
+        assert_eq!((closed.key, slots.call_sites()), (keys[0], vec![there]));
     }
 }

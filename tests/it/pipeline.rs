@@ -25,6 +25,9 @@ pub(crate) fn line(reply: &mut dyn BufRead) -> io::Result<String> {
     Ok(line)
 }
 
+/// Time enough for a call to be sent on a loaded machine too, and short enough to wait until it is up.
+const SENT: Duration = Duration::from_secs(1);
+
 /// Calls over `limit` connections to this server.
 fn lines(server: &Server, limit: usize) -> Pipeline<String> {
     let address = server.address();

@@ -109,7 +109,11 @@ fn dead_connections_cost_even_a_pull_without_patience_nothing() {
     in_one_of_a_few_tries("it finds the one that lives", || {
         let (pool, ids, _alive) = idle_and_dead(&[true, false, true, true], |b| b);
         let lease = pool.pull_timeout(Duration::ZERO);
-        lease.is_ok_and(|lease| Connection::id(&lease) == ids[1]) && dead(&pool.stats()) == 2
+        lease.is_ok_and(|lease| {
+            assert_eq!(Connection::id(&lease), ids[1]);
+            assert_eq!(dead(&pool.stats()), 2);
+            true
+        })
     });
 }
 

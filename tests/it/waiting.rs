@@ -297,7 +297,8 @@ fn waiters_and_hand_offs_do_not_spin() {
     thread::sleep(MOMENT);
     drop(lease);
     let burnt: Duration = (0..10).map(|_| reports.recv_timeout(SOON).unwrap()).sum();
-    assert!(burnt < MOMENT / 3, "{burnt:?}");
+    // Ten that spin burn more than fifty moments together.
+    assert!(burnt < 3 * MOMENT, "{burnt:?}");
 }
 
 /// How long the calling thread has run on a processor.

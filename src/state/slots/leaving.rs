@@ -58,13 +58,13 @@ impl<L, H> Slots<L, H> {
         let held = open.end_told_lease(now);
         let client = match open.usage {
             Usage::Idle { client } => {
-                self.idle.remove(key.index);
+                self.leave_idle(key.index);
                 Some(client)
             }
             Usage::Leased(_) => {
                 if self.is_pinged(key.index) {
                     self.pinged = None;
-                    self.idle.remove(key.index);
+                    self.leave_idle(key.index);
                 }
                 returned
             }

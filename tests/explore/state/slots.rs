@@ -63,10 +63,7 @@ impl<L, H> Slots<L, H> {
                 Content::Closing(closed) => digest.put(5 + u64::from(closed.is_some())),
             }
         }
-        for &index in vacant.iter().chain(left) {
-            digest.put(u64::from(index));
-        }
-        for index in idle.iter() {
+        for &index in vacant.iter().chain(left).chain(idle) {
             digest.put(u64::from(index));
         }
         if let Some(Pinged { index, idle_since }) = pinged {

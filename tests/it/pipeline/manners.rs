@@ -192,7 +192,7 @@ fn a_pipeline_that_is_dropped_leaves_no_foreign_reply_behind() {
     let peer = Peer::new();
     let pool = peer.pool(1);
     let pipeline = Pipeline::new(pool.clone(), line);
-    let hasty = call_timeout(&pipeline, "hasty", Duration::from_millis(150));
+    let hasty = call_timeout(&pipeline, "hasty", SENT);
     let socket = peer.accept();
     expect(&socket, "hasty");
     hasty.join().unwrap_err();
@@ -203,7 +203,7 @@ fn a_pipeline_that_is_dropped_leaves_no_foreign_reply_behind() {
 /// A pipeline of one lane on which nobody waits any more, and the other side of its connection.
 fn adrift(peer: &Peer) -> (Pipeline<String>, TcpStream) {
     let pipeline = by_hand(peer, 1);
-    let hasty = call_timeout(&pipeline, "hasty", Duration::from_millis(150));
+    let hasty = call_timeout(&pipeline, "hasty", SENT);
     let socket = peer.accept();
     expect(&socket, "hasty");
     assert!(hasty.join().unwrap_err().was_sent());
