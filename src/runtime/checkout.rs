@@ -11,7 +11,7 @@ use crate::report::outcome::PeerSignal;
 use crate::runtime::connection::Connection;
 use crate::runtime::parker::Parker;
 use crate::runtime::shared::{Dead, Lease, Shared, Turn};
-use crate::state::core::{Caller, WhoCloses};
+use crate::state::core::{Caller, CloseWhen};
 use crate::state::queue::Failure;
 use crate::state::slots::CallSite;
 use crate::sync::now;
@@ -171,11 +171,11 @@ impl<'a, C: Send + 'static> Call<'a, C> {
     /// Searches what is idle, of which the first was `dead`, for a live one; then waits its turn.
     fn search(self, dead: Option<Dead<C>>, at: CallSite) -> Result<Connection<C>, Error> {
         let shared = self.shared;
-        let (mut next, mut who_closes) = (dead, WhoCloses::Finder);
+        let (mut next, mut close_when) = (dead, CloseWhen::Now);
         while let Some(dead) = next.take() {
-            shared.with(|core| core.found_dead(dead, who_closes));
+            shared.with(|core| core.found_dead(dead, close_when));
             // One dead connection is enough for one caller.
-            who_closes = WhoCloses::Others;
+            close_when = CloseWhen::Later;
             if self.is_search_over() {
                 return Err(self.give_up_at_once());
             }
@@ -211,7 +211,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     Ok(connection) => return Ok(connection),
                     Err(dead) if self.is_too_late() => {
                         let cause = self.shared.with(|core| {
-                            core.found_dead(dead, WhoCloses::Others);
+                            core.found_dead(dead, CloseWhen::Later);
                             core.count_timeout();
                             core.cause()
                         });
@@ -415,7 +415,7 @@ mod tests {
                     silent: false,
                 };
                 pool.shared()
-                    .with(|core| core.found_dead(dead, WhoCloses::Others));
+                    .with(|core| core.found_dead(dead, CloseWhen::Later));
             }
             assert_eq!(pool.stats().releases, dead as u64);
             let left = Self {
@@ -475,7 +475,7 @@ mod tests {
         let dead = hand_out(pool.shared(), lease).unwrap_err();
         let found = (dead.why, dead.silent);
         pool.shared()
-            .with(|core| core.found_dead(dead, WhoCloses::Finder));
+            .with(|core| core.found_dead(dead, CloseWhen::Now));
         found
     }
 

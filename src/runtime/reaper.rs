@@ -113,8 +113,8 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
                     .count()
             });
         }
-        for tale in overdue.drain(..) {
-            shared.tell_of_connection(Some(tale));
+        for event in overdue.drain(..) {
+            shared.tell_of_connection(Some(event));
         }
     }
     evicted

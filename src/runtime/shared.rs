@@ -53,8 +53,8 @@ pub(crate) struct Shared<C> {
     state: Mutex<State<C>>,
     /// Rung when nothing is outstanding any more, and when the pool ends.
     changed: Condvar,
-    /// What [`Core::is_short`](core::Core::is_short) said last, to be read without the lock.
-    short: AtomicBool,
+    /// What the core's function of this name said last, to be read without the lock.
+    wants_leases_back: AtomicBool,
     /// Whether a caller reads the clock before it takes what is idle: where a lease's start must be
     /// exact, or somebody waits whom it may overtake for a while only.
     take_reads_clock: AtomicBool,
@@ -101,7 +101,7 @@ impl<C: Send + 'static> Shared<C> {
                 reaper: None,
             }),
             changed: Condvar::new(),
-            short: AtomicBool::new(false),
+            wants_leases_back: AtomicBool::new(false),
             take_reads_clock,
             sweeps: AtomicU64::new(0),
             settings,
@@ -148,9 +148,9 @@ impl<C> Shared<C> {
 
     /// What is to be done once the lock is free, and how to wake the reaper if that is part of it.
     fn conclude(&self, state: &mut State<C>) -> (Effects<C>, Option<Sender<()>>) {
-        let short = state.core.is_short();
-        if self.short.load(Relaxed) != short {
-            self.short.store(short, Relaxed);
+        let wants_back = state.core.wants_leases_back();
+        if self.wants_leases_back.load(Relaxed) != wants_back {
+            self.wants_leases_back.store(wants_back, Relaxed);
         }
         let reads_clock = self.settings.exact_lease_start || state.core.has_waiters();
         if self.take_reads_clock.load(Relaxed) != reads_clock {

@@ -13,10 +13,10 @@
 mod callers;
 mod dispatch;
 mod effects;
+mod events;
 mod ready;
 mod returns;
 mod sweeps;
-mod tales;
 #[cfg(test)]
 #[path = "../../tests/explore/state/core.rs"]
 mod test_access;
@@ -35,10 +35,10 @@ use crate::state::slots::{Closed, Ending, SlotKey, Slots};
 
 pub(crate) use callers::{Caller, Turn};
 pub(crate) use effects::{Effects, Reserved};
+pub(crate) use events::{ConnectionEvent, EventKind};
 pub(crate) use ready::Readiness;
-pub(crate) use returns::{Dead, WhoCloses};
+pub(crate) use returns::{CloseWhen, Dead};
 pub(crate) use sweeps::IdlePeriod;
-pub(crate) use tales::{Tale, What};
 
 /// The settings that the decisions depend on.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub(crate) struct Core<L, H, W> {
     alarm: Option<(Seat, Instant)>,
     /// When idle connections and waiters were last brought together.
     dispatched: Instant,
-    /// Leases whose holders wait for nothing on them any more, and their clients.
+    /// Leases whose holders have left them here, and their clients.
     abandoned: Vec<(SlotKey, L)>,
     /// Leases that were aborted and whose guards are still out.
     aborted: usize,
@@ -91,9 +91,9 @@ pub(crate) struct Core<L, H, W> {
     has_reaper: bool,
     /// Whether a ping is under way.
     pinging: bool,
-    /// Connections of which a thread is telling, and what is to be told next of those.
-    telling: Vec<u64>,
-    untold: Vec<Tale>,
+    /// Connections of which a thread is reporting, and what is to be reported next of those.
+    reporting: Vec<u64>,
+    unreported: Vec<ConnectionEvent>,
     /// Threads that wait until so many connections are open.
     ready_waiters: Vec<ready::ReadyWaiter<W>>,
     ready_waiters_so_far: u64,
@@ -123,8 +123,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             drainers: 0,
             has_reaper: false,
             pinging: false,
-            telling: Vec::new(),
-            untold: Vec::new(),
+            reporting: Vec::new(),
+            unreported: Vec::new(),
             ready_waiters: Vec::new(),
             ready_waiters_so_far: 0,
             counts: Box::default(),
@@ -174,9 +174,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.has_reaper = true;
     }
 
-    /// Whether every lease should come back soon: others wait and no connect under way will serve
-    /// them, or the limit was lowered.
-    pub(crate) fn is_short(&self) -> bool {
+    /// Whether leases should come back soon: callers wait whom no connect under way will serve, or
+    /// more connections are open than the limit, which was lowered.
+    pub(crate) fn wants_leases_back(&self) -> bool {
         self.waiters.len() > self.slots.connecting_current() || self.is_over_limit()
     }
 
@@ -309,15 +309,17 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.slots.in_use() > self.limit
     }
 
-    /// Whether there is a place to connect in, or will be once what is closing has been closed by
-    /// whoever wants its place.
+    /// Whether the limit allows another connect. Places of connections that are closing count as
+    /// free where [`make_place`](Self::make_place) can have them closed before the connect begins.
     fn has_place(&mut self) -> bool {
-        let free_soon = self.slots.left() + self.effects.occupying().count();
-        self.slots.occupied() < self.limit + free_soon
+        let can_be_freed = self.slots.left() + self.effects.occupying().count();
+        self.slots.occupied() < self.limit + can_be_freed
     }
 
-    /// Gives up the connects under way but for so many that somebody counts on, and cuts those that
-    /// have a socket. The others come to nothing when they get one.
+    /// Gives up the connects under way, except for `keep` of those that were not given up before.
+    ///
+    /// One that has a socket already is cut: its socket is shut down, so that a handshake which hangs
+    /// on it ends. One that has none yet is refused when it comes with one.
     fn give_up_connects(&mut self, mut keep: usize) {
         for index in 0..self.slots.len() {
             let Some(key) = self.slots.connect_in(index) else {
@@ -332,9 +334,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
     }
 
-    /// Makes a free place out of those that connections occupy which are closing.
+    /// Makes a place for a connect where the limit leaves none: frees that of a connection which is
+    /// closing.
     ///
-    /// Effects close before they connect, so these are closed before the connect begins.
+    /// It is closed before the connect begins, because effects close before they connect.
     fn make_place(&mut self) {
         while self.slots.occupied() >= self.limit {
             if self.effects.occupying().next().is_none() {

@@ -10,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::report::error::Error;
 use crate::report::event::Close;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::state::core::{self, Dead, IdlePeriod, Turn, WhoCloses};
+use crate::state::core::{self, CloseWhen, Dead, IdlePeriod, Turn};
 use crate::state::queue::{Answer, Seat};
 use crate::state::slots::{Ending, Lease, SlotKey, Taker};
 
@@ -468,7 +468,7 @@ impl World {
                     why: Eviction::PeerClosed,
                     silent: false,
                 };
-                self.core.found_dead(dead, WhoCloses::Others);
+                self.core.found_dead(dead, CloseWhen::Later);
             }
             Act::GiveBack { lease, fit, signal } => {
                 let Lease { key, client, .. } = self.leases.remove(usize::from(lease));

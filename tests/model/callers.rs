@@ -49,7 +49,7 @@ impl Walk {
         let is_back = !self.leases.is_empty();
         let turn = if is_back {
             let dead = self.dead();
-            self.remove_dead(&dead, WhoCloses::Finder, &mut expected);
+            self.remove_dead(&dead, CloseWhen::Now, &mut expected);
             let turn = self.core.come_back(&mut comeback.itself, dead);
             self.heard(&expected);
             turn

@@ -150,7 +150,7 @@ impl Walk {
         assert_eq!(self.core.slots().occupied(), in_use + closing);
         assert_eq!(self.core.slots().left(), self.left.len());
         let is_short = stats.waiting > self.connecting_current() || in_use > stats.limit;
-        assert_eq!(self.core.is_short(), is_short);
+        assert_eq!(self.core.wants_leases_back(), is_short);
         assert!(
             stats.idle == 0 || stats.waiting == 0 || self.may_overtake_first(self.dispatched),
             "idle beside a waiter whom nobody may overtake"

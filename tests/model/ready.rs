@@ -82,7 +82,7 @@ impl Walk {
             conn.is_held &= !was_told;
             was_told.then_some(Said::Returned(held))
         });
-        let tale = if begins {
+        let event = if begins {
             self.core
                 .lease_begins(key, Duration::ZERO, callers::taker(is_watched))
         } else {
@@ -91,19 +91,19 @@ impl Walk {
         if let Some(Said::Returned(held)) = said {
             self.counts.lease_times.record(held);
         }
-        let wanted = said.and_then(|said| self.begin_telling(key.id, said));
-        assert_eq!(tale.as_ref().map(|tale| (tale.id, tale.into())), wanted);
+        let wanted = said.and_then(|said| self.begin_reporting(key.id, said));
+        assert_eq!(event.as_ref().map(|event| (event.id, event.into())), wanted);
         self.check(&Expected::default());
     }
 
     pub(super) fn tell_what_is_next(&mut self) {
-        let id = self.random.pick(&self.telling);
-        let next = self.core.next_tale(id);
-        let wanted = self.untold.iter().position(|&(of, _)| of == id);
-        let wanted = wanted.map(|at| self.untold.remove(at));
+        let id = self.random.pick(&self.reporting);
+        let next = self.core.next_event(id);
+        let wanted = self.unreported.iter().position(|&(of, _)| of == id);
+        let wanted = wanted.map(|at| self.unreported.remove(at));
         if wanted.is_none() {
-            self.telling.retain(|&other| other != id);
+            self.reporting.retain(|&other| other != id);
         }
-        assert_eq!(next.as_ref().map(|tale| (tale.id, tale.into())), wanted);
+        assert_eq!(next.as_ref().map(|event| (event.id, event.into())), wanted);
     }
 }

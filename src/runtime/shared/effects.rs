@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use super::{Effects, Held, Shared};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
-use crate::state::core::{Tale, What};
+use crate::state::core::{ConnectionEvent, EventKind};
 use crate::state::slots::{Closed, Ending, SlotKey};
 use crate::sync::user_code::{destroy, log};
 
@@ -26,9 +26,9 @@ impl<C> Shared<C> {
         // Closed before others are opened: a server may count as strictly as the pool does.
         let places = effects.close.iter().filter(|closed| closed.occupies);
         let places: Vec<SlotKey> = places.map(|closed| closed.key).collect();
-        let mut tales = Vec::new();
+        let mut events = Vec::new();
         for closed in effects.close {
-            self.close(closed, &mut tales);
+            self.close(closed, &mut events);
         }
         for reserved in effects.connects {
             (self.connect)(self, reserved);
@@ -52,8 +52,8 @@ impl<C> Shared<C> {
                 "the other side hangs up on one connection after the other without a byte"
             );
         }
-        for tale in tales {
-            self.tell_one(tale);
+        for event in events {
+            self.tell_one(event);
         }
         for error in effects.errors {
             destroy(error);
@@ -61,7 +61,7 @@ impl<C> Shared<C> {
     }
 
     /// Closes a connection that leaves; what is to be told of it comes behind the others.
-    fn close(&self, closed: Closed<Held<C>, Arc<Socket>>, tales: &mut Vec<Tale>) {
+    fn close(&self, closed: Closed<Held<C>, Arc<Socket>>, events: &mut Vec<ConnectionEvent>) {
         if closed.ending == Ending::Abort {
             closed.handle.recall();
             closed.handle.abort();
@@ -71,9 +71,11 @@ impl<C> Shared<C> {
         }
         if closed.tell {
             let (id, why, age) = (closed.key.id, closed.why, closed.age);
-            let returned = closed.held.map(|held| What::Returned { held });
-            let all = returned.into_iter().chain([What::Evicted { why, age }]);
-            tales.extend(all.map(|what| Tale { id, what }));
+            let returned = closed.held.map(|held| EventKind::Returned { held });
+            let all = returned
+                .into_iter()
+                .chain([EventKind::Evicted { why, age }]);
+            events.extend(all.map(|kind| ConnectionEvent { id, kind }));
         }
     }
 

@@ -1,4 +1,4 @@
-//! What happens is told: to the event function, and to the log.
+//! Events are told to the event function and, where its contract says so, to the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,38 +6,38 @@ use std::time::Duration;
 use super::{Core, PING_THREAD, Shared};
 use crate::report::event::Event;
 use crate::report::stats::Brief;
-use crate::state::core::{Tale, What};
+use crate::state::core::{ConnectionEvent, EventKind};
 use crate::state::slots::{CallSite, Holder, SlotKey};
 use crate::sync::user_code::{guarded, log};
 
 impl<C> Shared<C> {
-    /// Tells this of a connection, and what happens to it meanwhile.
-    pub(crate) fn tell_of_connection(self: &Arc<Self>, first: Option<Tale>) {
+    /// Tells this event of a connection, and those that happen to it meanwhile.
+    pub(crate) fn tell_of_connection(self: &Arc<Self>, first: Option<ConnectionEvent>) {
         let mut next = first;
-        while let Some(tale) = next {
-            let id = tale.id;
-            self.tell_one(tale);
-            next = self.with(|core| core.next_tale(id));
+        while let Some(event) = next {
+            let id = event.id;
+            self.tell_one(event);
+            next = self.with(|core| core.next_event(id));
         }
     }
 
-    pub(super) fn tell_one(&self, tale: Tale) {
-        let id = tale.id;
-        self.tell(&match tale.what {
-            What::Leased { waited, at } => Event::Leased { id, waited, at },
-            What::Overdue { held, holder, at } => {
+    pub(super) fn tell_one(&self, event: ConnectionEvent) {
+        let id = event.id;
+        self.tell(&match event.kind {
+            EventKind::Leased { waited, at } => Event::Leased { id, waited, at },
+            EventKind::Overdue { held, holder, at } => {
                 let thread = match &holder {
                     Holder::Caller(thread) => thread.name(),
                     Holder::Ping => Some(PING_THREAD),
                 };
                 let thread = thread.map(str::to_owned);
                 let name = thread.as_deref().unwrap_or("without a name");
-                let held_for = Brief(held);
+                let time = Brief(held);
                 let place = at.map(|at| format!(", taken at {}:{}", at.file(), at.line()));
                 let place = place.unwrap_or_default();
                 log!(
                     Warn,
-                    "connection {id} has been leased for {held_for} by thread {name}{place}"
+                    "connection {id} has been leased for {time} by thread {name}{place}"
                 );
                 Event::Overdue {
                     id,
@@ -46,8 +46,8 @@ impl<C> Shared<C> {
                     at,
                 }
             }
-            What::Returned { held } => Event::Returned { id, held },
-            What::Evicted { why, age } => {
+            EventKind::Returned { held } => Event::Returned { id, held },
+            EventKind::Evicted { why, age } => {
                 log!(Debug, "connection {id} left after {}: {why}", Brief(age));
                 Event::Evicted { id, why, age }
             }
@@ -71,9 +71,9 @@ impl<C> Shared<C> {
 
     #[cold]
     #[inline(never)]
-    fn tell_that(self: &Arc<Self>, of: impl FnOnce(&mut Core<C>) -> Option<Tale>) {
-        let tale = self.with(of);
-        self.tell_of_connection(tale);
+    fn tell_that(self: &Arc<Self>, of: impl FnOnce(&mut Core<C>) -> Option<ConnectionEvent>) {
+        let event = self.with(of);
+        self.tell_of_connection(event);
     }
 
     pub(crate) fn tell(&self, event: &Event) {

@@ -121,6 +121,6 @@ impl<C> Shared<C> {
 
     /// Whether the pool wants a lease back whose socket this is; costs no lock.
     pub(crate) fn wants_back(&self, socket: &Socket) -> bool {
-        self.short.load(Relaxed) || socket.is_recalled()
+        self.wants_leases_back.load(Relaxed) || socket.is_recalled()
     }
 }
