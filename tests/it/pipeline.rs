@@ -267,6 +267,16 @@ fn a_setting_of_zero_is_refused() {
 }
 
 #[test]
+fn debug_shows_the_settings_and_no_client() {
+    let settings = settings(&Peer::new(), 1);
+    let shown = format!("{settings:?}");
+    let defaults = "lanes: None, max_in_flight: 32, max_bytes: 16384, repeatable: false";
+    assert!(shown.contains(defaults), "{shown}");
+    let shown = format!("{:?}", settings.build().unwrap());
+    assert!(shown.starts_with("Pipeline"), "{shown}");
+}
+
+#[test]
 fn lanes_are_never_more_than_was_said() {
     let peer = Peer::new();
     let pipeline = settings(&peer, 5).lanes(1).build().unwrap();
