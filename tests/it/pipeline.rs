@@ -136,6 +136,7 @@ fn a_call_that_comes_while_the_leader_waits_does_not_wait_for_its_reply() {
         assert_eq!(call.join().unwrap(), reply);
     }
     assert_eq!(pipeline.pool().stats().idle, 1);
+    assert_eq!(pipeline.stats().writes, 3);
 }
 
 /// The oldest would hand over after each reply.
