@@ -283,7 +283,7 @@ mod tests {
     /// Else each call would get a place of its own, for ever.
     #[test]
     fn a_seat_is_free_once_its_caller_and_every_message_for_it_are_gone() {
-        let seat = Arc::<Seat<(), ()>>::new();
+        let seat: Arc<Seat<(), ()>> = lanes::Seat::new();
         assert!(seat.is_free());
         let callers = Arc::clone(&seat);
         assert!(!seat.is_free());
