@@ -834,10 +834,7 @@ impl<C: Send + 'static> Builder<C> {
             || self.settings.lease_events
             || self.reap_interval.is_none()
             || !self.rules.probe_after.is_zero();
-        self.settings.exact_lease_end &= self.rules.probe_after.is_zero()
-            || self.settings.lease_events
-            || self.has_short_times();
-        let min_idle = self.rules.min_idle;
+        self.settings.exact_lease_end &= self.rules.probe_after.is_zero() || self.has_short_times();
         let shared = Shared::new(
             self.limit,
             self.rules,
@@ -850,9 +847,7 @@ impl<C: Send + 'static> Builder<C> {
         if let Some(every) = self.reap_interval {
             reaper::start(&shared, every)?;
         }
-        if min_idle > 0 {
-            shared.with(Core::refill);
-        }
+        shared.with(Core::refill);
         Ok(pool)
     }
 

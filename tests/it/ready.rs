@@ -27,6 +27,15 @@ fn a_pool_is_ready_once_so_many_connections_are_open() {
 }
 
 #[test]
+fn a_pool_that_was_ready_once_need_not_stay_so() {
+    let peer = Peer::new();
+    let pool = peer.pool(10);
+    pool.wait_ready(3, SOON).unwrap();
+    assert_eq!(pool.free(0).closed, 3);
+    assert!(pool.connections().is_empty());
+}
+
+#[test]
 fn no_more_connects_are_under_way_than_allowed() {
     let peer = Peer::new();
     let line = Line::to(peer.address());

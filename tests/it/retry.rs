@@ -1,7 +1,7 @@
 //! Requests that may be repeated: `retry`, `retry_until`; and `pull_until`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,6 +73,21 @@ fn a_server_that_hangs_up_on_new_connections_is_given_time_and_up_at_last() {
     let error = pool.retry(ask).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     assert_eq!(server.requests(), 4);
+    assert!(started.elapsed() >= Duration::from_millis(15));
+}
+
+/// Nor is it the fault of a server that is fine, so that no pause between connects hides it.
+#[test]
+fn a_repetition_waits_for_its_delay() {
+    let server = Server::echo();
+    let pool = quick(&server, 3);
+    let started = Instant::now();
+    let answer = pool.retry(|connection| {
+        connection.shutdown(Shutdown::Both)?;
+        Err::<(), _>(io::Error::other("broken by the caller"))
+    });
+    answer.unwrap_err();
+    assert_eq!(pool.stats().allocations, 4);
     assert!(started.elapsed() >= Duration::from_millis(15));
 }
 
