@@ -167,11 +167,11 @@ mod tests {
         let failed = Arc::new(Error::Handshake(refused()));
         let from_pool = CallError::Pool(Arc::clone(&failed));
         let source = from_pool.source().unwrap().downcast_ref::<Error>();
-        assert!(std::ptr::eq(source.unwrap(), &*failed));
+        assert!(std::ptr::eq(source.unwrap(), &raw const *failed));
         let cause = refused();
         let lost = CallError::Lost(Arc::clone(&cause));
         let source = lost.source().unwrap().downcast_ref::<io::Error>();
-        assert!(std::ptr::eq(source.unwrap(), &*cause));
+        assert!(std::ptr::eq(source.unwrap(), &raw const *cause));
         assert!(timed_out(true).source().is_none());
         for (error, kind) in [
             (from_pool, io::ErrorKind::ConnectionRefused),

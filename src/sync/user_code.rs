@@ -62,7 +62,13 @@ mod tests {
     #[test]
     fn a_hook_succeeds_fails_or_panics_with_what_it_said() {
         let hooks: [(Hook<u32>, Result<(), &str>); 5] = [
-            (Box::new(|client| Ok(*client += 1)), Ok(())),
+            (
+                Box::new(|client| {
+                    *client += 1;
+                    Ok(())
+                }),
+                Ok(()),
+            ),
             (Box::new(|_| Err("no answer".into())), Err("no answer")),
             (
                 Box::new(|_| panic!("as a text")),
