@@ -182,7 +182,7 @@ fn a_pull_that_failed_is_told_to_all_who_are_queued() {
 fn connections_wear_out_under_a_pipeline_too() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::builder(move || TcpStream::connect(address))
+    let pool = Pool::builder(move || connect(address))
         .limit(1)
         .max_lifetime(Some(Duration::from_millis(50)))
         .reap_interval(Some(Duration::from_millis(10)))

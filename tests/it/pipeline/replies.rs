@@ -150,7 +150,7 @@ fn half_a_reply_behind_the_last_one_closes_the_connection() {
 fn a_reply_function_that_fails_breaks_its_lane_and_nothing_else() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::new(2, move || TcpStream::connect(address)).unwrap();
+    let pool = Pool::new(2, move || connect(address)).unwrap();
     let pipeline = Pipeline::new(pool, |reply| {
         let text = line(reply)?;
         if text == "nonsense" {
@@ -171,7 +171,7 @@ fn a_reply_function_that_fails_breaks_its_lane_and_nothing_else() {
 fn a_reply_function_that_panics_breaks_its_lane_and_nothing_else() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::new(2, move || TcpStream::connect(address)).unwrap();
+    let pool = Pool::new(2, move || connect(address)).unwrap();
     let pipeline = Pipeline::new(pool, |reply| {
         let text = line(reply)?;
         if text == "bomb" {
@@ -191,7 +191,7 @@ fn a_reply_function_that_panics_breaks_its_lane_and_nothing_else() {
 fn a_reply_function_that_waits_for_too_much_ends_with_the_deadline() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::new(1, move || TcpStream::connect(address)).unwrap();
+    let pool = Pool::new(1, move || connect(address)).unwrap();
     let pipeline = Pipeline::new(pool, exactly(100));
     let error = pipeline.call_timeout(b"too little\n", SENT).unwrap_err();
     assert!(error.is_timeout() && error.was_sent(), "{error:?}");
