@@ -146,8 +146,8 @@ impl Builder<Stream> {
                 read_timeout: None,
                 write_timeout: None,
                 handshake_timeout: Some(Duration::from_secs(10)),
-                exact_leases: false,
-                looks_on_return: true,
+                exact_lease_start: false,
+                exact_lease_end: true,
                 lease_events: false,
                 watches_leases: false,
                 plain_client: true,
@@ -235,8 +235,8 @@ impl Builder<Stream> {
                 read_timeout: settings.read_timeout,
                 write_timeout: settings.write_timeout,
                 handshake_timeout: settings.handshake_timeout,
-                exact_leases: settings.exact_leases,
-                looks_on_return: settings.looks_on_return,
+                exact_lease_start: settings.exact_lease_start,
+                exact_lease_end: settings.exact_lease_end,
                 lease_events: settings.lease_events,
                 watches_leases: settings.watches_leases,
                 plain_client: TypeId::of::<C>() == TypeId::of::<Stream>(),
@@ -498,9 +498,9 @@ impl<C: Send + 'static> Builder<C> {
     /// How long a connection must have been idle to be probed before use; default zero: always.
     ///
     /// The probe is one system call of about half a microsecond, and a connection can die at any
-    /// moment; set this only where that price is too high. The time is counted from the last look
-    /// at the clock before the connection came back, which is at its `pull` or later: after a long
-    /// lease it may be probed sooner than asked.
+    /// moment; set this only where that price is too high. The time is counted from when the
+    /// pool last read the clock before the connection came back, which is at its `pull` or later:
+    /// after a long lease it may be probed sooner than asked.
     ///
     /// # Examples
     ///
@@ -693,7 +693,7 @@ impl<C: Send + 'static> Builder<C> {
     /// Whether each lease is told and timed; default false.
     ///
     /// Then there is an event for each lease, each return and each call that gave up, and
-    /// `Stats::lease_times` has how long leases lasted. It costs a look at the clock on each `pull`
+    /// `Stats::lease_times` has how long leases lasted. It costs a reading of the clock on each `pull`
     /// and each return, and the event function's time.
     ///
     /// # Examples
@@ -830,14 +830,11 @@ impl<C: Send + 'static> Builder<C> {
     pub fn build(mut self) -> Result<Pool<C>, Error> {
         self.check()?;
         self.settings.watches_leases = self.rules.leak_after.is_some();
-        self.settings.exact_leases = self.settings.watches_leases
+        self.settings.exact_lease_start = self.settings.watches_leases
             || self.settings.lease_events
             || self.reap_interval.is_none()
             || !self.rules.probe_after.is_zero();
-        self.settings.looks_on_return &= self.rules.probe_after.is_zero()
-            || self.settings.lease_events
-            || self.has_short_times();
-        let min_idle = self.rules.min_idle;
+        self.settings.exact_lease_end &= self.rules.probe_after.is_zero() || self.has_short_times();
         let shared = Shared::new(
             self.limit,
             self.rules,
@@ -850,16 +847,14 @@ impl<C: Send + 'static> Builder<C> {
         if let Some(every) = self.reap_interval {
             reaper::start(&shared, every)?;
         }
-        if min_idle > 0 {
-            shared.with(Core::refill);
-        }
+        shared.with(Core::refill);
         Ok(pool)
     }
 
-    /// Whether leases that come back to nothing in particular do so without a look at the clock.
+    /// As `build` would choose it; for tests.
     #[cfg(all(test, jackpot_shuttle))]
-    pub(crate) fn returns_in_haste(mut self, yes: bool) -> Self {
-        self.settings.looks_on_return = !yes;
+    pub(crate) fn exact_lease_end(mut self, yes: bool) -> Self {
+        self.settings.exact_lease_end = yes;
         self
     }
 

@@ -245,3 +245,159 @@ impl Timeout {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What no lease has changed yet, and both ends of a connection.
+    fn fresh() -> (Options, TcpStream, TcpStream) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        (Options::default(), near, server.accept().unwrap().0)
+    }
+
+    fn both(tcp: &TcpStream) -> [Option<Duration>; 2] {
+        [tcp.read_timeout().unwrap(), tcp.write_timeout().unwrap()]
+    }
+
+    fn own(options: &Options, tcp: &TcpStream) -> [Option<Duration>; 2] {
+        [Direction::Read, Direction::Write].map(|of| options.timeout(of, tcp).unwrap())
+    }
+
+    #[test]
+    fn a_deadline_shortens_the_sockets_wait_and_not_the_callers_time_out() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        for (n, direction) in [(0, Direction::Read), (1, Direction::Write)] {
+            let time_out = Some(5 * SECOND);
+            options.set_timeout(direction, &tcp, time_out).unwrap();
+            let mut under = |left, later| {
+                let deadline = now + left;
+                let set = options.set_deadline(Owner::Caller, Some(deadline), &tcp);
+                set.unwrap();
+                let wait = options.wait(direction, now + later, &tcp);
+                assert_eq!(own(&options, &tcp)[n], time_out);
+                (wait, both(&tcp)[n])
+            };
+            let shortened = (Wait::Until(now + 4 * SECOND), Some(3 * SECOND));
+            assert_eq!(under(4 * SECOND, SECOND), shortened);
+            assert_eq!(under(9 * SECOND, SECOND), (Wait::Own, time_out));
+            assert_eq!(under(4 * SECOND, 4 * SECOND), (Wait::Over, time_out));
+            assert_eq!(under(4 * SECOND, SECOND), shortened);
+            options.set_deadline(Owner::Caller, None, &tcp).unwrap();
+            assert_eq!(options.wait(direction, now, &tcp), Wait::Own);
+            assert_eq!(both(&tcp)[n], time_out);
+        }
+    }
+
+    #[test]
+    fn a_time_out_set_under_a_deadline_holds_after_it() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        let deadline = Some(now + 2 * SECOND);
+        options.set_deadline(Owner::Pool, deadline, &tcp).unwrap();
+        for direction in [Direction::Read, Direction::Write] {
+            assert_eq!(
+                options.wait(direction, now, &tcp),
+                Wait::Until(now + 2 * SECOND)
+            );
+        }
+        assert_eq!(
+            (own(&options, &tcp), both(&tcp)[0]),
+            ([None; 2], Some(2 * SECOND))
+        );
+        let time_out = Some(7 * SECOND);
+        options
+            .set_timeout(Direction::Read, &tcp, time_out)
+            .unwrap();
+        options.wait(Direction::Read, now, &tcp);
+        options.end_deadlines(&tcp).unwrap();
+        assert_eq!(both(&tcp), [time_out, None]);
+        assert_eq!(options.deadline(), None);
+    }
+
+    #[test]
+    fn the_earlier_deadline_holds_whose_ever_it_is() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        let (early, late) = (Some(now + SECOND), Some(now + 2 * SECOND));
+        for (caller, pool, earlier) in [
+            (early, late, early),
+            (late, early, early),
+            (None, late, late),
+            (late, None, late),
+            (None, None, None),
+        ] {
+            options.set_deadline(Owner::Caller, caller, &tcp).unwrap();
+            options.set_deadline(Owner::Pool, pool, &tcp).unwrap();
+            assert_eq!(options.deadline(), earlier);
+        }
+    }
+
+    /// Each would be a system call.
+    #[test]
+    fn what_is_on_the_socket_is_not_set_again() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        let (time_out, by_hand) = (Some(5 * SECOND), Some(8 * SECOND));
+        tcp.set_read_timeout(time_out).unwrap();
+        let deadline = Some(now + 9 * SECOND);
+        options.set_deadline(Owner::Caller, deadline, &tcp).unwrap();
+        assert_eq!(options.wait(Direction::Read, now, &tcp), Wait::Own);
+        tcp.set_read_timeout(by_hand).unwrap();
+        options.wait(Direction::Read, now + SECOND, &tcp);
+        options.end_deadlines(&tcp).unwrap();
+        assert_eq!(both(&tcp), [by_hand, None]);
+        options.set_deadline(Owner::Caller, deadline, &tcp).unwrap();
+        options.wait(Direction::Read, now + 4 * SECOND, &tcp);
+        tcp.set_read_timeout(by_hand).unwrap();
+        options.wait(Direction::Read, now + 4 * SECOND + SLACK, &tcp);
+        assert_eq!(both(&tcp), [by_hand, None]);
+        options.wait(Direction::Read, now + 5 * SECOND, &tcp);
+        assert_eq!(both(&tcp), [Some(4 * SECOND), None]);
+    }
+
+    #[test]
+    fn all_that_a_lease_changed_is_put_back_as_it_was_before_its_first_change() {
+        let (mut options, tcp, _far) = fresh();
+        let before = [Some(3 * SECOND), Some(4 * SECOND)];
+        tcp.set_read_timeout(before[0]).unwrap();
+        tcp.set_write_timeout(before[1]).unwrap();
+        let (nodelay, ttl) = (tcp.nodelay().unwrap(), tcp.ttl().unwrap());
+        for n in [1, 2] {
+            for direction in [Direction::Read, Direction::Write] {
+                let time_out = Some(n * SECOND);
+                options.set_timeout(direction, &tcp, time_out).unwrap();
+            }
+            assert_eq!(both(&tcp), [Some(n * SECOND); 2]);
+            options.set_nodelay(&tcp, !nodelay).unwrap();
+            options.set_ttl(&tcp, ttl - n).unwrap();
+            assert_eq!(tcp.nodelay().unwrap(), !nodelay);
+            assert_eq!(tcp.ttl().unwrap(), ttl - n);
+            options.remember_nonblocking(n == 1);
+        }
+        assert_eq!(options.put_back(&tcp).unwrap(), Some(true));
+        assert_eq!(both(&tcp), before);
+        assert_eq!((tcp.nodelay().unwrap(), tcp.ttl().unwrap()), (nodelay, ttl));
+    }
+
+    #[test]
+    fn what_a_deadline_shortened_is_put_back_too() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        tcp.set_write_timeout(Some(4 * SECOND)).unwrap();
+        let deadline = Some(now + 2 * SECOND);
+        options.set_deadline(Owner::Caller, deadline, &tcp).unwrap();
+        options.wait(Direction::Write, now, &tcp);
+        assert_eq!(both(&tcp), [None, Some(2 * SECOND)]);
+        assert_eq!(options.put_back(&tcp).unwrap(), None);
+        assert_eq!(both(&tcp), [None, Some(4 * SECOND)]);
+        let mut options = Options::default();
+        options.remember_nonblocking(false);
+        assert_eq!(options.put_back(&tcp).unwrap(), Some(false));
+    }
+}

@@ -11,12 +11,12 @@ use crate::report::outcome::PeerSignal;
 use crate::runtime::connection::Connection;
 use crate::runtime::parker::Parker;
 use crate::runtime::shared::{Dead, Lease, Shared, Turn};
-use crate::state::core::{Caller, WhoCloses};
+use crate::state::core::{Caller, CloseWhen};
 use crate::state::queue::Failure;
 use crate::state::slots::CallSite;
 use crate::sync::now;
 
-/// How long a call that is not prepared to wait looks for a live one among the dead.
+/// How long a call that is not prepared to wait searches for a live one among the dead.
 const SEARCH: Duration = Duration::from_millis(1);
 
 /// How long a caller is prepared to go on.
@@ -168,14 +168,14 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         }
     }
 
-    /// Looks for a live one among what is idle, of which the first was `dead`, then waits its turn.
+    /// Searches what is idle, of which the first was `dead`, for a live one; then waits its turn.
     fn search(self, dead: Option<Dead<C>>, at: CallSite) -> Result<Connection<C>, Error> {
         let shared = self.shared;
-        let (mut next, mut who_closes) = (dead, WhoCloses::Finder);
+        let (mut next, mut close_when) = (dead, CloseWhen::Now);
         while let Some(dead) = next.take() {
-            shared.with(|core| core.found_dead(dead, who_closes));
+            shared.with(|core| core.found_dead(dead, close_when));
             // One dead connection is enough for one caller.
-            who_closes = WhoCloses::Others;
+            close_when = CloseWhen::Later;
             if self.is_search_over() {
                 return Err(self.give_up_at_once());
             }
@@ -189,7 +189,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         self.run()
     }
 
-    /// Whether it has looked for a live connection among dead ones for long enough.
+    /// Whether it has searched the dead for a live connection for long enough.
     fn is_search_over(&self) -> bool {
         let Effort::Retries(Some(timeout)) = self.effort else {
             return false;
@@ -211,7 +211,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     Ok(connection) => return Ok(connection),
                     Err(dead) if self.is_too_late() => {
                         let cause = self.shared.with(|core| {
-                            core.found_dead(dead, WhoCloses::Others);
+                            core.found_dead(dead, CloseWhen::Later);
                             core.count_timeout();
                             core.cause()
                         });
@@ -223,18 +223,18 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                             .with(|core| core.come_back(&mut self.caller, dead))
                     }
                 },
-                Turn::Failed(failure, _) | Turn::Hopeless(failure) if !self.caller.stays => {
+                Turn::Failed(failure, _) | Turn::Permanent(failure) if !self.caller.stays => {
                     return Err(failure.to_error(|| self.shared.stats()));
                 }
-                Turn::Failed(failure, look_at) => {
+                Turn::Failed(failure, poll_at) => {
                     self.failed(failure, false);
-                    Turn::Pending(look_at)
+                    Turn::Pending(poll_at)
                 }
-                Turn::Hopeless(failure) => {
+                Turn::Permanent(failure) => {
                     self.failed(failure, true);
                     Turn::Pending(None)
                 }
-                Turn::Pending(look_at) => self.wait(look_at)?,
+                Turn::Pending(poll_at) => self.wait(poll_at)?,
                 Turn::QueueFull => {
                     return Err(Error::QueueFull {
                         stats: Box::new(self.shared.stats()),
@@ -246,17 +246,17 @@ impl<'a, C: Send + 'static> Call<'a, C> {
     }
 
     /// A try failed, or what came between two tries; that counts where it is the end of it all.
-    fn failed(&mut self, failure: Failure, is_hopeless: bool) {
+    fn failed(&mut self, failure: Failure, is_permanent: bool) {
         let counts = match self.next {
             None => true,
-            Some(Next::At(_)) => is_hopeless,
+            Some(Next::At(_)) => is_permanent,
             Some(Next::Never) => false,
         };
         self.attempts = self.attempts.saturating_add(u32::from(counts));
         self.last = Some(failure);
         self.is_asleep = true;
         self.next = Some(match self.next {
-            _ if is_hopeless => Next::Never,
+            _ if is_permanent => Next::Never,
             Some(next) => next,
             None => self
                 .next_delay()
@@ -271,31 +271,31 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         self.delays.as_mut()?.next()
     }
 
-    /// Sleeps until there may be news, and looks. Gives up where there is none in time, unless the
-    /// answer has come at the last moment.
-    fn wait(&mut self, look_at: Option<Instant>) -> Result<Turn<C>, Error> {
+    /// Sleeps until there may be an answer, and polls. Gives up where there is none in time, unless
+    /// it has come at the last moment.
+    fn wait(&mut self, poll_at: Option<Instant>) -> Result<Turn<C>, Error> {
         let next = self.next.filter(|_| self.is_asleep);
-        let is_last_look = matches!(next, Some(Next::Never));
+        let is_last_poll = matches!(next, Some(Next::Never));
         let retry_at = match next {
             Some(Next::At(at)) => at,
             _ => None,
         };
-        if !is_last_look {
-            let times = [look_at, retry_at, self.deadline];
+        if !is_last_poll {
+            let times = [poll_at, retry_at, self.deadline];
             let until = times.into_iter().flatten().min();
             self.caller.waker.park_until(until);
         }
-        let looked = self.shared.with(|core| {
+        let polled = self.shared.with(|core| {
             let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= core.now());
             let (is_too_late, is_retry_due) = (is_past(self.deadline), is_past(retry_at));
             match core.poll(&mut self.caller) {
                 // What else was found comes out too: its error must not be dropped under the lock.
-                turn @ (Turn::Pending(_) | Turn::Failed(..) | Turn::Hopeless(_))
-                    if is_last_look || is_too_late =>
+                turn @ (Turn::Pending(_) | Turn::Failed(..) | Turn::Permanent(_))
+                    if is_last_poll || is_too_late =>
                 {
                     let cause = core.cause();
                     core.leave(&mut self.caller);
-                    if !is_last_look {
+                    if !is_last_poll {
                         core.count_timeout();
                     }
                     Err((cause, turn))
@@ -307,8 +307,8 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 turn => Ok(turn),
             }
         });
-        looked.map_err(|(cause, _)| {
-            if is_last_look {
+        polled.map_err(|(cause, _)| {
+            if is_last_poll {
                 self.exhausted(cause)
             } else {
                 self.timed_out(cause)
@@ -364,6 +364,7 @@ mod tests {
     use crate::report::outcome::Eviction;
     use crate::runtime::reaper::CLOSE_BATCH;
     use crate::runtime::shared::Held;
+    use crate::state::slots::Taker;
     use crate::sync::atomic::Ordering::Relaxed;
     use crossbeam_channel::{Receiver, bounded};
     use std::io;
@@ -381,18 +382,23 @@ mod tests {
     }
 
     impl LeftBehind {
-        /// The connect with this number, from 0, runs out of descriptors.
-        fn new(limit: usize, dead: usize, fails: usize) -> Self {
+        fn new(limit: usize, dead: usize) -> Self {
+            Self::and_one_connect_fails(limit, dead, usize::MAX, out_of_descriptors)
+        }
+
+        /// The connect with this number, from 0, fails with this error.
+        fn and_one_connect_fails(
+            limit: usize,
+            dead: usize,
+            fails: usize,
+            error: fn() -> io::Error,
+        ) -> Self {
             let server = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = server.local_addr().unwrap();
             let (connects, closed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
             let (made, told) = (Arc::clone(&connects), Arc::clone(&closed));
             let factory = move || match made.fetch_add(1, Relaxed) {
-                number if number == fails => Err(io::Error::from_raw_os_error(if cfg!(windows) {
-                    10024
-                } else {
-                    24
-                })),
+                number if number == fails => Err(error()),
                 _ => TcpStream::connect(address),
             };
             let pool = Builder::new(factory)
@@ -415,7 +421,7 @@ mod tests {
                     silent: false,
                 };
                 pool.shared()
-                    .with(|core| core.found_dead(dead, WhoCloses::Others));
+                    .with(|core| core.found_dead(dead, CloseWhen::Later));
             }
             assert_eq!(pool.stats().releases, dead as u64);
             let left = Self {
@@ -434,20 +440,24 @@ mod tests {
         }
     }
 
+    fn out_of_descriptors() -> io::Error {
+        io::Error::from_raw_os_error(if cfg!(windows) { 10024 } else { 24 })
+    }
+
     #[test]
     fn what_was_left_to_a_reaper_that_does_not_come_is_closed_by_end_and_free() {
-        let left = LeftBehind::new(20, 20, usize::MAX);
+        let left = LeftBehind::new(20, 20);
         assert!(left.woken.try_recv().is_ok());
         left.pool.end();
         assert_eq!(left.closed(), 20);
-        let left = LeftBehind::new(20, 20, usize::MAX);
+        let left = LeftBehind::new(20, 20);
         let freed = left.pool.free(0);
         assert_eq!((freed.closed, left.closed()), (0, 20));
     }
 
     #[test]
     fn the_dead_and_the_living_together_stay_below_the_limit() {
-        let left = LeftBehind::new(20, 15, usize::MAX);
+        let left = LeftBehind::new(20, 15);
         let leases: Vec<_> = (0..12).map(|_| left.pool.pull().unwrap()).collect();
         assert_eq!(left.closed(), 7);
         drop(leases);
@@ -455,10 +465,54 @@ mod tests {
 
     #[test]
     fn the_dead_give_up_their_descriptors_for_a_connect() {
-        let left = LeftBehind::new(20, 10, 10);
+        let left = LeftBehind::and_one_connect_fails(20, 10, 10, out_of_descriptors);
         drop(left.pool.allocate().unwrap());
         assert_eq!(left.connects.load(Relaxed), 12);
         assert_eq!(left.closed(), CLOSE_BATCH);
+    }
+
+    #[test]
+    fn a_connect_that_fails_for_another_reason_costs_no_other_connection() {
+        let refused = || io::ErrorKind::ConnectionRefused.into();
+        let left = LeftBehind::and_one_connect_fails(20, 10, 10, refused);
+        left.pool.allocate().unwrap_err();
+        assert_eq!((left.connects.load(Relaxed), left.closed()), (11, 0));
+    }
+
+    /// So many hand-offs follow upon each other here that they make a convoy.
+    #[test]
+    fn who_is_prepared_to_wait_overtakes_a_waiter_at_last_and_nobody_else_does() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let pool = Builder::new(move || TcpStream::connect(address))
+            .limit(1)
+            .build()
+            .unwrap();
+        let shared = pool.shared();
+        let deadline = now() + Duration::from_secs(10);
+        let mut lease = pool.pull().unwrap();
+        loop {
+            assert!(now() < deadline, "nobody overtook anybody");
+            let mut waiter = Caller::new(Arc::default(), true, Taker::default());
+            let turn = shared.with(|core| core.enter(&mut waiter));
+            assert!(matches!(
+                turn,
+                Turn::Pending(_) | Turn::Failed(Failure::Full, _)
+            ));
+            drop(lease);
+            assert!(shared.take(false, Location::caller()).is_none());
+            if let Some(found) = shared.take(true, Location::caller()) {
+                shared.with(|core| core.leave(&mut waiter));
+                assert!(hand_out(shared, found).is_ok());
+                break;
+            }
+            let granted = loop {
+                if let Turn::Granted(granted) = shared.with(|core| core.poll(&mut waiter)) {
+                    break granted;
+                }
+            };
+            lease = hand_out(shared, granted).ok().unwrap();
+        }
     }
 
     /// What the probe makes of a connection to which the other side does this.
@@ -475,8 +529,20 @@ mod tests {
         let dead = hand_out(pool.shared(), lease).unwrap_err();
         let found = (dead.why, dead.silent);
         pool.shared()
-            .with(|core| core.found_dead(dead, WhoCloses::Finder));
+            .with(|core| core.found_dead(dead, CloseWhen::Now));
         found
+    }
+
+    #[test]
+    fn only_who_is_prepared_to_wait_may_go_before_a_waiter() {
+        for (effort, expected) in [
+            (Effort::OneTry, false),
+            (Effort::Retries(Some(Duration::ZERO)), false),
+            (Effort::Retries(Some(SEARCH)), true),
+            (Effort::Retries(None), true),
+        ] {
+            assert_eq!(effort.may_barge(), expected, "{effort:?}");
+        }
     }
 
     #[test]

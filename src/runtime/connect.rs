@@ -209,7 +209,7 @@ impl<C: Send + 'static> Reservation<C> {
             .shared
             .with_connect(|core| core.connect_failed(key, Arc::clone(&error)));
         let next = next.map(|next| Self::new(&self.shared, next));
-        // The text is foreign code: an error type of the user's may panic in it.
+        // The error may be of a type of the user's, whose `Display` may panic.
         let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
         log!(Warn, "connect failed after {}: {text}", Brief(took));
         self.shared.tell(&Event::ConnectFailed { error, took });

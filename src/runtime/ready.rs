@@ -34,7 +34,7 @@ pub(crate) fn wait_ready<C: Send + 'static>(
         match (readiness, cause) {
             (Readiness::Ready, _) => return Ok(()),
             (Readiness::Ended, _) => return Err(Error::Ended),
-            (Readiness::Hopeless(error), _) => return Err(error.another()),
+            (Readiness::Permanent(error), _) => return Err(error.another()),
             (Readiness::AboveLimit(limit), _) => {
                 return Err(Error::InvalidConfig(format!(
                     "wait_ready must not wait for more than the limit, but {count} is above {limit}"
@@ -48,8 +48,8 @@ pub(crate) fn wait_ready<C: Send + 'static>(
                     stats: Box::new(stats),
                 });
             }
-            (Readiness::Waits(look_at), None) => {
-                parker.park_until(look_at.into_iter().chain(deadline).min());
+            (Readiness::Waits(poll_at), None) => {
+                parker.park_until(poll_at.into_iter().chain(deadline).min());
             }
         }
     }

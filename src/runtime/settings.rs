@@ -1,4 +1,4 @@
-//! The settings that are looked at outside the lock, and the functions that the user gave us.
+//! The settings that are read outside the lock, and the functions that the user gave us.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ pub(crate) struct Settings<C> {
     pub(crate) write_timeout: Option<Option<Duration>>,
     /// The bound on a whole handshake.
     pub(crate) handshake_timeout: Option<Duration>,
-    /// Whether a lease's start must be exact, which costs `pull` a look at the clock.
-    pub(crate) exact_leases: bool,
-    /// Whether a lease's end must be exact, which costs the drop a look at the clock.
-    pub(crate) looks_on_return: bool,
+    /// Whether a lease's start must be exact, which costs `pull` a reading of the clock.
+    pub(crate) exact_lease_start: bool,
+    /// Whether a lease's end must be exact, which costs the drop a reading of the clock.
+    pub(crate) exact_lease_end: bool,
     /// Whether each lease is told and timed.
     pub(crate) lease_events: bool,
     /// Whether to remember which thread took a lease.

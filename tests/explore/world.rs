@@ -10,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::report::error::Error;
 use crate::report::event::Close;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::state::core::{self, Dead, IdlePeriod, Turn, WhoCloses};
+use crate::state::core::{self, CloseWhen, Dead, IdlePeriod, Turn};
 use crate::state::queue::{Answer, Seat};
 use crate::state::slots::{Ending, Lease, SlotKey, Taker};
 
@@ -82,10 +82,10 @@ struct Guest {
     probes: Option<Lease<u64>>,
     /// Whether its parker has been woken.
     is_woken: bool,
-    look_at: Option<Instant>,
+    poll_at: Option<Instant>,
     /// Whether it was told that its try failed.
     is_asleep: bool,
-    is_hopeless: bool,
+    is_permanent: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -178,11 +178,11 @@ impl super::World for World {
                 acts.push(Act::ProbedDeadTooLate(i));
                 continue;
             }
-            if guest.is_hopeless {
+            if guest.is_permanent {
                 acts.push(Act::Leave(i));
                 continue;
             }
-            if guest.is_woken || is_past(guest.look_at, now) {
+            if guest.is_woken || is_past(guest.poll_at, now) {
                 acts.push(Act::Poll(i));
             }
             if guest.is_asleep {
@@ -228,15 +228,15 @@ impl super::World for World {
                 number: _,
                 probes,
                 is_woken,
-                look_at,
+                poll_at,
                 is_asleep,
-                is_hopeless,
+                is_permanent,
             } = guest;
-            for flag in [itself.stays, *is_woken, *is_asleep, *is_hopeless] {
+            for flag in [itself.stays, *is_woken, *is_asleep, *is_permanent] {
                 digest.put(u64::from(flag));
             }
             digest.put(u64::from(itself.number().is_some()));
-            digest.due(*look_at);
+            digest.due(*poll_at);
             digest.id(probes.as_ref().map_or(0, |lease| lease.key.id));
         }
         for lease in &self.leases {
@@ -380,10 +380,10 @@ impl World {
             if guest.probes.is_some() {
                 return Some(Act::ProbedAlive(i));
             }
-            if guest.is_hopeless {
+            if guest.is_permanent {
                 return Some(Act::Leave(i));
             }
-            if guest.is_woken || is_past(guest.look_at, now) {
+            if guest.is_woken || is_past(guest.poll_at, now) {
                 return Some(Act::Poll(i));
             }
         }
@@ -417,7 +417,7 @@ impl World {
             return Some(Act::SetLimit(1));
         }
         assert!(
-            self.guests.iter().any(|guest| guest.look_at.is_some()),
+            self.guests.iter().any(|guest| guest.poll_at.is_some()),
             "somebody waits for ever"
         );
         Some(Act::Jump)
@@ -481,7 +481,7 @@ impl World {
                     why: Eviction::PeerClosed,
                     silent: false,
                 };
-                self.core.found_dead(dead, WhoCloses::Others);
+                self.core.found_dead(dead, CloseWhen::Later);
             }
             Act::GiveBack { lease, fit, signal } => {
                 let Lease { key, client, .. } = self.leases.remove(usize::from(lease));
@@ -517,7 +517,7 @@ impl World {
             }
             Act::Pass(i) => self.pass(Duration::from_micros(config.steps[usize::from(i)])),
             Act::Jump => {
-                let looks = self.guests.iter().filter_map(|guest| guest.look_at);
+                let looks = self.guests.iter().filter_map(|guest| guest.poll_at);
                 let left = looks.min().map(|at| at - self.core.now());
                 self.pass(left.unwrap());
             }
@@ -594,9 +594,9 @@ impl World {
             itself,
             probes: None,
             is_woken: false,
-            look_at: None,
+            poll_at: None,
             is_asleep: false,
-            is_hopeless: false,
+            is_permanent: false,
         };
         self.guests.push(guest);
         self.told(self.guests.len() - 1, turn);
@@ -613,7 +613,7 @@ impl World {
         if leaves
             && matches!(
                 turn,
-                Turn::Pending(_) | Turn::Failed(..) | Turn::Hopeless(_)
+                Turn::Pending(_) | Turn::Failed(..) | Turn::Permanent(_)
             )
         {
             self.core.cause();
@@ -629,7 +629,7 @@ impl World {
         let guest = &mut self.guests[i];
         match turn {
             Turn::Granted(lease) if lease.probe => {
-                guest.look_at = None;
+                guest.poll_at = None;
                 guest.is_asleep = false;
                 guest.probes = Some(lease);
                 return Some(guest.number);
@@ -640,15 +640,15 @@ impl World {
                 self.keep(lease);
                 return Some(number);
             }
-            Turn::Failed(_, look_at) if guest.itself.stays => {
+            Turn::Failed(_, poll_at) if guest.itself.stays => {
                 guest.is_asleep = true;
-                guest.look_at = look_at;
+                guest.poll_at = poll_at;
             }
-            Turn::Hopeless(_) if guest.itself.stays => {
-                guest.is_hopeless = true;
-                guest.look_at = None;
+            Turn::Permanent(_) if guest.itself.stays => {
+                guest.is_permanent = true;
+                guest.poll_at = None;
             }
-            Turn::Pending(look_at) => guest.look_at = look_at,
+            Turn::Pending(poll_at) => guest.poll_at = poll_at,
             _ => {
                 self.guests.remove(i);
             }
@@ -859,12 +859,12 @@ impl World {
         let (slots, queue, now) = (core.slots(), core.queue(), core.now());
         for guest in &self.guests {
             let Some(seat) = guest.seat() else { continue };
-            if guest.is_woken || guest.is_hopeless {
+            if guest.is_woken || guest.is_permanent {
                 continue;
             }
             assert!(queue.pending(seat).is_none(), "an answer and no wake-up");
-            if let Some(at) = core.look_at(seat).filter(|_| queue.is_waiting(seat)) {
-                let knows = guest.look_at.is_some_and(|look_at| look_at <= at);
+            if let Some(at) = core.poll_at(seat).filter(|_| queue.is_waiting(seat)) {
+                let knows = guest.poll_at.is_some_and(|poll_at| poll_at <= at);
                 assert!(knows, "somebody does not know when to look");
             }
         }
@@ -872,7 +872,7 @@ impl World {
             return;
         };
         let looks_within = |most: Duration| {
-            first.is_woken || first.is_hopeless || first.look_at.is_some_and(|at| at <= now + most)
+            first.is_woken || first.is_permanent || first.poll_at.is_some_and(|at| at <= now + most)
         };
         if slots.idle() > 0 {
             assert!(config.has_convoy, "idle beside a waiter");

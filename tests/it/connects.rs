@@ -11,7 +11,7 @@ use crate::support::{Peer, Server, background, eventually};
 const MOMENT: Duration = Duration::from_millis(30);
 
 #[test]
-fn a_connect_outlives_the_caller_it_was_for_and_parks() {
+fn a_connect_outlives_the_caller_it_was_for_and_becomes_idle() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
     let gate = line.held();
@@ -20,7 +20,7 @@ fn a_connect_outlives_the_caller_it_was_for_and_parks() {
     eventually("its connect goes on", || gate.waiting() == 1);
     assert_eq!(pool.stats().waiting, 0);
     gate.open();
-    eventually("it parks", || pool.stats().idle == 1);
+    eventually("it is idle", || pool.stats().idle == 1);
     drop(pool.pull_timeout(Duration::ZERO).unwrap());
     let stats = pool.stats();
     assert_eq!((stats.connects, stats.releases, line.calls()), (1, 0, 1));
@@ -75,7 +75,7 @@ fn a_waiter_takes_a_connection_that_comes_back_before_its_connect_is_through() {
     let (_, lease) = queue.next();
     assert_eq!(Connection::id(&lease), id);
     gate.open();
-    eventually("the surplus one parks", || pool.stats().idle == 1);
+    eventually("the surplus one is idle", || pool.stats().idle == 1);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_queued_connect_is_dropped_when_its_waiter_has_given_up() {
         assert!(caller.join().unwrap_err().is_timeout());
     }
     gate.open();
-    eventually("the connect that was under way parks", || {
+    eventually("what was made by the connect under way is idle", || {
         pool.stats().idle == 1
     });
     assert_eq!((line.calls(), pool.stats().connecting), (1, 0));

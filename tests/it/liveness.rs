@@ -11,7 +11,7 @@ use socket2::SockRef;
 use crate::support::faults::Fault::{Fin, Rst, Stray, StrayFin, StrayRst};
 use crate::support::faults::{Ends, Fault, Range, keeping, why};
 use crate::support::{
-    Peer, Server, ask, assert_back, assert_closed, assert_left, background, eventually,
+    NEVER, Peer, Server, ask, assert_back, assert_closed, assert_left, background, eventually,
 };
 
 /// What kills an idle connection.
@@ -170,17 +170,20 @@ fn probe_after_spares_what_was_used_recently() {
 #[test]
 fn probe_after_spares_nothing_that_rested_longer() {
     let rest = Duration::from_millis(20);
-    let (
-        Range {
-            peer: _peer, pool, ..
-        },
-        _ends,
-    ) = struck(Fin, |b| b.probe_after(rest));
-    eventually("it has rested", || pool.connections()[0].in_state > rest);
-    drop(pool.allocate().unwrap());
-    let stats = pool.stats();
-    let found = (stats.evicted(Eviction::PeerClosed), stats.connects);
-    assert_eq!(found, (1, 2), "{stats}");
+    // With a reaper, and without one.
+    for every in [Some(NEVER), None] {
+        let (
+            Range {
+                peer: _peer, pool, ..
+            },
+            _ends,
+        ) = struck(Fin, |b| b.probe_after(rest).reap_interval(every));
+        eventually("it has rested", || pool.connections()[0].in_state > rest);
+        drop(pool.allocate().unwrap());
+        let stats = pool.stats();
+        let found = (stats.evicted(Eviction::PeerClosed), stats.connects);
+        assert_eq!(found, (1, 2), "{stats}");
+    }
 }
 
 #[test]
@@ -241,11 +244,29 @@ fn a_sending_side_shut_down_through_a_duplicate_is_found_by_a_sweep() {
     assert_eq!((stats.evicted(Eviction::HalfClosed), stats.idle), (1, 2));
 }
 
+#[test]
+fn every_sweep_of_a_small_pool_looks_at_all_sending_sides() {
+    const MANY: usize = 20;
+    let peer = Peer::new();
+    let (pool, kept) = keeping(peer.address(), |b| b.limit(MANY));
+    let leases: Vec<_> = (0..MANY).map(|_| pool.pull().unwrap()).collect();
+    drop(leases);
+    for _ in 0..3 {
+        assert_eq!(pool.reap(), 0);
+    }
+    for _ in 0..MANY {
+        kept.recv().unwrap().shutdown(Shutdown::Write).unwrap();
+    }
+    assert_eq!(pool.reap(), MANY);
+    assert_eq!(pool.stats().evicted(Eviction::HalfClosed), MANY as u64);
+}
+
 /// Windows has no flag for a read that does not wait, so that a probe switches the mode there.
 #[cfg(all(unix, not(jackpot_switching)))]
 #[test]
 fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
-    use std::sync::mpsc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::{Arc, mpsc};
     use std::time::Instant;
 
     let timeout = Duration::from_millis(20);
@@ -256,20 +277,21 @@ fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
     let (first, mut duplicate) = (kept.recv().unwrap(), kept.recv().unwrap());
     drop(first);
     let (stop, stopped) = mpsc::channel::<()>();
+    let rounds = Arc::new(AtomicUsize::new(0));
     let prober = background({
-        let pool = pool.clone();
+        let (pool, rounds) = (pool.clone(), Arc::clone(&rounds));
         move || {
-            let mut rounds = 0;
             while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
                 drop(pool.allocate().unwrap());
                 assert_eq!(pool.reap(), 0);
                 assert_eq!(pool.free(2).kept, 2);
-                rounds += 1;
+                rounds.fetch_add(1, SeqCst);
             }
-            rounds
         }
     });
-    for _ in 0..20 {
+    let mut reads = 0;
+    while reads < 20 || rounds.load(SeqCst) < 20 {
+        reads += 1;
         for reader in [&mut duplicate as &mut dyn Read, &mut leased] {
             let started = Instant::now();
             let error = reader.read(&mut [0]).unwrap_err();
@@ -278,7 +300,7 @@ fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
         }
     }
     drop(stop);
-    assert!(prober.join() > 20);
+    prober.join();
     assert_eq!(pool.stats().releases, 0);
 }
 

@@ -16,7 +16,7 @@ use crate::support::{
     reset,
 };
 
-const TICK: Duration = Duration::from_millis(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn no_retries() -> Backoff {
     Backoff::new().retries(0)
@@ -139,7 +139,7 @@ fn a_ping_that_panics_closes_the_connection_and_is_not_the_last_ping() {
     let pings = Arc::new(AtomicUsize::new(0));
     let pool = peer
         .builder(2)
-        .ping(TICK, {
+        .ping(MILLISECOND, {
             let pings = Arc::clone(&pings);
             move |_| {
                 assert!(pings.fetch_add(1, SeqCst) > 0, "wrong tone");
@@ -196,7 +196,7 @@ fn an_event_function_that_panics_disturbs_nobody() {
     let pool = peer
         .builder(2)
         .leak_after(Some(Duration::ZERO))
-        .reap_interval(Some(TICK))
+        .reap_interval(Some(MILLISECOND))
         .on_event({
             let events = Arc::clone(&events);
             move |_| {

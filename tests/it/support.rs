@@ -46,6 +46,13 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// For a promise that ends with a short time, over which a busy machine may stall.
+#[track_caller]
+pub(crate) fn in_one_of_a_few_tries(what: &str, attempt: impl FnMut() -> bool) {
+    let mut attempts = std::iter::repeat_with(attempt).take(10);
+    assert!(attempts.any(|held| held), "never in ten tries: {what}");
+}
+
 /// A peer that a test drives by hand: it accepts when told, and hands the sockets out.
 pub(crate) struct Peer {
     listener: TcpListener,
@@ -257,7 +264,7 @@ fn name(_: &TcpStream) -> Option<PathBuf> {
     None
 }
 
-/// An address that swallows connects without a word: a listener whose backlog is full.
+/// An address that never answers a connect: a listener whose backlog is full.
 pub(crate) struct BlackHole {
     listener: TcpListener,
     _backlog: Vec<TcpStream>,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jackpot::Eviction;
+
 use super::*;
 use crate::support::{panic_quietly, reset};
 
@@ -32,6 +34,7 @@ fn a_break_loses_what_was_sent_on_it_and_nothing_else() {
     assert_eq!(third.join().unwrap(), "3");
     let stats = pipeline.stats();
     assert_eq!((stats.lost, stats.repeated), (2, 0));
+    assert_eq!(pipeline.pool().stats().evicted(Eviction::Broken), 1);
 }
 
 #[test]
@@ -132,6 +135,18 @@ fn bytes_that_nobody_asked_for_close_the_connection() {
 }
 
 #[test]
+fn half_a_reply_behind_the_last_one_closes_the_connection() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let first = call(&pipeline, "first");
+    let socket = peer.accept();
+    expect(&socket, "first");
+    (&socket).write_all(b"first\nstr").unwrap();
+    assert_eq!(first.join().unwrap(), "first");
+    assert_eq!(pipeline.pool().stats().releases, 1);
+}
+
+#[test]
 fn a_reply_function_that_fails_breaks_its_lane_and_nothing_else() {
     let server = Server::echo();
     let address = server.address();
@@ -178,9 +193,7 @@ fn a_reply_function_that_waits_for_too_much_ends_with_the_deadline() {
     let address = server.address();
     let pool = Pool::new(1, move || TcpStream::connect(address)).unwrap();
     let pipeline = Pipeline::new(pool, exactly(100));
-    let error = pipeline
-        .call_timeout(b"too little\n", Duration::from_millis(50))
-        .unwrap_err();
+    let error = pipeline.call_timeout(b"too little\n", SENT).unwrap_err();
     assert!(error.is_timeout() && error.was_sent(), "{error:?}");
     // What came is no whole reply; whoever comes next gets a new connection, or reads on.
     let request = [b'x'; 99];
@@ -199,11 +212,11 @@ fn a_reply_function_that_reads_past_its_reply_hurts_only_its_own_pipeline() {
         Ok(text)
     });
     let first = greedy.clone();
-    let first = background(move || first.call_timeout(b"1\n", Duration::from_millis(100)));
+    let first = background(move || first.call_timeout(b"1\n", SENT));
     let socket = peer.accept();
     expect(&socket, "1");
     let second = greedy.clone();
-    let second = background(move || second.call_timeout(b"2\n", Duration::from_millis(100)));
+    let second = background(move || second.call_timeout(b"2\n", SENT));
     expect(&socket, "2");
     let mut both = &socket;
     both.write_all(b"1\n2\n").unwrap();
