@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::digest::Digest;
-use super::{Config, LONGEST, LONGEST_WINDOW, SPACING};
+use super::pool::{Config, LONGEST, LONGEST_WINDOW, SPACING};
+use super::{Choices, Digest};
 use crate::backoff::Backoff;
 use crate::report::error::Error;
 use crate::report::event::Close;
@@ -125,8 +125,11 @@ fn is_past(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| at <= now)
 }
 
-impl World {
-    pub(super) fn new(config: &Config) -> Self {
+impl super::World for World {
+    type Config = Config;
+    type Act = Act;
+
+    fn new(config: &Config) -> Self {
         let now = Instant::now();
         let rules = config.rules.clone();
         let mut core = Core::new(config.limit, rules, Backoff::new(), now);
@@ -149,8 +152,7 @@ impl World {
         }
     }
 
-    /// Everything that may happen next.
-    pub(super) fn acts(&self, config: &Config, acts: &mut Vec<Act>) {
+    fn acts(&self, config: &Config, acts: &mut Vec<Act>) {
         acts.clear();
         let now = self.core.now();
         if self.guests.len() < config.callers && self.leases.len() <= config.most_leases() {
@@ -204,6 +206,79 @@ impl World {
         }
     }
 
+    fn act(&mut self, act: Act, config: &Config, _: &mut Choices) {
+        self.core.pin(config.draws_greatest, config.has_convoy);
+        let before = Before {
+            waiting: self.waiting().map(|guest| guest.number).collect(),
+            occupied: self.core.slots().occupied(),
+            is_open: self.core.breaker().error().is_some(),
+        };
+        let came = self.make(act, config);
+        self.settle(&before, came);
+        self.check(config);
+    }
+
+    fn digest(&self, config: &Config) -> u64 {
+        let mut digest = Digest::new(self.core.now(), config.ages);
+        let seats: Vec<Seat> = self.guests.iter().filter_map(Guest::seat).collect();
+        self.core.digest(&mut digest, &seats);
+        for guest in &self.guests {
+            let Guest {
+                itself,
+                number: _,
+                probes,
+                is_woken,
+                poll_at,
+                is_asleep,
+                is_permanent,
+            } = guest;
+            for flag in [itself.stays, *is_woken, *is_asleep, *is_permanent] {
+                digest.put(u64::from(flag));
+            }
+            digest.put(u64::from(itself.number().is_some()));
+            digest.due(*poll_at);
+            digest.id(probes.as_ref().map_or(0, |lease| lease.key.id));
+        }
+        for lease in &self.leases {
+            digest.put(2 + u64::from(lease.key.index));
+            digest.id(lease.key.id);
+        }
+        digest.put(99);
+        for connect in &self.connects {
+            digest.id(connect.key.id);
+            digest.put(connect.is_open.map_or(0, |open| 1 + u64::from(open)));
+        }
+        digest.put(98);
+        for key in &self.closing {
+            digest.put(u64::from(key.index));
+        }
+        digest.put(97);
+        for period in &self.seen {
+            digest.put(u64::from(period.key.index));
+            let open = self.core.slots().get(period.key);
+            digest.put(u64::from(
+                open.is_some_and(|open| period.is_of(open.leases)),
+            ));
+        }
+        if let Some(lease) = &self.ping {
+            digest.id(lease.key.id);
+        }
+        digest.put(u64::from(self.drains));
+        digest.finish()
+    }
+
+    fn go_on(&mut self, returns_first: bool, config: &Config, acts: &mut Vec<Act>) -> bool {
+        let Some(act) = self.next_fair(returns_first) else {
+            self.check_quiet();
+            return false;
+        };
+        acts.push(act);
+        super::World::act(self, act, config, &mut Choices::First);
+        true
+    }
+}
+
+impl World {
     fn returns(&self, config: &Config, acts: &mut Vec<Act>) {
         for i in 0..self.leases.len() {
             let lease = place(i);
@@ -298,7 +373,7 @@ impl World {
     }
 
     /// What happens next if the other side answers and nobody gives up: `None` once all is quiet.
-    pub(super) fn next_fair(&self, returns_first: bool) -> Option<Act> {
+    fn next_fair(&self, returns_first: bool) -> Option<Act> {
         let now = self.core.now();
         for (i, guest) in self.guests.iter().enumerate() {
             let i = place(i);
@@ -349,72 +424,10 @@ impl World {
     }
 
     /// All is quiet: nobody waits, and whoever drains has been told.
-    pub(super) fn check_quiet(&self) {
+    fn check_quiet(&self) {
         assert!(self.core.is_drained(), "something is outstanding for ever");
         assert!(!self.drains, "somebody drains for ever");
         assert_eq!(self.core.aborted(), 0);
-    }
-
-    pub(super) fn digest(&self, config: &Config) -> u64 {
-        let mut digest = Digest::new(self.core.now(), config.ages);
-        let seats: Vec<Seat> = self.guests.iter().filter_map(Guest::seat).collect();
-        self.core.digest(&mut digest, &seats);
-        for guest in &self.guests {
-            let Guest {
-                itself,
-                number: _,
-                probes,
-                is_woken,
-                poll_at,
-                is_asleep,
-                is_permanent,
-            } = guest;
-            for flag in [itself.stays, *is_woken, *is_asleep, *is_permanent] {
-                digest.put(u64::from(flag));
-            }
-            digest.put(u64::from(itself.number().is_some()));
-            digest.due(*poll_at);
-            digest.id(probes.as_ref().map_or(0, |lease| lease.key.id));
-        }
-        for lease in &self.leases {
-            digest.put(2 + u64::from(lease.key.index));
-            digest.id(lease.key.id);
-        }
-        digest.put(99);
-        for connect in &self.connects {
-            digest.id(connect.key.id);
-            digest.put(connect.is_open.map_or(0, |open| 1 + u64::from(open)));
-        }
-        digest.put(98);
-        for key in &self.closing {
-            digest.put(u64::from(key.index));
-        }
-        digest.put(97);
-        for period in &self.seen {
-            digest.put(u64::from(period.key.index));
-            let open = self.core.slots().get(period.key);
-            digest.put(u64::from(
-                open.is_some_and(|open| period.is_of(open.leases)),
-            ));
-        }
-        if let Some(lease) = &self.ping {
-            digest.id(lease.key.id);
-        }
-        digest.put(u64::from(self.drains));
-        digest.finish()
-    }
-
-    /// Makes a transition, carries out its effects and checks what must hold.
-    pub(super) fn act(&mut self, act: Act, config: &Config) {
-        self.core.pin(config.draws_greatest, config.has_convoy);
-        let before = Before {
-            waiting: self.waiting().map(|guest| guest.number).collect(),
-            occupied: self.core.slots().occupied(),
-            is_open: self.core.breaker().error().is_some(),
-        };
-        let came = self.make(act, config);
-        self.settle(&before, came);
-        self.check(config);
     }
 
     fn waiting(&self) -> impl Iterator<Item = &Guest> {
