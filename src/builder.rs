@@ -869,9 +869,7 @@ impl<C: Send + 'static> Builder<C> {
         let ping = self.functions.ping.as_ref().map(|(every, _)| *every);
         let times = [self.rules.idle_timeout, self.rules.max_lifetime, ping];
         let is_short = |time: Duration| time < every.saturating_mul(10);
-        self.rules.probe_after.is_zero()
-            || self.settings.lease_events
-            || times.into_iter().flatten().any(is_short)
+        self.rules.probe_after.is_zero() || times.into_iter().flatten().any(is_short)
     }
 
     fn check(&self) -> Result<(), Error> {

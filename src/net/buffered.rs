@@ -271,9 +271,8 @@ impl BufRead for BufStream {
             self.end = 0;
             self.start = 0;
             self.end = self.stream.read(&mut self.input)?;
-            if self.end > 0 {
-                self.stream.socket().set_unread(true);
-            }
+            // Where it is the end instead, the connection is broken.
+            self.stream.socket().set_unread(true);
         }
         Ok(self.unread())
     }

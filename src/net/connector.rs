@@ -137,6 +137,7 @@ pub struct Connector {
     failures: Arc<Mutex<Failures>>,
 }
 
+const YEAR: Duration = Duration::from_secs(31_536_000);
 /// After how much silence keepalive asks, if nothing else is set.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// Linux takes no more seconds than this (`MAX_TCP_KEEPIDLE`).
@@ -397,7 +398,7 @@ impl Factory for Connector {
         // A bound beyond the clock's range is a year: nobody sees the difference.
         let deadline = started
             .checked_add(self.connect_timeout)
-            .unwrap_or(started + Duration::from_secs(365 * 24 * 3600));
+            .unwrap_or(started + YEAR);
         let addresses = address::resolve(&self.address).map_err(|error| self.failed(&[], error))?;
         let tcp = self.reach(addresses, deadline, TcpStream::connect_timeout)?;
         self.prepare(&tcp).map_err(|error| {
@@ -573,6 +574,57 @@ mod tests {
         };
         assert!(connect().is_err());
         assert_eq!(connect().unwrap(), live);
+    }
+
+    #[test]
+    fn the_last_address_has_all_the_time_that_is_left() {
+        let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let (third, mut shares) = (Duration::from_secs(1000), Vec::new());
+        let deadline = Instant::now() + 3 * third;
+        let seen = Mutex::new(&mut shares);
+        let refused = connector().reach::<()>(addresses.to_vec(), deadline, |_, share| {
+            seen.lock().unwrap().push(share);
+            Err(io::ErrorKind::ConnectionRefused.into())
+        });
+        refused.unwrap_err();
+        // A failed connect takes no time here, so that the next address has its share too.
+        for (share, expected) in shares.iter().zip([third, third * 3 / 2, third * 3]) {
+            assert!(
+                *share <= expected && *share > expected * 9 / 10,
+                "{shares:?}"
+            );
+        }
+    }
+
+    /// Those that time out, when each of forty has its least share, or when there is no time for one.
+    #[test]
+    fn addresses_that_had_their_time_are_not_the_first_again() {
+        for (dead, bound) in [(10, Duration::from_secs(5)), (1, LEAST_SHARE / 2)] {
+            let addresses = (1..=40).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+            let addresses: Vec<_> = addresses.collect();
+            loop {
+                let (connector, begun) = (connector(), Instant::now());
+                let reach = || {
+                    let dials = Mutex::new(0);
+                    let reached =
+                        connector.reach(addresses.clone(), begun + bound, |address, _| {
+                            *dials.lock().unwrap() += 1;
+                            if address.port() <= dead {
+                                return Err(io::ErrorKind::TimedOut.into());
+                            }
+                            Ok(address.port())
+                        });
+                    (reached.ok(), dials.into_inner().unwrap())
+                };
+                let found = [reach(), reach()];
+                // Later there is no time left, and a failure may have been forgotten.
+                if begun.elapsed() < bound.min(Duration::from_secs(1)) {
+                    let first = Some(dead + 1);
+                    assert_eq!(found, [(first, dead + 1), (first, 1)]);
+                    break;
+                }
+            }
+        }
     }
 
     #[test]

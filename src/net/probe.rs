@@ -216,6 +216,16 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
 
+    #[test]
+    fn a_peek_that_was_interrupted_is_repeated() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let stream = Stream::new(near);
+        let mut peeks = [Some(Err(ErrorKind::Interrupted.into())), None].into_iter();
+        assert!(judge(stream.socket(), false, || peeks.next().unwrap()).is_ok());
+        assert!(peeks.next().is_none());
+    }
+
     /// Why a sweep that tries the sending side has an error to give back.
     #[test]
     #[cfg(target_os = "linux")]

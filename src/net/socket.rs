@@ -125,11 +125,16 @@ impl Socket {
         result
     }
 
-    pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = self.call(Direction::Read, |tcp| tcp.peek(buffer));
+    /// Peeks; `wanted` as for [`read`](Self::read).
+    pub(crate) fn peek(
+        &self,
+        wanted: bool,
+        peek: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let result = self.call(Direction::Read, peek);
         match &result {
-            Ok(0) if buffer.is_empty() => {}
-            Ok(0) => return self.ended(result),
+            Ok(0) if wanted => return self.ended(result),
+            Ok(0) => {}
             Ok(_) => self.mark(HEARD | ANSWERED),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if sys::is_pause(error) => self.polled_in_vain(),
@@ -310,7 +315,6 @@ impl Socket {
             if let Some(mut options) = self.options().take() {
                 options.end_deadlines(&self.tcp)?;
             }
-            self.clear(CHANGED | DEADLINE);
             if let Some(timeout) = read_timeout {
                 self.tcp.set_read_timeout(timeout)?;
             }
@@ -589,6 +593,91 @@ mod tests {
         });
         assert_eq!(result.unwrap_err().kind(), ErrorKind::TimedOut);
         assert!(calls > 1 && now() >= deadline, "{calls}");
+    }
+
+    /// A signal to the process says nothing about the other side.
+    #[test]
+    fn a_call_that_was_interrupted_changes_nothing() {
+        let (socket, _far) = pair();
+        socket.write(1, |mut tcp| tcp.write(b"?")).unwrap();
+        let before = socket.flags.load(Relaxed);
+        let interrupted = |_: &TcpStream| Err(ErrorKind::Interrupted.into());
+        for result in [
+            socket.read(true, interrupted),
+            socket.peek(true, interrupted),
+            socket.write(1, interrupted),
+        ] {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Interrupted);
+        }
+        assert_eq!(socket.flags.load(Relaxed), before);
+    }
+
+    #[test]
+    fn a_byte_that_was_only_looked_at_is_an_answer_too() {
+        let (socket, mut far) = pair();
+        far.write_all(b"!").unwrap();
+        let peeked = socket.peek(true, |tcp| tcp.peek(&mut [0; 1]));
+        assert_eq!(peeked.unwrap(), 1);
+        assert!(socket.peer_signal(false) == PeerSignal::Heard);
+        socket.shutdown(Shutdown::Both).unwrap();
+        assert!(!socket.broke_unanswered());
+    }
+
+    /// The deadline may be past by then.
+    #[test]
+    fn an_error_that_no_deadline_made_comes_out_as_it_is() {
+        for kind in [ErrorKind::Interrupted, ErrorKind::ConnectionReset] {
+            let (socket, _far) = pair();
+            let mut called = false;
+            let error = loop {
+                let deadline = now() + COARSE / 5;
+                socket.set_deadline(Owner::Caller, Some(deadline)).unwrap();
+                let result = socket.read(true, |_| {
+                    called = true;
+                    while now() < deadline {
+                        std::thread::yield_now();
+                    }
+                    Err(kind.into())
+                });
+                // Else the deadline was past before the call began.
+                if called {
+                    break result.unwrap_err();
+                }
+            };
+            assert_eq!(error.kind(), kind);
+        }
+    }
+
+    #[test]
+    fn a_reset_is_the_other_sides_doing_and_an_error_of_the_system_is_not() {
+        for (kind, signal) in [
+            (ErrorKind::ConnectionReset, PeerSignal::HungUp),
+            (ErrorKind::ConnectionAborted, PeerSignal::HungUp),
+            (ErrorKind::BrokenPipe, PeerSignal::HungUp),
+            (ErrorKind::OutOfMemory, PeerSignal::Silence),
+        ] {
+            let (socket, _far) = pair();
+            let error = socket.read(true, |_| Err(kind.into())).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(socket.peer_signal(false) == signal, "{kind}");
+        }
+    }
+
+    /// It is a system call.
+    #[test]
+    fn only_a_lease_that_had_the_bare_socket_costs_a_look_when_it_ends() {
+        for (bare, found) in [(false, None), (true, Some(Eviction::HalfClosed))] {
+            let (socket, mut far) = pair();
+            socket.write(1, |mut tcp| tcp.write(b"?")).unwrap();
+            far.write_all(b"!").unwrap();
+            let read = socket.read(true, |mut tcp| io::Read::read(&mut tcp, &mut [0; 1]));
+            assert_eq!(read.unwrap(), 1);
+            socket.tcp().shutdown(Shutdown::Write).unwrap();
+            if bare {
+                socket.bypass();
+            }
+            assert_eq!(socket.make_reusable(false, false), found);
+        }
     }
 
     #[test]

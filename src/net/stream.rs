@@ -376,7 +376,8 @@ impl Stream {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.peek(buffer)
+        let wanted = !buffer.is_empty();
+        self.socket.peek(wanted, |tcp| tcp.peek(buffer))
     }
 
     /// Takes the socket's pending error; one that is there marks the connection broken.

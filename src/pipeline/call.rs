@@ -41,22 +41,28 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
                 End::TimedOut { sent } => return Err(timed_out(sent || lost.is_some())),
                 End::Failed(fate) => fate,
             };
-            match (fate, &lost) {
-                (Fate::Lost(error), None) if self.repeatable => lost = Some(error),
+            let is_repetition = match (fate, &lost) {
+                (Fate::Lost(error), None) if self.repeatable => {
+                    lost = Some(error);
+                    true
+                }
                 (Fate::Lost(error), _) => return Err(CallError::Lost(error)),
-                (Fate::Unsent(_), _) if bounces < BOUNCES => bounces += 1,
+                (Fate::Unsent(_), _) if bounces < BOUNCES => {
+                    bounces += 1;
+                    false
+                }
                 (_, Some(lost)) => return Err(CallError::Lost(Arc::clone(lost))),
                 (Fate::NoConnection(error), None) => return Err(CallError::Pool(error)),
                 (Fate::Unsent(error), None) => {
                     let error = io::Error::new(error.kind(), error);
                     return Err(CallError::Pool(Arc::new(Error::Connect(error))));
                 }
-            }
+            };
             if deadline.is_some_and(|at| at <= now()) {
                 self.with(Machine::refused);
                 return Err(timed_out(lost.is_some()));
             }
-            if lost.is_some() && bounces == 0 {
+            if is_repetition {
                 self.with(Machine::repeats);
             }
         }

@@ -77,3 +77,75 @@ impl Input {
         self.at = (self.at + count).min(self.end);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random steps, beside what they do to a plain list of bytes.
+    #[test]
+    fn it_holds_what_came_and_was_not_finished_and_grows_no_more_than_it_must() {
+        let mut state = 1_u64;
+        let mut below = |bound: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % bound as u64).unwrap()
+        };
+        let (mut input, mut byte) = (Input::default(), 0_u8);
+        let (mut held, mut read) = (Vec::new(), 0);
+        let (mut grew, mut shrank) = (0, 0);
+        for _ in 0..2_000 {
+            match below(8) {
+                0..4 if held.len() < 4 * KEPT => {
+                    let (before, pending) = (input.bytes.len(), held.len());
+                    let space = input.space();
+                    assert!(space.len() >= CHUNK / 2);
+                    let count = below(space.len() + 1);
+                    space[..count].fill(byte);
+                    held.resize(pending + count, byte);
+                    byte = byte.wrapping_add(1);
+                    input.add(count);
+                    let after = input.bytes.len();
+                    if pending == 0 && before > KEPT {
+                        assert_eq!(after, CHUNK);
+                        shrank += 1;
+                    } else if before - pending < CHUNK / 2 {
+                        assert!(after > before && after <= 2 * pending + CHUNK);
+                        grew += 1;
+                    } else {
+                        assert_eq!(after, before);
+                    }
+                }
+                4 => {
+                    let count = below(held.len() - read + 3);
+                    input.consume(count);
+                    read = held.len().min(read + count);
+                }
+                5 => {
+                    input.consume(held.len());
+                    read = held.len();
+                }
+                6 => {
+                    input.finish();
+                    held.drain(..read);
+                    read = 0;
+                }
+                _ if below(8) == 0 => {
+                    input.clear();
+                    held.clear();
+                    read = 0;
+                }
+                _ => {
+                    input.rewind();
+                    read = 0;
+                }
+            }
+            assert!(input.unread() == &held[read..]);
+            assert_eq!(input.has_any(), !held.is_empty());
+            assert_eq!(input.has_unread(), read < held.len());
+            assert_eq!(input.has_read(), read > 0);
+        }
+        assert!(grew > 10 && shrank > 1, "{grew} {shrank}");
+    }
+}

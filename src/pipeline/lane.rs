@@ -274,3 +274,20 @@ pub(super) fn shared_stream<C: 'static>(lease: &Connection<C>) -> Option<Stream>
     let stream = Connection::stream(lease);
     (is_stream::<C>() && stream.socket().is_roomy()).then(|| stream.another())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::lanes::Seat as _;
+
+    /// Else each call would get a place of its own, for ever.
+    #[test]
+    fn a_seat_is_free_once_its_caller_and_every_message_for_it_are_gone() {
+        let seat: Arc<Seat<(), ()>> = lanes::Seat::new();
+        assert!(seat.is_free());
+        let callers = Arc::clone(&seat);
+        assert!(!seat.is_free());
+        drop(callers);
+        assert!(seat.is_free());
+    }
+}

@@ -359,6 +359,7 @@ mod tests {
     use crate::report::outcome::Eviction;
     use crate::runtime::reaper::CLOSE_BATCH;
     use crate::runtime::shared::Held;
+    use crate::state::slots::Taker;
     use crate::sync::atomic::Ordering::Relaxed;
     use crossbeam_channel::{Receiver, bounded};
     use std::io;
@@ -376,18 +377,23 @@ mod tests {
     }
 
     impl LeftBehind {
-        /// The connect with this number, from 0, runs out of descriptors.
-        fn new(limit: usize, dead: usize, fails: usize) -> Self {
+        fn new(limit: usize, dead: usize) -> Self {
+            Self::and_one_connect_fails(limit, dead, usize::MAX, out_of_descriptors)
+        }
+
+        /// The connect with this number, from 0, fails with this error.
+        fn and_one_connect_fails(
+            limit: usize,
+            dead: usize,
+            fails: usize,
+            error: fn() -> io::Error,
+        ) -> Self {
             let server = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = server.local_addr().unwrap();
             let (connects, closed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
             let (made, told) = (Arc::clone(&connects), Arc::clone(&closed));
             let factory = move || match made.fetch_add(1, Relaxed) {
-                number if number == fails => Err(io::Error::from_raw_os_error(if cfg!(windows) {
-                    10024
-                } else {
-                    24
-                })),
+                number if number == fails => Err(error()),
                 _ => TcpStream::connect(address),
             };
             let pool = Builder::new(factory)
@@ -429,20 +435,24 @@ mod tests {
         }
     }
 
+    fn out_of_descriptors() -> io::Error {
+        io::Error::from_raw_os_error(if cfg!(windows) { 10024 } else { 24 })
+    }
+
     #[test]
     fn what_was_left_to_a_reaper_that_does_not_come_is_closed_by_end_and_free() {
-        let left = LeftBehind::new(20, 20, usize::MAX);
+        let left = LeftBehind::new(20, 20);
         assert!(left.woken.try_recv().is_ok());
         left.pool.end();
         assert_eq!(left.closed(), 20);
-        let left = LeftBehind::new(20, 20, usize::MAX);
+        let left = LeftBehind::new(20, 20);
         let freed = left.pool.free(0);
         assert_eq!((freed.closed, left.closed()), (0, 20));
     }
 
     #[test]
     fn the_dead_and_the_living_together_stay_below_the_limit() {
-        let left = LeftBehind::new(20, 15, usize::MAX);
+        let left = LeftBehind::new(20, 15);
         let leases: Vec<_> = (0..12).map(|_| left.pool.pull().unwrap()).collect();
         assert_eq!(left.closed(), 7);
         drop(leases);
@@ -450,10 +460,54 @@ mod tests {
 
     #[test]
     fn the_dead_give_up_their_descriptors_for_a_connect() {
-        let left = LeftBehind::new(20, 10, 10);
+        let left = LeftBehind::and_one_connect_fails(20, 10, 10, out_of_descriptors);
         drop(left.pool.allocate().unwrap());
         assert_eq!(left.connects.load(Relaxed), 12);
         assert_eq!(left.closed(), CLOSE_BATCH);
+    }
+
+    #[test]
+    fn a_connect_that_fails_for_another_reason_costs_no_other_connection() {
+        let refused = || io::ErrorKind::ConnectionRefused.into();
+        let left = LeftBehind::and_one_connect_fails(20, 10, 10, refused);
+        left.pool.allocate().unwrap_err();
+        assert_eq!((left.connects.load(Relaxed), left.closed()), (11, 0));
+    }
+
+    /// So many hand-offs follow upon each other here that they make a convoy.
+    #[test]
+    fn who_is_prepared_to_wait_overtakes_a_waiter_at_last_and_nobody_else_does() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let pool = Builder::new(move || TcpStream::connect(address))
+            .limit(1)
+            .build()
+            .unwrap();
+        let shared = pool.shared();
+        let deadline = now() + Duration::from_secs(10);
+        let mut lease = pool.pull().unwrap();
+        loop {
+            assert!(now() < deadline, "nobody overtook anybody");
+            let mut waiter = Caller::new(Arc::default(), true, Taker::default());
+            let turn = shared.with(|core| core.enter(&mut waiter));
+            assert!(matches!(
+                turn,
+                Turn::Pending(_) | Turn::Failed(Failure::Full, _)
+            ));
+            drop(lease);
+            assert!(shared.take(false, Location::caller()).is_none());
+            if let Some(found) = shared.take(true, Location::caller()) {
+                shared.with(|core| core.leave(&mut waiter));
+                assert!(hand_out(shared, found).is_ok());
+                break;
+            }
+            let granted = loop {
+                if let Turn::Granted(granted) = shared.with(|core| core.poll(&mut waiter)) {
+                    break granted;
+                }
+            };
+            lease = hand_out(shared, granted).ok().unwrap();
+        }
     }
 
     /// What the probe makes of a connection to which the other side does this.
@@ -472,6 +526,18 @@ mod tests {
         pool.shared()
             .with(|core| core.found_dead(dead, CloseWhen::Now));
         found
+    }
+
+    #[test]
+    fn only_who_is_prepared_to_wait_may_go_before_a_waiter() {
+        for (effort, expected) in [
+            (Effort::OneTry, false),
+            (Effort::Retries(Some(Duration::ZERO)), false),
+            (Effort::Retries(Some(SEARCH)), true),
+            (Effort::Retries(None), true),
+        ] {
+            assert_eq!(effort.may_barge(), expected, "{effort:?}");
+        }
     }
 
     #[test]

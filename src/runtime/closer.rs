@@ -115,3 +115,58 @@ impl<C> Drop for Closer<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// Does this when it is dropped.
+    struct Client<F: FnMut()>(F);
+
+    impl<F: FnMut()> Drop for Client<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+
+    #[test]
+    fn who_waits_for_descriptors_waits_until_the_clients_are_dropped_but_not_for_ever() {
+        let dropped = Arc::<AtomicBool>::default();
+        let (go_on, gate) = std::sync::mpsc::channel();
+        let (closer, tell) = (Closer::new(), Arc::clone(&dropped));
+        closer.drop_later(Client(move || {
+            gate.recv_timeout(SOON).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            tell.store(true, SeqCst);
+        }));
+        closer.wait(Duration::from_millis(1));
+        assert!(!dropped.load(SeqCst));
+        go_on.send(()).unwrap();
+        closer.wait(SOON);
+        assert!(dropped.load(SeqCst));
+    }
+
+    #[test]
+    fn a_client_that_no_thread_could_drop_panics_into_nobody() {
+        let dropped = Arc::<AtomicBool>::default();
+        let tell = Arc::clone(&dropped);
+        let line = Line {
+            clients: VecDeque::new(),
+            is_running: false,
+        };
+        let closer = Arc::new(Closer {
+            line: Mutex::new(line),
+            done: Condvar::new(),
+            start: |_| Err(std::io::ErrorKind::OutOfMemory.into()),
+        });
+        closer.drop_later(Client(move || {
+            tell.store(true, SeqCst);
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }));
+        drop(closer);
+        assert!(dropped.load(SeqCst));
+    }
+}

@@ -286,3 +286,52 @@ impl<C> Drop for Shared<C> {
         self.functions.release();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::builder::Builder;
+    use crate::runtime::connection::Connection;
+
+    struct Ear;
+
+    impl Listener for Ear {
+        fn pool_ended(&self) {}
+    }
+
+    /// A sweep has a handle on each socket that it looks at.
+    #[test]
+    fn a_connection_is_closed_although_somebody_has_a_handle_on_its_socket() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let builder = Builder::new(move || TcpStream::connect(address)).reap_interval(None);
+        let pool = builder.build().unwrap();
+        let lease = pool.pull().unwrap();
+        let mut far = server.accept().unwrap().0;
+        far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let _handle = Arc::clone(Connection::stream(&lease).socket());
+        Connection::discard(lease);
+        assert_eq!(far.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// A pool may outlive any number of pipelines.
+    #[test]
+    fn listeners_that_are_gone_are_forgotten() {
+        let factory = || Err(std::io::ErrorKind::ConnectionRefused.into());
+        let pool = Builder::new(factory).reap_interval(None).build().unwrap();
+        let listen = || {
+            let listener: Arc<dyn Listener> = Arc::new(Ear);
+            pool.shared().listen(Arc::downgrade(&listener));
+            listener
+        };
+        let _kept = listen();
+        for _ in 0..3 {
+            drop(listen());
+        }
+        let _another = listen();
+        assert_eq!(pool.shared().listeners().len(), 2);
+    }
+}

@@ -7,7 +7,9 @@ use std::time::Duration;
 use jackpot::{BufStream, Builder, Connection, Error, Eviction, Pool};
 
 use crate::support::leases::one_lease_with;
-use crate::support::{SOON, Server, assert_back, assert_closed, assert_left, background};
+use crate::support::{
+    SOON, Server, assert_back, assert_closed, assert_left, background, eventually,
+};
 
 /// Longer than all buffers of a socket.
 const MUCH: usize = 16 << 20;
@@ -73,6 +75,29 @@ fn flush_sends() {
     assert_eq!(one_read(&far), b"request");
     lease.flush().unwrap();
     assert_silent(&far);
+}
+
+#[test]
+fn a_write_of_nothing_leaves_nothing_unsent() {
+    let (pool, mut lease, _far) = one_lease_with(Builder::buffered);
+    assert_eq!(lease.write(b"").unwrap(), 0);
+    drop(lease);
+    assert_back(&pool);
+}
+
+#[test]
+fn buffers_hold_8_kib_unless_told_otherwise() {
+    let (_pool, mut lease, mut far) = one_lease_with(Builder::buffered);
+    let bytes = [b'.'; 8192];
+    lease.write_all(&bytes).unwrap();
+    assert_eq!(lease.unsent().len(), bytes.len());
+    far.write_all(&bytes).unwrap();
+    far.write_all(b"!").unwrap();
+    eventually("all has come", || {
+        let come = lease.get_ref().tcp().peek(&mut [0; 9000]);
+        come.unwrap() == bytes.len() + 1
+    });
+    assert_eq!(lease.fill_buf().unwrap().len(), bytes.len());
 }
 
 #[test]

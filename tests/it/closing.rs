@@ -14,7 +14,7 @@ use jackpot::{Builder, Connection, Eviction, Pool, Stream};
 use crate::support::{Gate, Peer, SOON, assert_closed, background, eventually, impatient};
 
 /// Less than any destructor here takes, and more than anything else does.
-const PROMPT: Duration = Duration::from_secs(2);
+const PROMPT: Duration = Duration::from_secs(10);
 
 /// A client whose destructor says goodbye, waits at a gate, and tells which thread it ran on.
 struct Polite {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Backoff, Close, Connection, Error, Eviction, Pool};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::support::faults::{Fault, Range};
 use crate::support::leases::came_to_nothing;
 use crate::support::{
     Act, Background, Peer, SOON, Server, ask, assert_left, assert_sums, background, eventually,
@@ -354,6 +355,36 @@ fn a_lease_discarded_after_a_hang_up_counts_too() {
         Connection::discard(lease);
     }
     assert!(is_shut(&pool));
+}
+
+#[test]
+fn a_hang_up_that_is_found_before_a_client_is_recycled_counts_too() {
+    let range = Range::new(1, |b| b.recycle(|_| Ok::<_, io::Error>(())));
+    for _ in 0..11 {
+        assert!(!is_shut(&range.pool));
+        let (lease, mut ends) = range.lease();
+        ends.strike(Fault::Fin);
+        drop(lease);
+    }
+    assert!(is_shut(&range.pool));
+}
+
+#[test]
+fn a_sweep_tells_hang_ups_from_other_ends() {
+    for (fault, is_hang_up) in [
+        (Fault::Fin, true),
+        (Fault::StrayFin, false),
+        (Fault::OurHalfClose, false),
+    ] {
+        let range = Range::new(1, |b| b.min_idle(1));
+        for _ in 0..11 {
+            let mut ends = range.ends();
+            eventually("it is idle", || range.pool.stats().idle == 1);
+            ends.strike(fault);
+            assert_eq!(range.pool.reap(), 1);
+        }
+        assert_eq!(range.pool.outage().is_some(), is_hang_up, "{fault:?}");
+    }
 }
 
 #[test]

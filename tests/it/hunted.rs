@@ -74,22 +74,23 @@ fn a_large_request_failed_at_the_deadline_of_the_one_before() {
     let peer = Peer::new();
     let pipeline = Pipeline::new(peer.pool(1), line);
     let large = [vec![b'x'; 32 << 10], b"\n".to_vec()].concat();
-    let limit = Duration::from_millis(1500);
+    let larger = vec![b'y'; 32 << 20];
+    let (size, length) = (large.len(), larger.len());
+    let limit = Duration::from_secs(2);
     let first = {
         let pipeline = pipeline.clone();
         background(move || pipeline.call_timeout(&large, limit))
     };
     let mut socket = peer.accept();
-    read_line(&mut socket).unwrap();
-    let length = 32 << 20;
+    socket.read_exact(&mut vec![0; size]).unwrap();
     let second = {
         let pipeline = pipeline.clone();
-        background(move || pipeline.call(&vec![b'y'; length]))
+        background(move || pipeline.call(&larger))
     };
     eventually("it is queued", || pipeline.stats().queued == 1);
     socket.write_all(b"1\n").unwrap();
     first.join().unwrap();
-    std::thread::sleep(limit * 4 / 3); // this time is what is tested
+    std::thread::sleep(limit * 5 / 4); // this time is what is tested
     let count = io::copy(&mut (&socket).take(length as u64), &mut io::sink());
     assert_eq!(count.unwrap(), length as u64);
     socket.write_all(b"2\n").unwrap();

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use crate::support::faults::Fault::{Fin, Rst, Stray, StrayFin, StrayRst};
 use crate::support::faults::{Ends, Fault, Range, keeping, why};
 use crate::support::{
-    Peer, Server, ask, assert_back, assert_closed, assert_left, background, eventually,
+    NEVER, Peer, Server, ask, assert_back, assert_closed, assert_left, background, eventually,
 };
 
 /// What kills an idle connection.
@@ -158,17 +158,20 @@ fn probe_after_spares_what_was_used_recently() {
 #[test]
 fn probe_after_spares_nothing_that_rested_longer() {
     let rest = Duration::from_millis(20);
-    let (
-        Range {
-            peer: _peer, pool, ..
-        },
-        _ends,
-    ) = struck(Fin, |b| b.probe_after(rest));
-    eventually("it has rested", || pool.connections()[0].in_state > rest);
-    drop(pool.allocate().unwrap());
-    let stats = pool.stats();
-    let found = (stats.evicted(Eviction::PeerClosed), stats.connects);
-    assert_eq!(found, (1, 2), "{stats}");
+    // With a reaper, and without one.
+    for every in [Some(NEVER), None] {
+        let (
+            Range {
+                peer: _peer, pool, ..
+            },
+            _ends,
+        ) = struck(Fin, |b| b.probe_after(rest).reap_interval(every));
+        eventually("it has rested", || pool.connections()[0].in_state > rest);
+        drop(pool.allocate().unwrap());
+        let stats = pool.stats();
+        let found = (stats.evicted(Eviction::PeerClosed), stats.connects);
+        assert_eq!(found, (1, 2), "{stats}");
+    }
 }
 
 #[test]
@@ -227,6 +230,23 @@ fn a_sending_side_shut_down_through_a_duplicate_is_found_by_a_sweep() {
     assert_eq!(pool.reap(), 1);
     let stats = pool.stats();
     assert_eq!((stats.evicted(Eviction::HalfClosed), stats.idle), (1, 2));
+}
+
+#[test]
+fn every_sweep_of_a_small_pool_looks_at_all_sending_sides() {
+    const MANY: usize = 20;
+    let peer = Peer::new();
+    let (pool, kept) = keeping(peer.address(), |b| b.limit(MANY));
+    let leases: Vec<_> = (0..MANY).map(|_| pool.pull().unwrap()).collect();
+    drop(leases);
+    for _ in 0..3 {
+        assert_eq!(pool.reap(), 0);
+    }
+    for _ in 0..MANY {
+        kept.recv().unwrap().shutdown(Shutdown::Write).unwrap();
+    }
+    assert_eq!(pool.reap(), MANY);
+    assert_eq!(pool.stats().evicted(Eviction::HalfClosed), MANY as u64);
 }
 
 /// Windows has no flag for a read that does not wait, so that a probe switches the mode there.

@@ -139,6 +139,7 @@ fn a_call_that_comes_while_the_leader_waits_does_not_wait_for_its_reply() {
         assert_eq!(call.join().unwrap(), reply);
     }
     assert_eq!(pipeline.pool().stats().idle, 1);
+    assert_eq!(pipeline.stats().writes, 3);
 }
 
 /// The oldest would hand over after each reply.
@@ -267,6 +268,16 @@ fn a_setting_of_zero_is_refused() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn debug_shows_the_settings_and_no_client() {
+    let settings = settings(&Peer::new(), 1);
+    let shown = format!("{settings:?}");
+    let defaults = "lanes: None, max_in_flight: 32, max_bytes: 16384, repeatable: false";
+    assert!(shown.contains(defaults), "{shown}");
+    let shown = format!("{:?}", settings.build().unwrap());
+    assert!(shown.starts_with("Pipeline"), "{shown}");
 }
 
 #[test]

@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use super::*;
 
-/// Long enough for a connect and a request on a busy machine.
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(40);
 /// What a loaded machine may add.
 const LATE: Duration = Duration::from_secs(4);
 

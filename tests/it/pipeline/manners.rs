@@ -48,6 +48,24 @@ fn a_pipeline_works_beside_leases_that_never_end() {
     drop(held);
 }
 
+#[test]
+fn a_call_that_gets_no_connection_of_its_own_goes_out_on_anothers() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 2);
+    let held = pipeline.pool().pull().unwrap();
+    let _far = peer.accept();
+    let first = call(&pipeline, "first");
+    let socket = peer.accept();
+    expect(&socket, "first");
+    let second = call(&pipeline, "second");
+    expect(&socket, "second");
+    for (call, reply) in [(first, "1"), (second, "2")] {
+        answer(&socket, reply);
+        assert_eq!(call.join().unwrap(), reply);
+    }
+    drop(held);
+}
+
 /// The lane that is freed before its lease is back makes its next leader wait in the pool's line.
 #[test]
 fn a_lane_that_ends_has_its_lease_back_before_the_next_begins() {

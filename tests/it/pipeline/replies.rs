@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jackpot::Eviction;
+
 use super::*;
 use crate::support::{panic_quietly, reset};
 
@@ -32,6 +34,7 @@ fn a_break_loses_what_was_sent_on_it_and_nothing_else() {
     assert_eq!(third.join().unwrap(), "3");
     let stats = pipeline.stats();
     assert_eq!((stats.lost, stats.repeated), (2, 0));
+    assert_eq!(pipeline.pool().stats().evicted(Eviction::Broken), 1);
 }
 
 #[test]
@@ -129,6 +132,18 @@ fn bytes_that_nobody_asked_for_close_the_connection() {
     expect(&socket, "second");
     answer(&socket, "second");
     assert_eq!(second.join().unwrap(), "second");
+}
+
+#[test]
+fn half_a_reply_behind_the_last_one_closes_the_connection() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let first = call(&pipeline, "first");
+    let socket = peer.accept();
+    expect(&socket, "first");
+    (&socket).write_all(b"first\nstr").unwrap();
+    assert_eq!(first.join().unwrap(), "first");
+    assert_eq!(pipeline.pool().stats().releases, 1);
 }
 
 #[test]
