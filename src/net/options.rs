@@ -11,8 +11,8 @@ const SLACK: Duration = Duration::from_millis(1);
 /// What a lease has changed, and its deadlines.
 #[derive(Default)]
 pub(crate) struct Options {
-    read: Timeout,
-    write: Timeout,
+    /// By direction.
+    timeouts: [Timeout; 2],
     /// These three as they were before the lease changed them.
     nodelay: Option<bool>,
     ttl: Option<u32>,
@@ -34,7 +34,6 @@ pub(crate) enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     Caller,
-    #[allow(dead_code, reason = "for a time-out over the whole handshake")]
     Pool,
 }
 
@@ -89,11 +88,7 @@ impl Options {
         direction: Direction,
         tcp: &TcpStream,
     ) -> io::Result<Option<Duration>> {
-        let timeout = match direction {
-            Direction::Read => &self.read,
-            Direction::Write => &self.write,
-        };
-        match timeout.shortened {
+        match self.timeouts[direction as usize].shortened {
             Some(shortened) => Ok(shortened.own),
             None => direction.timeout(tcp),
         }
@@ -105,14 +100,13 @@ impl Options {
         tcp: &TcpStream,
         own: Option<Duration>,
     ) -> io::Result<()> {
-        let timeout = self.direction(direction);
+        let timeout = &mut self.timeouts[direction as usize];
         if timeout.before.is_none() {
             timeout.before = Some(direction.timeout(tcp)?);
         }
         direction.set_timeout(tcp, own)?;
         if let Some(shortened) = &mut timeout.shortened {
-            let on_socket = own;
-            *shortened = Shortened { own, on_socket };
+            *shortened = Shortened::not_yet(own);
         }
         Ok(())
     }
@@ -138,10 +132,8 @@ impl Options {
 
     /// The earlier of the two deadlines.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match (self.deadline, self.bound) {
-            (Some(deadline), Some(bound)) => Some(deadline.min(bound)),
-            (deadline, bound) => deadline.or(bound),
-        }
+        let both = [self.deadline, self.bound];
+        both.into_iter().flatten().min()
     }
 
     /// Sets a deadline; without any the caller's own time-outs hold again.
@@ -164,9 +156,9 @@ impl Options {
     /// The caller's own time-outs hold again.
     pub(crate) fn end_deadlines(&mut self, tcp: &TcpStream) -> io::Result<()> {
         (self.deadline, self.bound) = (None, None);
-        let read = self.read.lengthen(Direction::Read, tcp);
-        let write = self.write.lengthen(Direction::Write, tcp);
-        read.and(write)
+        let lengthened = [Direction::Read, Direction::Write]
+            .map(|direction| self.timeouts[direction as usize].lengthen(direction, tcp));
+        lengthened.into_iter().collect()
     }
 
     /// How long a call that begins now waits; sets the socket's time-out to that.
@@ -181,27 +173,24 @@ impl Options {
         if left.is_zero() {
             return Wait::Over;
         }
-        let timeout = self.direction(direction);
-        if timeout.shortened.is_none() {
-            let Ok(own) = direction.timeout(tcp) else {
-                return Wait::Own;
-            };
-            let on_socket = own;
-            timeout.shortened = Some(Shortened { own, on_socket });
-        }
-        let (Some(shortened), before) = (&mut timeout.shortened, &mut timeout.before) else {
+        let timeout = &mut self.timeouts[direction as usize];
+        let known = timeout
+            .shortened
+            .map_or_else(|| direction.timeout(tcp).map(Shortened::not_yet), Ok);
+        let Ok(mut shortened) = known else {
             return Wait::Own;
         };
         let target = shortened.own.map_or(left, |own| own.min(left));
         let longest = target.saturating_add(SLACK);
         let fits = |set: Duration| (target..=longest).contains(&set);
         if !shortened.on_socket.is_some_and(fits) {
-            before.get_or_insert(shortened.own);
+            timeout.before.get_or_insert(shortened.own);
             if direction.set_timeout(tcp, Some(target)).is_err() {
                 return Wait::Own;
             }
             shortened.on_socket = Some(target);
         }
+        timeout.shortened = Some(shortened);
         if target == left {
             Wait::Until(deadline)
         } else {
@@ -211,11 +200,10 @@ impl Options {
 
     /// Undoes all changes but that of the blocking mode, which comes out as it was.
     pub(crate) fn put_back(self, tcp: &TcpStream) -> io::Result<Option<bool>> {
-        if let Some(timeout) = self.read.before {
-            tcp.set_read_timeout(timeout)?;
-        }
-        if let Some(timeout) = self.write.before {
-            tcp.set_write_timeout(timeout)?;
+        for direction in [Direction::Read, Direction::Write] {
+            if let Some(timeout) = self.timeouts[direction as usize].before {
+                direction.set_timeout(tcp, timeout)?;
+            }
         }
         if let Some(yes) = self.nodelay {
             tcp.set_nodelay(yes)?;
@@ -225,11 +213,13 @@ impl Options {
         }
         Ok(self.nonblocking)
     }
+}
 
-    fn direction(&mut self, direction: Direction) -> &mut Timeout {
-        match direction {
-            Direction::Read => &mut self.read,
-            Direction::Write => &mut self.write,
+impl Shortened {
+    fn not_yet(own: Option<Duration>) -> Self {
+        Self {
+            own,
+            on_socket: own,
         }
     }
 }

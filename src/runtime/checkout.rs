@@ -215,7 +215,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                             core.count_timeout();
                             core.cause()
                         });
-                        return Err(self.timed_out(cause));
+                        return Err(self.timed_out(cause.as_ref()));
                     }
                     Err(dead) => {
                         self.is_asleep = false;
@@ -311,7 +311,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             if is_last_poll {
                 self.exhausted(cause)
             } else {
-                self.timed_out(cause)
+                self.timed_out(cause.as_ref())
             }
         })
     }
@@ -329,17 +329,12 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 core.cause()
             })
         });
-        cause.map_or(Error::Ended, |cause| self.timed_out(cause))
+        cause.map_or(Error::Ended, |cause| self.timed_out(cause.as_ref()))
     }
 
-    fn timed_out(&self, cause: Option<Failure>) -> Error {
-        let stats = self.shared.stats_with_call_sites();
-        let last = cause.or_else(|| self.last.clone());
-        Error::TimedOut {
-            elapsed: now().saturating_duration_since(self.started),
-            last: last.map(|failure| Box::new(failure.to_error(|| stats.clone()))),
-            stats: Box::new(stats),
-        }
+    fn timed_out(&self, cause: Option<&Failure>) -> Error {
+        let last = cause.or(self.last.as_ref());
+        self.shared.timed_out(self.started, last)
     }
 
     fn exhausted(&self, cause: Option<Failure>) -> Error {

@@ -161,7 +161,7 @@ impl<C: Send + 'static> Reservation<C> {
                 .set_deadline(Owner::Pool, deadline)
                 .map_err(Error::Connect)?;
         }
-        let client = guarded(|| (settings.handshake)(stream.another()))
+        let client = guarded(|| (self.shared.functions.handshake)(stream.another()))
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| {
                 let is_late = deadline.is_some_and(|deadline| deadline <= now());

@@ -41,12 +41,7 @@ pub(crate) fn wait_ready<C: Send + 'static>(
                 )));
             }
             (Readiness::Waits(_), Some(cause)) => {
-                let stats = shared.stats_with_call_sites();
-                return Err(Error::TimedOut {
-                    elapsed: now().saturating_duration_since(started),
-                    last: cause.map(|cause| Box::new(cause.to_error(|| stats.clone()))),
-                    stats: Box::new(stats),
-                });
+                return Err(shared.timed_out(started, cause.as_ref()));
             }
             (Readiness::Waits(poll_at), None) => {
                 parker.park_until(poll_at.into_iter().chain(deadline).min());

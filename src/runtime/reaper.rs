@@ -60,7 +60,7 @@ fn run<C: Send + 'static>(pool: &Weak<Shared<C>>, woken: &Receiver<()>, every: D
 
 /// Evicts, refills, reports and pings; how many connections were evicted.
 pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
-    if shared.is_ended() {
+    if shared.read(Core::has_ended) {
         return 0;
     }
     shared.closer.run();

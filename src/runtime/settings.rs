@@ -10,7 +10,8 @@ use crate::sync::user_code::{BoxError, Hook, destroy};
     clippy::struct_excessive_bools,
     reason = "settings are independent switches, not states"
 )]
-pub(crate) struct Settings<C> {
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
     pub(crate) allow_unread: bool,
     pub(crate) allow_unanswered: bool,
     pub(crate) only_finished: bool,
@@ -28,6 +29,10 @@ pub(crate) struct Settings<C> {
     pub(crate) watches_leases: bool,
     /// Whether the client is the plain `Stream`, whose destructor is ours.
     pub(crate) plain_client: bool,
+}
+
+/// The functions that the user gave us, but for the factory.
+pub(crate) struct Functions<C> {
     pub(crate) handshake: Handshake<C>,
     pub(crate) ping: Option<(Duration, Hook<C>)>,
     pub(crate) recycle: Option<Hook<C>>,
@@ -37,7 +42,7 @@ pub(crate) struct Settings<C> {
 pub(crate) type Listener = Box<dyn Fn(&Event) + Send + Sync>;
 pub(crate) type Handshake<C> = Box<dyn Fn(Stream) -> Result<C, BoxError> + Send + Sync>;
 
-impl<C> Settings<C> {
+impl<C> Functions<C> {
     /// Drops the functions; panics of what they captured end here.
     pub(crate) fn release(&mut self) {
         let gone = |_| Err("the pool is gone".into());

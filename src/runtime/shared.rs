@@ -21,7 +21,7 @@ use crate::net::stream::Stream;
 use crate::report::event::{Close, Event, Freed};
 use crate::runtime::closer::Closer;
 use crate::runtime::parker::{Parker, wait};
-use crate::runtime::settings::Settings;
+use crate::runtime::settings::{Functions, Settings};
 use crate::state::core::{self, Reserved, Rules};
 use crate::state::slots;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -60,7 +60,8 @@ pub(crate) struct Shared<C> {
     take_reads_clock: AtomicBool,
     /// Sweeps so far; chooses whose sending side the next one tries.
     pub(crate) sweeps: AtomicU64,
-    pub(crate) settings: Settings<C>,
+    pub(crate) settings: Settings,
+    pub(crate) functions: Functions<C>,
     pub(crate) closer: Arc<Closer<C>>,
     /// Who wants to hear of the pool's end.
     listeners: Mutex<Vec<Weak<dyn Listener>>>,
@@ -89,7 +90,8 @@ impl<C: Send + 'static> Shared<C> {
         rules: Rules,
         backoff: Backoff,
         factory: Arc<dyn Factory>,
-        settings: Settings<C>,
+        settings: Settings,
+        functions: Functions<C>,
         connect: fn(&Arc<Self>, Reserved),
     ) -> Arc<Self> {
         let take_reads_clock = AtomicBool::new(settings.exact_lease_start);
@@ -105,6 +107,7 @@ impl<C: Send + 'static> Shared<C> {
             take_reads_clock,
             sweeps: AtomicU64::new(0),
             settings,
+            functions,
             closer: Closer::new(),
             listeners: Mutex::default(),
             connect,
@@ -160,6 +163,11 @@ impl<C> Shared<C> {
         let reaper = state.reaper.as_ref().filter(|_| effects.wake_reaper);
         let reaper = reaper.cloned();
         (effects, reaper)
+    }
+
+    /// Asks the core something that changes nothing.
+    pub(crate) fn read<R>(&self, ask: impl FnOnce(&Core<C>) -> R) -> R {
+        ask(&self.lock().core)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
@@ -248,22 +256,6 @@ impl<C> Shared<C> {
         false
     }
 
-    pub(crate) fn is_ended(&self) -> bool {
-        self.lock().core.has_ended()
-    }
-
-    pub(crate) fn limit(&self) -> usize {
-        self.lock().core.limit()
-    }
-
-    pub(crate) fn backoff(&self) -> Backoff {
-        self.lock().core.backoff().clone()
-    }
-
-    pub(crate) fn set_backoff(&self, backoff: Backoff) {
-        self.lock().core.set_backoff(backoff);
-    }
-
     /// Where the next connection comes from; `None` once the pool has ended.
     pub(crate) fn factory(&self) -> Option<Arc<dyn Factory>> {
         let state = self.lock();
@@ -291,7 +283,7 @@ impl<C> Drop for Shared<C> {
         let state = self.state.get_mut();
         let state = state.unwrap_or_else(PoisonError::into_inner);
         destroy(state.factory.take());
-        self.settings.release();
+        self.functions.release();
     }
 }
 

@@ -100,7 +100,7 @@ enum Content<L, H> {
 }
 /// What a slot shows of its connection.
 #[derive(Debug)]
-pub(crate) struct Occupant<'a, H> {
+pub(crate) struct Occupant<H> {
     pub(crate) id: u64,
     pub(crate) state: State,
     /// When it was open, or its connect was started.
@@ -110,16 +110,7 @@ pub(crate) struct Occupant<'a, H> {
     pub(crate) leases: u64,
     pub(crate) taken_at: Option<CallSite>,
     /// Once it is open.
-    pub(crate) handle: Option<&'a H>,
-}
-
-impl<H> Occupant<'_, H> {
-    pub(crate) fn without_handle(self) -> Occupant<'static, H> {
-        Occupant {
-            handle: None,
-            ..self
-        }
-    }
+    pub(crate) handle: Option<H>,
 }
 
 impl<L, H> Slots<L, H> {
@@ -323,7 +314,10 @@ impl<L, H> Slots<L, H> {
     }
 
     /// The connection in each slot, unless it is closing.
-    pub(crate) fn occupants(&self) -> impl Iterator<Item = Occupant<'_, H>> {
+    pub(crate) fn occupants(&self) -> impl Iterator<Item = Occupant<H>>
+    where
+        H: Clone,
+    {
         self.all.iter().filter_map(|slot| match &slot.content {
             Content::Vacant | Content::Closing(_) => None,
             Content::Connecting { since, .. } => Some(Occupant {
@@ -346,7 +340,7 @@ impl<L, H> Slots<L, H> {
                 since: open.since,
                 leases: open.leases,
                 taken_at: open.taken_at(),
-                handle: Some(&open.handle),
+                handle: Some(open.handle.clone()),
             }),
         })
     }

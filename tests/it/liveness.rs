@@ -50,14 +50,10 @@ fn no_caller_gets_a_dead_connection() {
 #[test]
 fn a_sweep_finds_every_dead_connection() {
     for fate in DEATHS {
-        let (
-            Range {
-                peer: _peer, pool, ..
-            },
-            _ends,
-        ) = struck(fate, |b| b);
+        let (range, _ends) = struck(fate, |b| b);
+        let pool = &range.pool;
         assert_eq!(pool.reap(), 1, "{fate:?}");
-        assert_left(&pool, why(fate).unwrap());
+        assert_left(pool, why(fate).unwrap());
         assert_eq!(pool.reap(), 0);
     }
 }
@@ -65,28 +61,20 @@ fn a_sweep_finds_every_dead_connection() {
 #[test]
 fn free_evicts_the_dead_before_it_counts() {
     for fate in DEATHS {
-        let (
-            Range {
-                peer: _peer, pool, ..
-            },
-            _ends,
-        ) = struck(fate, |b| b);
+        let (range, _ends) = struck(fate, |b| b);
+        let pool = &range.pool;
         let freed = pool.free(1);
         assert_eq!((freed.kept, freed.closed), (0, 0), "{fate:?}");
-        assert_left(&pool, why(fate).unwrap());
+        assert_left(pool, why(fate).unwrap());
     }
 }
 
 #[test]
 fn allow_unread_excuses_bytes_and_no_error() {
     for fate in DEATHS {
-        let (
-            Range {
-                peer: _peer, pool, ..
-            },
-            _ends,
-        ) = struck(fate, |b| b.allow_unread(true));
-        // Where the bytes hide the reset, the look at the sending side finds it.
+        let (range, _ends) = struck(fate, |b| b.allow_unread(true));
+        let pool = &range.pool;
+        // Where the bytes hide the reset, the write of nothing finds it.
         let why = if fate == StrayRst {
             Eviction::SocketError
         } else {
@@ -95,9 +83,9 @@ fn allow_unread_excuses_bytes_and_no_error() {
         let excused = why == Eviction::Unread;
         assert_eq!(pool.reap(), usize::from(!excused), "{fate:?}");
         if excused {
-            assert_back(&pool);
+            assert_back(pool);
         } else {
-            assert_left(&pool, why);
+            assert_left(pool, why);
         }
     }
 }

@@ -77,7 +77,7 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn tell(&self, event: &Event) {
-        let Some(on_event) = &self.settings.on_event else {
+        let Some(on_event) = &self.functions.on_event else {
             return;
         };
         if let Err(text) = guarded(|| on_event(event)) {

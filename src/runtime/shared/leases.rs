@@ -96,7 +96,7 @@ impl<C> Shared<C> {
         if settings.only_finished && !finished {
             return Some(Eviction::Unfinished);
         }
-        let recycle = settings.recycle.as_ref()?;
+        let recycle = self.functions.recycle.as_ref()?;
         if self.lock().core.is_doomed(key) {
             return None; // the core knows why it is to close
         }
