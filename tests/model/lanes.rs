@@ -14,7 +14,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Entry, Fate, GaveUp, Lanes, Lead, Look, Rules, Seat, Stage, Whose};
+use super::{
+    Condition, Entry, Failure, Lanes, Lead, News, Report, Rules, Seat, Stage, Step as Next, Whose,
+};
 use crate::report::error::Error;
 
 const STEPS: usize = 600;
@@ -38,8 +40,7 @@ fn random_walks_of_callers_and_leaders() {
 #[derive(Debug)]
 enum Message {
     Reply(u32),
-    Fate(Fate),
-    Lead(Lead<Kit>),
+    News(News),
 }
 
 #[derive(Clone, Debug)]
@@ -63,27 +64,15 @@ impl Mat {
     }
 }
 
-/// Writes on this connection.
-#[derive(Debug)]
-struct Pen(usize, Vec<u8>);
-
-impl super::Pen for Pen {
-    fn ink(&mut self) -> &mut Vec<u8> {
-        &mut self.1
-    }
-}
-
+/// What the leaders of a lane work with.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "as in the real one")]
-struct Kit {
+struct Io {
     wire: Option<usize>,
-    fresh: bool,
     out: Vec<u8>,
-    wrote: usize,
-    is_writing: bool,
-    failed: bool,
-    heard: bool,
+    report: Report,
     replies: Vec<u32>,
+    /// The connection is of no use any more.
+    broken: bool,
 }
 
 /// A connection and the server behind it.
@@ -99,24 +88,22 @@ struct Wire {
 
 /// What a caller's thread is at.
 enum At {
-    Asleep { settled: bool },
-    Writing { lane: usize, pen: Pen, done: usize },
+    Asleep {
+        is_told: bool,
+    },
+    Writing {
+        lane: usize,
+        bytes: Vec<u8>,
+        done: usize,
+    },
     Leading(Leading),
     Over,
 }
 
 struct Leading {
     lane: usize,
-    kit: Kit,
-    own: Mine,
+    own: bool,
     step: Step,
-}
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Mine {
-    Unsent,
-    InFlight,
-    Over,
 }
 
 enum Step {
@@ -124,10 +111,10 @@ enum Step {
     Look,
     Write { own: bool, done: usize },
     Read,
-    Pass(Mat, Lead<Kit>),
-    Leave { wire: usize },
+    HandOver(Mat, Lead),
+    Pass,
+    Leave,
     Drift,
-    Wait,
     Break,
 }
 
@@ -136,8 +123,6 @@ enum Outcome {
     Replied,
     Unsent,
     Sent,
-    /// A request that was written in part by a leader whose time was up.
-    Torn,
 }
 
 struct Caller {
@@ -150,7 +135,7 @@ struct Caller {
     outcome: Option<Outcome>,
 }
 
-type Machine = Lanes<Mat, Kit, Pen>;
+type Machine = Lanes<Mat>;
 
 struct Walk {
     random: Random,
@@ -159,12 +144,18 @@ struct Walk {
     lanes: Machine,
     callers: Vec<Caller>,
     wires: Vec<Wire>,
+    /// Of each lane.
+    ios: Vec<Io>,
     /// Requests of which a byte was written, and those that were executed.
     touched: BTreeSet<u32>,
     executed: BTreeSet<u32>,
     /// Who leads which lane.
     leaders: BTreeMap<usize, u32>,
     next: u32,
+    /// So many callers at once: few, so that leaders wait in reads, or many.
+    most: usize,
+    /// Calls that are too large for a lane keep others from writing for themselves.
+    has_large: bool,
     /// Of each lane, at the last check: whether a reply was overdue, and the bytes taken on.
     overdue: Vec<(bool, u64)>,
     /// No trouble any more: everything that waits must come to its end.
@@ -180,6 +171,8 @@ impl Walk {
             max_bytes: 24 + random.below(200),
         };
         let now = Instant::now();
+        let most = 2 + random.below(11);
+        let has_large = random.below(2) == 0;
         Self {
             random,
             rules,
@@ -187,10 +180,13 @@ impl Walk {
             lanes: Lanes::new(rules, now),
             callers: Vec::new(),
             wires: Vec::new(),
+            ios: (0..rules.lanes).map(|_| Io::default()).collect(),
             touched: BTreeSet::new(),
             executed: BTreeSet::new(),
             leaders: BTreeMap::new(),
             next: 0,
+            most,
+            has_large,
             overdue: vec![(false, 0); rules.lanes],
             calm: false,
         }
@@ -199,7 +195,7 @@ impl Walk {
     fn run(mut self) {
         for _ in 0..STEPS {
             match self.random.below(12) {
-                0..=2 if self.alive() < 12 => self.call(),
+                0..=2 if self.alive() < self.most => self.call(),
                 3 => self.pass_time(),
                 4..=5 => self.serve(),
                 6 if self.random.below(4) == 0 => self.cut(),
@@ -256,13 +252,8 @@ impl Walk {
     fn with<T>(&mut self, decide: impl FnOnce(&mut Machine) -> T) -> T {
         self.lanes.advance(self.now);
         let decided = decide(&mut self.lanes);
-        if let Some(effects) = self.lanes.take_effects() {
-            for (seat, fate) in effects.fates {
-                seat.tell(Message::Fate(fate));
-            }
-            if let Some((seat, lead)) = effects.lead {
-                seat.tell(Message::Lead(lead));
-            }
+        for (seat, news) in self.lanes.take_news() {
+            seat.tell(Message::News(news));
         }
         decided
     }
@@ -270,10 +261,12 @@ impl Walk {
     fn call(&mut self) {
         let id = self.next;
         self.next += 1;
-        let len = if self.random.below(12) == 0 {
+        let len = if self.has_large && self.random.below(12) == 0 {
             self.rules.max_bytes + 1 + self.random.below(40)
         } else {
-            8 + self.random.below(self.rules.max_bytes - 8)
+            // Small ones, so that many are in flight, and some that fill a lane.
+            let part = [1, 8][self.random.below(2)];
+            8 + self.random.below((self.rules.max_bytes - 8) / part)
         };
         let mut request = vec![0; len];
         request[..4].copy_from_slice(&id.to_le_bytes());
@@ -287,11 +280,12 @@ impl Walk {
             self.callers.iter().all(|other| other.key != key),
             "two calls with one place"
         );
-        let at = match entry {
-            Entry::Lead(lead) => At::Leading(self.begin_to_lead(id, lead)),
-            Entry::Send { lane, pen } => self.begin_to_write(lane, pen),
-            Entry::Wait(_) => At::Asleep { settled: false },
-        };
+        let mut at = self.begin(id, entry);
+        if matches!(at, At::Asleep { .. }) && self.random.below(2) == 0 {
+            // Those who lead read for long.
+            let entry = self.with(|lanes| lanes.again(key));
+            at = self.begin(id, entry);
+        }
         self.callers.push(Caller {
             id,
             request,
@@ -303,47 +297,58 @@ impl Walk {
         });
     }
 
-    fn begin_to_lead(&mut self, id: u32, lead: Lead<Kit>) -> Leading {
-        let Lead {
-            lane,
-            kit,
-            others,
-            stale,
-        } = lead;
+    fn begin(&mut self, id: u32, entry: Entry) -> At {
+        match entry {
+            Entry::Lead(lead) => At::Leading(self.begin_to_lead(id, lead)),
+            Entry::Send { lane, bytes } => {
+                let wire = &mut self.wires[self.ios[lane].wire.unwrap()];
+                wire.writers += 1;
+                assert_eq!(wire.writers, 1, "two write on one connection");
+                At::Writing {
+                    lane,
+                    bytes,
+                    done: 0,
+                }
+            }
+            Entry::Wait(_) => At::Asleep { is_told: false },
+        }
+    }
+
+    fn begin_to_lead(&mut self, id: u32, lead: Lead) -> Leading {
+        let lane = lead.lane;
         let old = self.leaders.insert(lane, id);
         assert_eq!(old, None, "lane {lane} has two leaders");
-        let mut kit = kit.unwrap_or_default();
-        if let Some(wire) = kit.wire.filter(|_| stale) {
+        if let Some(wire) = self.ios[lane].wire.filter(|_| lead.stale) {
             if self.wires[wire].answers.is_empty() {
-                let pen = self.with(|lanes| lanes.restart(lane));
-                drop(pen);
-                self.wires[wire].broken = true;
-                kit = Kit::default();
+                self.with(|lanes| lanes.restart(lane));
+                self.close(lane);
             } else {
-                kit.heard = true;
+                self.ios[lane].report.heard = true;
             }
         }
-        let caller = self.callers.iter().find(|caller| caller.id == id);
-        let own = match caller.map(|caller| self.lanes.calls[caller.key].stage) {
-            None | Some(Stage::Own) => Mine::Unsent,
-            Some(_) => Mine::InFlight,
-        };
-        let step = match kit.wire {
-            None => Step::Connect { others },
-            Some(_) => Step::Look,
+        let step = match &self.ios[lane] {
+            Io { broken: true, .. } => Step::Break,
+            Io { wire: None, .. } => Step::Connect {
+                others: lead.others,
+            },
+            Io { out, .. } if lead.own && !out.is_empty() => Step::Write {
+                own: false,
+                done: 0,
+            },
+            _ => Step::Look,
         };
         Leading {
             lane,
-            kit,
-            own,
+            own: lead.own,
             step,
         }
     }
 
-    fn begin_to_write(&mut self, lane: usize, pen: Pen) -> At {
-        self.wires[pen.0].writers += 1;
-        assert_eq!(self.wires[pen.0].writers, 1, "two write on one connection");
-        At::Writing { lane, pen, done: 0 }
+    fn close(&mut self, lane: usize) {
+        if let Some(wire) = std::mem::take(&mut self.ios[lane]).wire {
+            self.wires[wire].broken = true;
+            assert_eq!(self.wires[wire].writers, 0);
+        }
     }
 
     fn pass_time(&mut self) {
@@ -388,7 +393,7 @@ impl Walk {
         if self.wires[at].broken {
             return Err(());
         }
-        let count = if self.calm {
+        let count = if self.calm || self.random.below(2) == 0 {
             bytes.len()
         } else {
             1 + self.random.below(bytes.len())
@@ -420,26 +425,30 @@ impl Walk {
         let place = std::mem::replace(&mut caller.at, At::Over);
         let next = match place {
             At::Over => unreachable!(),
-            At::Asleep { settled } => self.sleep(at, id, key, settled),
+            At::Asleep { is_told } => self.sleep(at, id, key, is_told),
             At::Writing {
                 lane,
-                mut pen,
+                bytes,
                 mut done,
             } => {
-                let wrote = self.write(pen.0, &pen.1[done..]);
+                let wire = self.ios[lane].wire.unwrap();
+                let wrote = self.write(wire, &bytes[done..]);
                 done += wrote.unwrap_or(0);
-                if wrote.is_ok() && done < pen.1.len() {
-                    At::Writing { lane, pen, done }
+                if wrote.is_ok() && done < bytes.len() {
+                    At::Writing { lane, bytes, done }
                 } else {
                     if wrote.is_err() {
-                        self.wires[pen.0].broken = true;
+                        self.wires[wire].broken = true;
                     }
-                    self.wires[pen.0].writers -= 1;
-                    pen.1.clear();
-                    match self.with(|lanes| lanes.sent(lane, pen, (done, 1), wrote.is_err())) {
-                        Some((lane, pen)) => self.begin_to_write(lane, pen),
-                        None => At::Asleep { settled: false },
-                    }
+                    self.wires[wire].writers -= 1;
+                    let report = Report {
+                        bytes: done,
+                        writes: 1,
+                        failed: wrote.is_err(),
+                        heard: false,
+                    };
+                    let entry = self.with(|lanes| lanes.sent(key, lane, bytes, &report));
+                    self.begin(id, entry)
                 }
             }
             At::Leading(leading) => self.lead(at, leading),
@@ -452,7 +461,7 @@ impl Walk {
             match outcome {
                 Outcome::Unsent => assert!(!self.touched.contains(&id), "{id} was sent"),
                 Outcome::Replied => assert!(self.executed.contains(&id), "{id} was not executed"),
-                Outcome::Sent | Outcome::Torn => {}
+                Outcome::Sent => {}
             }
             assert!(
                 caller.seat.0.borrow().is_none(),
@@ -461,329 +470,249 @@ impl Walk {
         }
     }
 
-    fn end(&mut self, at: usize, outcome: Outcome) {
-        self.callers[at].outcome.get_or_insert(outcome);
-    }
-
-    fn fate(&mut self, at: usize, fate: &Fate) {
-        self.end(
-            at,
-            match fate {
-                Fate::Lost(_) => Outcome::Sent,
-                Fate::Unsent(_) | Fate::NoConnection(_) => Outcome::Unsent,
-            },
-        );
-    }
-
     fn is_late(&self, at: usize) -> bool {
         self.callers[at]
             .deadline
             .is_some_and(|deadline| deadline <= self.now)
     }
 
-    fn sleep(&mut self, at: usize, id: u32, key: usize, settled: bool) -> At {
+    fn sleep(&mut self, at: usize, id: u32, key: usize, is_told: bool) -> At {
         let message = self.callers[at].seat.0.borrow_mut().take();
-        match message {
+        let outcome = match message {
             Some(Message::Reply(reply)) => {
                 assert_eq!(reply, id, "the reply of another call");
-                self.end(at, Outcome::Replied);
-                At::Over
+                Outcome::Replied
             }
-            Some(Message::Fate(fate)) => {
-                self.fate(at, &fate);
-                At::Over
+            Some(Message::News(News::Failed(failure))) => match failure {
+                Failure::Lost(_) | Failure::TimedOut { sent: true } => Outcome::Sent,
+                Failure::Unsent(_)
+                | Failure::NoConnection(_)
+                | Failure::TimedOut { sent: false } => Outcome::Unsent,
+            },
+            Some(Message::News(News::Lead(lead))) => return self.begin(id, Entry::Lead(lead)),
+            None if !is_told && self.is_late(at) => {
+                self.with(|lanes| lanes.time_is_up(key, false));
+                return At::Asleep { is_told: true };
             }
-            Some(Message::Lead(lead)) => At::Leading(self.begin_to_lead(id, lead)),
-            None if settled => At::Asleep { settled },
-            None if self.is_late(at) => match self.with(|lanes| lanes.give_up(key)) {
-                GaveUp::Settled => At::Asleep { settled: true },
-                GaveUp::Unsent => {
-                    self.end(at, Outcome::Unsent);
-                    At::Over
-                }
-                GaveUp::Sent => {
-                    self.end(at, Outcome::Sent);
-                    At::Over
-                }
-            },
-            None => match self.random.below(2) {
-                0 => match self.with(|lanes| lanes.again(key)) {
-                    Entry::Lead(lead) => At::Leading(self.begin_to_lead(id, lead)),
-                    Entry::Send { lane, pen } => self.begin_to_write(lane, pen),
-                    Entry::Wait(_) => At::Asleep { settled },
-                },
-                _ => At::Asleep { settled },
-            },
-        }
+            None if self.random.below(2) == 0 => {
+                let entry = self.with(|lanes| lanes.again(key));
+                return self.begin(id, entry);
+            }
+            None => return At::Asleep { is_told },
+        };
+        self.callers[at].outcome = Some(outcome);
+        At::Over
     }
 
-    fn lead(&mut self, at: usize, mut leading: Leading) -> At {
-        let (lane, key) = (leading.lane, self.callers[at].key);
-        let is_first_step =
-            leading.own == Mine::Unsent && !matches!(leading.step, Step::Write { .. });
-        if is_first_step && self.is_late(at) && leading.kit.wire.is_some() {
-            self.abandon(at, &mut leading);
-        }
-        match leading.step {
-            Step::Connect { others } => return self.connect(at, leading, others),
-            Step::Look => self.look(at, &mut leading),
-            Step::Write { own, done } => self.write_as_leader(at, &mut leading, own, done),
-            Step::Read => {
-                let wire = &mut self.wires[leading.kit.wire.unwrap()];
-                if !wire.answers.is_empty() {
-                    let count = 1 + self.random.below(wire.answers.len());
-                    leading.kit.replies.extend(wire.answers.drain(..count));
-                    leading.kit.heard = true;
-                    leading.step = Step::Look;
-                } else if wire.broken {
-                    leading.step = Step::Break;
-                } else if self.is_late(at) && leading.own != Mine::Over {
-                    self.abandon(at, &mut leading);
-                    leading.step = Step::Look;
-                } else if self.random.below(25) == 0 {
-                    leading.step = Step::Look;
-                }
-            }
-            Step::Pass(seat, mut lead) => {
-                self.leaders.remove(&lane);
-                lead.kit = Some(leading.kit);
-                seat.tell(Message::Lead(lead));
-                return At::Over;
-            }
-            Step::Leave { wire } => {
-                self.wires[wire].broken = true;
-                assert_eq!(self.wires[wire].writers, 0);
-                self.leaders.remove(&lane);
-                self.with(|lanes| lanes.vacate(lane, Some(Kit::default())));
-                return At::Over;
-            }
-            Step::Drift => match self.with(|lanes| lanes.drift(lane, leading.kit)) {
-                Ok(()) => {
-                    self.leaders.remove(&lane);
-                    return At::Over;
-                }
-                Err(kit) => {
-                    leading.kit = kit;
-                    leading.step = Step::Look;
-                }
+    /// What a leader does that has left its lane.
+    fn left(&mut self, lane: usize) -> At {
+        self.leaders.remove(&lane);
+        At::Asleep { is_told: false }
+    }
+
+    fn lead(&mut self, at: usize, leading: Leading) -> At {
+        let (lane, own) = (leading.lane, leading.own);
+        let own_key = own.then_some(self.callers[at].key);
+        let step = match leading.step {
+            Step::Connect { others } => match self.connect(at, lane, others) {
+                Some(step) => step,
+                None => return self.left(lane),
             },
-            Step::Wait => {
-                if !self.lanes.is_writing(lane) {
-                    leading.step = Step::Look;
-                }
+            Step::Look => self.look(at, lane, own),
+            Step::Write { own, done } => self.write_as_leader(at, lane, own, done),
+            Step::Read => self.read(at, lane),
+            Step::HandOver(seat, lead) => {
+                let left = self.left(lane);
+                seat.tell(Message::News(News::Lead(lead)));
+                return left;
+            }
+            Step::Pass => return self.left(lane),
+            Step::Leave => {
+                self.close(lane);
+                let left = self.left(lane);
+                self.with(|lanes| lanes.vacate(lane));
+                return left;
+            }
+            Step::Drift => {
+                let left = self.left(lane);
+                self.with(|lanes| lanes.drift(lane));
+                return left;
             }
             Step::Break => {
-                let mut reply = None;
-                let kit = &mut leading.kit;
-                let told = report(&mut self.lanes, self.now, lane, key, kit, &mut reply);
-                if std::mem::take(&mut kit.is_writing) {
-                    self.lanes
-                        .wrote(lane, std::mem::take(&mut kit.wrote), 1, kit.failed);
-                }
-                self.tell(told);
-                if let Some(reply) = reply {
-                    assert_eq!(reply, self.callers[at].id, "the reply of another call");
-                    self.end(at, Outcome::Replied);
-                }
+                self.report(lane);
                 let error = Arc::new(io::Error::other("broken"));
-                let Some(fate) = self.with(|lanes| lanes.broke(lane, key, &error)) else {
-                    return At::Leading(Leading {
-                        step: Step::Break,
-                        ..leading
-                    });
-                };
-                drop(self.with(|lanes| lanes.pen(lane)));
-                if let Some(fate) = fate {
-                    self.fate(at, &fate);
+                if self.with(|lanes| lanes.broke(lane, own_key, &error)) {
+                    Step::Leave
+                } else {
+                    self.ios[lane].broken = true;
+                    let wire = self.ios[lane].wire.unwrap();
+                    self.wires[wire].broken = true;
+                    return self.left(lane);
                 }
-                leading.own = Mine::Over;
-                leading.step = Step::Leave {
-                    wire: leading.kit.wire.unwrap(),
-                };
+            }
+        };
+        At::Leading(Leading { lane, own, step })
+    }
+
+    /// What `Io::report` does.
+    fn report(&mut self, lane: usize) {
+        let io = &mut self.ios[lane];
+        self.lanes.advance(self.now);
+        self.lanes.report(lane, &std::mem::take(&mut io.report));
+        for reply in io.replies.drain(..) {
+            match self.lanes.answered(lane) {
+                Whose::Caller(seat) => seat.tell(Message::Reply(reply)),
+                Whose::Nobody => {}
+                Whose::Unasked => panic!("a reply that was not asked for"),
             }
         }
-        At::Leading(leading)
     }
 
-    fn abandon(&mut self, at: usize, leading: &mut Leading) {
+    fn time_is_up(&mut self, at: usize) {
         let key = self.callers[at].key;
-        let gave_up = self.with(|lanes| lanes.abandon(key));
-        leading.own = Mine::Over;
-        self.end(
-            at,
-            if gave_up == GaveUp::Sent {
-                Outcome::Sent
-            } else {
-                Outcome::Unsent
-            },
-        );
+        self.with(|lanes| lanes.time_is_up(key, true));
     }
 
-    fn connect(&mut self, at: usize, mut leading: Leading, others: bool) -> At {
-        let lane = leading.lane;
+    fn is_over(&self, at: usize) -> bool {
+        self.lanes.calls[self.callers[at].key].stage == Stage::Over
+    }
+
+    fn read(&mut self, at: usize, lane: usize) -> Step {
+        assert!(!self.is_over(at), "a call that is over waits for others");
+        let is_late = self.is_late(at);
+        let io = &mut self.ios[lane];
+        let wire = &mut self.wires[io.wire.unwrap()];
+        if !wire.answers.is_empty() {
+            let count = 1 + self.random.below(wire.answers.len());
+            io.replies.extend(wire.answers.drain(..count));
+            io.report.heard = true;
+            Step::Look
+        } else if wire.broken {
+            Step::Break
+        } else if is_late {
+            self.time_is_up(at);
+            Step::Look
+        } else if !self.calm && self.random.below(25) == 0 {
+            Step::Look
+        } else {
+            Step::Read
+        }
+    }
+
+    fn connect(&mut self, at: usize, lane: usize, others: bool) -> Option<Step> {
         let key = self.callers[at].key;
-        let stay = |leading| At::Leading(leading);
         if self.is_late(at) {
-            let gave_up = self.with(|lanes| lanes.abandon(key));
-            assert_eq!(gave_up, GaveUp::Unsent);
-            self.end(at, Outcome::Unsent);
-            self.leaders.remove(&lane);
-            self.with(|lanes| lanes.vacate(lane, Some(leading.kit)));
-            return At::Over;
+            self.time_is_up(at);
+            self.with(|lanes| lanes.vacate(lane));
+            return None;
         }
         match if self.calm { 9 } else { self.random.below(10) } {
-            0..=2 => {
-                leading.step = Step::Connect { others };
-                stay(leading)
-            }
+            0..=2 => Some(Step::Connect { others }),
             3 if others => {
                 let request = self.callers[at].request.clone();
-                self.leaders.remove(&lane);
-                let back =
-                    self.with(|lanes| lanes.stand_back(lane, Some(leading.kit), key, &request));
-                match back {
-                    Ok(()) => At::Asleep { settled: false },
-                    Err(kit) => {
-                        self.leaders.insert(lane, self.callers[at].id);
-                        let kit = kit.unwrap();
-                        stay(Leading {
-                            kit,
-                            step: Step::Connect { others: false },
-                            ..leading_of(lane)
-                        })
-                    }
-                }
+                let stands_back = self.with(|lanes| lanes.stand_back(lane, key, &request));
+                (!stands_back).then_some(Step::Connect { others: false })
             }
             4 if self.random.below(4) == 0 => {
                 let error = Arc::new(Error::Ended);
-                self.end(at, Outcome::Unsent);
-                self.leaders.remove(&lane);
-                self.with(|lanes| lanes.no_connection(lane, Some(leading.kit), key, &error));
-                At::Over
+                self.with(|lanes| lanes.no_connection(lane, key, &error));
+                None
             }
             _ => {
                 self.wires.push(Wire::default());
-                leading.kit.wire = Some(self.wires.len() - 1);
-                leading.kit.fresh = true;
-                leading.step = Step::Look;
-                stay(leading)
+                self.ios[lane].wire = Some(self.wires.len() - 1);
+                Some(Step::Look)
             }
         }
     }
 
-    fn look(&mut self, at: usize, leading: &mut Leading) {
-        let (lane, key, id) = (leading.lane, self.callers[at].key, self.callers[at].id);
-        let kit = &mut leading.kit;
-        if kit.is_writing && !kit.out.is_empty() && leading.own != Mine::Over {
-            leading.step = Step::Write {
-                own: false,
-                done: 0,
-            };
-            return;
-        }
-        let mut reply = None;
-        let told = report(&mut self.lanes, self.now, lane, key, kit, &mut reply);
-        if let Some(reply) = reply {
-            assert_eq!(reply, id, "the reply of another call");
-            leading.own = Mine::Over;
-            self.callers[at].outcome.get_or_insert(Outcome::Replied);
-        }
-        let request = self.callers[at].request.clone();
-        let wanted = self.random.below(12) == 0;
-        let look = self.lanes.look(lane, (key, &request), wanted, &mut kit.out);
-        if leading.own == Mine::Unsent && self.lanes.calls[key].stage != Stage::Own {
-            leading.own = Mine::InFlight;
-        }
-        let begins = (!kit.out.is_empty() || matches!(look, Look::WriteOwn)) && !kit.is_writing;
-        if begins {
-            kit.is_writing = true;
-            let wire = &self.wires[kit.wire.unwrap()];
-            assert_eq!(wire.writers, 0, "a leader writes while another does");
-        }
-        self.tell(told);
-        leading.step = match look {
-            Look::Write => Step::Write {
+    fn look(&mut self, at: usize, lane: usize, own: bool) -> Step {
+        self.report(lane);
+        let call = (self.callers[at].key, &self.callers[at].request[..]);
+        let own = own.then_some(call);
+        let condition = Condition {
+            wanted: self.random.below(12) == 0,
+            shared: true,
+        };
+        let io = &mut self.ios[lane];
+        let step = self.lanes.next_step(lane, own, condition, &mut io.out);
+        // What it decided is told.
+        self.with(|_| ());
+        let wire = self.ios[lane].wire.unwrap();
+        match step {
+            Next::Write => Step::Write {
                 own: false,
                 done: 0,
             },
-            Look::WriteOwn => Step::Write { own: true, done: 0 },
-            Look::Read => Step::Read,
-            Look::HandOver(seat, lead) => {
-                if leading.kit.out.is_empty() || self.random.below(4) == 0 {
-                    Step::Pass(seat, lead)
-                } else {
-                    let out = std::mem::take(&mut leading.kit.out);
+            Next::WriteOwn => Step::Write { own: true, done: 0 },
+            Next::Read => Step::Read,
+            Next::HandOver(seat, lead) => {
+                if self.random.below(4) > 0 {
+                    let out = std::mem::take(&mut self.ios[lane].out);
                     let mut done = 0;
                     while done < out.len() {
-                        let Ok(count) = self.write(leading.kit.wire.unwrap(), &out[done..]) else {
-                            leading.kit.failed = true;
+                        let Ok(count) = self.write_reported(lane, &out[done..]) else {
                             break;
                         };
                         done += count;
                     }
-                    leading.kit.wrote += done;
-                    Step::Pass(seat, lead)
                 }
+                Step::HandOver(seat, lead)
             }
-            Look::Release => {
-                drop(self.with(|lanes| lanes.pen(lane)));
-                let wire = leading.kit.wire.unwrap();
+            Next::Pass => Step::Pass,
+            Next::Release => {
                 let quiet = self.wires[wire].owed.is_empty() && self.wires[wire].answers.is_empty();
                 assert!(quiet, "a lease goes back with replies outstanding");
-                Step::Leave { wire }
+                assert_eq!(
+                    self.wires[wire].writers, 0,
+                    "a lease goes back while somebody writes"
+                );
+                Step::Leave
             }
-            Look::Discard => {
-                drop(self.with(|lanes| lanes.pen(lane)));
-                Step::Leave {
-                    wire: leading.kit.wire.unwrap(),
-                }
-            }
-            Look::Drift => Step::Drift,
-            Look::Wait if leading.kit.is_writing => Step::Break,
-            Look::Wait => Step::Wait,
-        };
+            Next::Discard => Step::Leave,
+            Next::Drift => Step::Drift,
+        }
     }
 
-    fn write_as_leader(&mut self, at: usize, leading: &mut Leading, own: bool, mut done: usize) {
+    /// A leader writes.
+    fn write_reported(&mut self, lane: usize, bytes: &[u8]) -> Result<usize, ()> {
+        let wire = self.ios[lane].wire.unwrap();
+        assert_eq!(
+            self.wires[wire].writers, 0,
+            "a leader writes while another does"
+        );
+        let wrote = self.write(wire, bytes);
+        let report = &mut self.ios[lane].report;
+        match wrote {
+            Ok(count) => report.bytes += count,
+            Err(()) => report.failed = true,
+        }
+        wrote
+    }
+
+    fn write_as_leader(&mut self, at: usize, lane: usize, own: bool, mut done: usize) -> Step {
         let bytes = if own {
             self.callers[at].request.clone()
         } else {
-            leading.kit.out.clone()
+            self.ios[lane].out.clone()
         };
-        if done < bytes.len()
-            && self.is_late(at)
-            && leading.own != Mine::Over
-            && self.random.below(2) == 0
-        {
+        if self.is_late(at) && self.random.below(2) == 0 {
             // Its time is up while the buffers are full.
-            leading.kit.out.drain(..if own { 0 } else { done });
-            self.abandon(at, leading);
+            self.time_is_up(at);
             if own {
-                self.callers[at].outcome = Some(Outcome::Torn);
+                return Step::Break;
             }
-            leading.step = if own { Step::Break } else { Step::Look };
-            return;
+            self.ios[lane].out.drain(..done);
+            return Step::Look;
         }
-        if let Ok(count) = self.write(leading.kit.wire.unwrap(), &bytes[done..]) {
-            done += count;
-            leading.kit.wrote += count;
-            leading.step = Step::Write { own, done };
-        } else {
-            leading.kit.failed = true;
-            done = bytes.len();
+        done += self
+            .write_reported(lane, &bytes[done..])
+            .unwrap_or(bytes.len());
+        if done < bytes.len() {
+            return Step::Write { own, done };
         }
-        if done == bytes.len() {
-            leading.kit.out.clear();
-            leading.step = Step::Look;
-        }
-    }
-
-    fn tell(&mut self, told: Vec<(Mat, u32)>) {
-        for (seat, reply) in told {
-            seat.tell(Message::Reply(reply));
-        }
-        // Effects of what was done without `with`.
-        self.with(|_| ());
+        self.ios[lane].out.clear();
+        Step::Look
     }
 
     fn check(&mut self) {
@@ -802,61 +731,22 @@ impl Walk {
             );
             assert!(lane.written <= lane.booked);
         }
-        let live = self.lanes.waiting().count();
+        let live = usize::from(self.lanes.first_waiting().is_some());
         let used = self
             .lanes
             .lanes
             .iter()
             .any(|lane| lane.phase != super::Phase::Vacant);
         assert!(live == 0 || used, "{live} wait, and nobody leads");
-        let unsent = self
-            .lanes
-            .calls
-            .iter()
-            .filter(|call| matches!(call.stage, Stage::Queued | Stage::Own));
-        assert_eq!(unsent.count(), self.lanes.unsent);
-    }
-}
-
-fn leading_of(lane: usize) -> Leading {
-    Leading {
-        lane,
-        kit: Kit::default(),
-        own: Mine::Unsent,
-        step: Step::Look,
-    }
-}
-
-/// What `Kit::report` does.
-fn report(
-    lanes: &mut Machine,
-    now: Instant,
-    lane: usize,
-    key: usize,
-    kit: &mut Kit,
-    own: &mut Option<u32>,
-) -> Vec<(Mat, u32)> {
-    lanes.advance(now);
-    if std::mem::take(&mut kit.fresh) {
-        lanes.started(lane, kit.wire.map(|wire| Pen(wire, Vec::new())));
-    }
-    if kit.is_writing && kit.out.is_empty() {
-        kit.is_writing = false;
-        lanes.wrote(lane, std::mem::take(&mut kit.wrote), 1, kit.failed);
-    }
-    if std::mem::take(&mut kit.heard) {
-        lanes.heard(lane);
-    }
-    let mut told = Vec::new();
-    for reply in kit.replies.drain(..) {
-        match lanes.answered(lane) {
-            Whose::Caller(whose, _) if whose == key && own.is_none() => *own = Some(reply),
-            Whose::Caller(_, seat) => told.push((seat, reply)),
-            Whose::Nobody => {}
-            Whose::Unasked => panic!("a reply that was not asked for"),
+        for call in &self.lanes.calls {
+            let queues = [&self.lanes.queue, &self.lanes.large];
+            let places = queues.iter().flat_map(|queue| queue.iter());
+            let places =
+                places.filter(|key| std::ptr::eq(&raw const self.lanes.calls[**key], call));
+            let is_queued = call.stage == Stage::Queued;
+            assert_eq!(places.count(), usize::from(is_queued), "{call:?}");
         }
     }
-    told
 }
 
 /// Sebastiano Vigna's `SplitMix64`.
