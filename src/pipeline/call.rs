@@ -1,19 +1,22 @@
 //! One call of a pipeline: entering, waiting, leading a lane, writing on one that another leads.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::lane::{End, Kit, Machine, Message, Pen, Seat};
-use crate::pipeline::leader::Leader;
+use crate::net::stream::Stream;
+use crate::pipeline::lane::{Machine, Message};
+use crate::pipeline::leader::{Call, Leader};
 use crate::pipeline::shared::Core;
+use crate::pipeline::wire::write_all;
 use crate::report::call_error::CallError;
 use crate::report::error::Error;
-use crate::state::lanes::{Entry, Fate, GaveUp, Lead};
+use crate::state::lanes::{Entry, Failure, News, Report};
 use crate::sync::now;
 
-/// When a call looks again whether it was sent that has led or written for others.
-const TICK: Duration = Duration::from_millis(100);
+/// When a call that has led asks again whether it is to do something, should it be queued then.
+const AGAIN: Duration = Duration::from_millis(100);
 /// How often a call goes to another lane because its lane broke before it was sent.
 const BOUNCES: usize = 8;
 
@@ -36,24 +39,24 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
         let (mut lost, mut bounces) = (None, 0);
         loop {
             let is_first = lost.is_some() || bounces > 0;
-            let fate = match self.attempt(request, deadline, is_first) {
-                End::Reply(reply) => return Ok(reply),
-                End::TimedOut { sent } => return Err(timed_out(sent || lost.is_some())),
-                End::Failed(fate) => fate,
+            let failure = match self.attempt(request, deadline, is_first) {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
             };
-            let is_repetition = match (fate, &lost) {
-                (Fate::Lost(error), None) if self.repeatable => {
+            let is_repetition = match (failure, &lost) {
+                (Failure::TimedOut { sent }, _) => return Err(timed_out(sent || lost.is_some())),
+                (Failure::Lost(error), None) if self.repeatable => {
                     lost = Some(error);
                     true
                 }
-                (Fate::Lost(error), _) => return Err(CallError::Lost(error)),
-                (Fate::Unsent(_), _) if bounces < BOUNCES => {
+                (Failure::Lost(error), _) => return Err(CallError::Lost(error)),
+                (Failure::Unsent(_), _) if bounces < BOUNCES => {
                     bounces += 1;
                     false
                 }
                 (_, Some(lost)) => return Err(CallError::Lost(Arc::clone(lost))),
-                (Fate::NoConnection(error), None) => return Err(CallError::Pool(error)),
-                (Fate::Unsent(error), None) => {
+                (Failure::NoConnection(error), None) => return Err(CallError::Pool(error)),
+                (Failure::Unsent(error), None) => {
                     let error = io::Error::new(error.kind(), error);
                     return Err(CallError::Pool(Arc::new(Error::Connect(error))));
                 }
@@ -68,69 +71,65 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
         }
     }
 
-    fn attempt(&self, request: &[u8], deadline: Option<Instant>, is_first: bool) -> End<R> {
-        let (key, seat, entry) = self.with(|lanes| lanes.enter(request, deadline, is_first));
-        let caller = Caller {
+    /// Does what the call is to do, and sleeps in between, until it hears how it ended.
+    fn attempt(
+        &self,
+        request: &[u8],
+        deadline: Option<Instant>,
+        is_first: bool,
+    ) -> Result<R, Failure> {
+        let (key, seat, mut entry) = self.with(|lanes| lanes.enter(request, deadline, is_first));
+        let call = Call {
             core: self,
             key,
+            seat,
             request,
             deadline,
         };
-        caller.run(&seat, entry)
-    }
-}
-
-/// A call, and the thread that makes it.
-struct Caller<'a, R, C> {
-    core: &'a Core<R, C>,
-    key: usize,
-    request: &'a [u8],
-    deadline: Option<Instant>,
-}
-
-impl<R: Send + 'static, C: Read + Write + Send + 'static> Caller<'_, R, C> {
-    /// Does what the call is to do, and sleeps in between, until it is over.
-    fn run(&self, seat: &Seat<R, C>, mut entry: Entry<Box<Kit<R, C>>, Pen>) -> End<R> {
-        let mut is_settled = false;
+        let mut until = deadline;
         loop {
             let again = match entry {
                 Entry::Lead(lead) => {
-                    if let Some(end) = self.lead(lead) {
-                        return end;
-                    }
-                    is_settled = false;
-                    Some(TICK)
+                    Leader::lead(&call, lead);
+                    until = deadline;
+                    Some(AGAIN)
                 }
-                Entry::Send { lane, pen } => {
-                    self.core.send(lane, pen);
-                    Some(TICK)
+                Entry::Send { lane, bytes } => {
+                    entry = call.send(lane, bytes);
+                    continue;
                 }
                 Entry::Wait(again) => again,
             };
-            let look_at = again.map(|again| now() + again);
-            entry = loop {
-                let deadline = self.deadline.filter(|_| !is_settled);
-                match seat.wait([deadline, look_at].into_iter().flatten().min()) {
-                    Some(Message::Reply(reply)) => return End::Reply(reply),
-                    Some(Message::Fate(fate)) => return End::Failed(fate),
-                    Some(Message::Lead(lead)) => break Entry::Lead(lead),
-                    None if deadline.is_some_and(|at| at <= now()) => {
-                        match self.core.with(|lanes| lanes.give_up(self.key)) {
-                            GaveUp::Unsent => return End::TimedOut { sent: false },
-                            GaveUp::Sent => return End::TimedOut { sent: true },
-                            GaveUp::Settled => is_settled = true,
-                        }
-                    }
-                    None => break self.core.with(|lanes| lanes.again(self.key)),
+            let ask_at = again.map(|again| now() + again);
+            entry = match call.seat.wait([until, ask_at].into_iter().flatten().min()) {
+                Some(Message::Reply(reply)) => return Ok(reply),
+                Some(Message::News(News::Failed(failure))) => return Err(failure),
+                Some(Message::News(News::Lead(lead))) => Entry::Lead(lead),
+                None if until.is_some_and(|at| at <= now()) => {
+                    self.with(|lanes| lanes.time_is_up(key, false));
+                    // That it is, or something else, is on the way to its seat.
+                    until = None;
+                    Entry::Wait(None)
                 }
+                None => self.with(|lanes| lanes.again(key)),
             };
         }
     }
+}
 
-    /// Leads a lane until the call is over; `None` if the call is queued again.
-    fn lead(&self, mut lead: Lead<Box<Kit<R, C>>>) -> Option<End<R>> {
-        let (key, request, deadline) = (self.key, self.request, self.deadline);
-        let leader = Leader::new(self.core, &mut lead, key, request, deadline);
-        leader.run(lead.others, lead.stale)
+impl<R: Send + 'static, C: Read + Write + Send + 'static> Call<'_, R, C> {
+    /// Writes on a lane that another caller leads; what is to be done next.
+    fn send(&self, lane: usize, bytes: Vec<u8>) -> Entry {
+        let stream = self.core.lines[lane].shared().as_ref().map(Stream::another);
+        let mut stream = stream.expect("bug: a lane on which nobody else can write");
+        let mut report = Report::default();
+        write_all(&mut stream, &bytes, true, None, &mut report);
+        if report.failed {
+            // Its leader reads what has come, then finds the end.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        drop(stream);
+        self.core
+            .with(|lanes| lanes.sent(self.key, lane, bytes, &report))
     }
 }

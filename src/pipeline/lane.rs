@@ -2,83 +2,75 @@
 //! callers sleep.
 
 use std::any::TypeId;
-use std::sync::{Arc, PoisonError};
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::net::stream::Stream;
 use crate::pipeline::input::Input;
 use crate::runtime::connection::{Abandoned, Connection};
-use crate::state::lanes::{self, Fate, Lanes, Lead, Whose};
+use crate::state::lanes::{self, Lanes, News, Report, Step, Whose};
 use crate::sync::user_code::destroy;
-use crate::sync::{Condvar, Mutex, now};
+use crate::sync::{Condvar, Mutex, MutexGuard, now};
 
-pub(super) type Machine<R, C> = Lanes<Arc<Seat<R, C>>, Box<Kit<R, C>>, Pen>;
+pub(super) type Machine<R> = Lanes<Arc<Seat<R>>>;
 
 /// Where a caller sleeps until it has its reply, or a lane to lead.
-pub(super) struct Seat<R, C> {
-    inbox: Mutex<Inbox<R, C>>,
+pub(super) struct Seat<R> {
+    inbox: Mutex<Inbox<R>>,
     bell: Condvar,
 }
 
-struct Inbox<R, C> {
-    message: Option<Message<R, C>>,
+struct Inbox<R> {
+    message: Option<Message<R>>,
     asleep: bool,
 }
 
-pub(super) enum Message<R, C> {
+pub(super) enum Message<R> {
     Reply(R),
-    Fate(Fate),
-    Lead(Lead<Box<Kit<R, C>>>),
+    News(News),
 }
 
-/// How an attempt ends.
-pub(super) enum End<R> {
-    Reply(R),
-    TimedOut { sent: bool },
-    Failed(Fate),
+/// A lane's connection.
+pub(super) struct Line<R, C> {
+    /// Locked by the leader, and by nobody else.
+    io: Mutex<Io<R, C>>,
+    /// What others write with; none while they cannot.
+    shared: Mutex<Option<Stream>>,
 }
 
-/// What a leader works with; it passes from leader to leader with the lane.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "they are independent of each other"
-)]
-pub(super) struct Kit<R, C> {
+/// What a leader works with.
+pub(super) struct Io<R, C> {
     pub(super) lease: Option<Connection<C>>,
     /// The lease, while nobody leads the lane.
     pub(super) left: Option<Abandoned<C>>,
-    /// The machine does not know yet that there is a lease.
-    pub(super) is_fresh: bool,
     pub(super) input: Input,
     /// What is to be written.
     pub(super) out: Vec<u8>,
+    /// Whether others can write on it.
+    pub(super) is_shared: bool,
     /// Whether the socket's buffers take what is to be written, so that no write can block.
     pub(super) is_held: bool,
-    /// Bytes and system calls that were written and not reported.
-    pub(super) wrote: (usize, u64),
-    /// The leaders of this lane are the one who writes on it.
-    pub(super) is_writing: bool,
-    pub(super) has_failed: bool,
-    pub(super) has_heard: bool,
-    /// Replies that were read, in their order; then those that have an owner, and the others.
+    /// What was done and not reported.
+    pub(super) report: Report,
+    /// Replies that were read, in their order; then with their callers, if those still wait.
     pub(super) replies: Vec<R>,
-    pub(super) told: Vec<(Arc<Seat<R, C>>, R)>,
-    pub(super) unwanted: Vec<R>,
-    /// The buffer of a pen, while there is none.
-    pub(super) ink: Vec<u8>,
-    /// A pen's handle on the connection, to be dropped before that is given back.
-    pub(super) laid: Option<Stream>,
+    answered: Vec<(Option<Arc<Seat<R>>>, R)>,
     pub(super) timeout: Timeout,
+    /// Why the leader cannot read on.
+    pub(super) stop: Option<Stop<R>>,
 }
 
-/// What those write with who do not lead.
-pub(super) struct Pen {
-    pub(super) stream: Stream,
-    pub(super) ink: Vec<u8>,
+pub(super) enum Stop<R> {
+    OutOfTime,
+    /// The connection is of no use any more; `true` if it broke by itself.
+    Broken(Arc<io::Error>, bool),
+    /// It is to leave.
+    Leave(Step<Arc<Seat<R>>>),
 }
 
-impl<R, C> Seat<R, C> {
-    pub(super) fn tell(&self, message: Message<R, C>) {
+impl<R> Seat<R> {
+    pub(super) fn tell(&self, message: Message<R>) {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(inbox.message.is_none(), "bug: two messages for one caller");
         inbox.message = Some(message);
@@ -90,7 +82,7 @@ impl<R, C> Seat<R, C> {
     }
 
     /// The message, once there is one; none if the time is up before.
-    pub(super) fn wait(&self, until: Option<Instant>) -> Option<Message<R, C>> {
+    pub(super) fn wait(&self, until: Option<Instant>) -> Option<Message<R>> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(message) = inbox.message.take() {
@@ -116,7 +108,7 @@ impl<R, C> Seat<R, C> {
     }
 }
 
-impl<R, C> lanes::Seat for Arc<Seat<R, C>> {
+impl<R> lanes::Seat for Arc<Seat<R>> {
     fn new() -> Self {
         let inbox = Inbox {
             message: None,
@@ -133,110 +125,93 @@ impl<R, C> lanes::Seat for Arc<Seat<R, C>> {
     }
 }
 
-impl lanes::Pen for Pen {
-    fn ink(&mut self) -> &mut Vec<u8> {
-        &mut self.ink
+impl<R, C> Line<R, C> {
+    pub(super) fn new() -> Self {
+        let io = Io {
+            lease: None,
+            left: None,
+            input: Input::default(),
+            out: Vec::new(),
+            is_shared: false,
+            is_held: false,
+            report: Report::default(),
+            replies: Vec::new(),
+            answered: Vec::new(),
+            timeout: Timeout::new(),
+            stop: None,
+        };
+        Self {
+            io: Mutex::new(io),
+            shared: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn io(&self) -> MutexGuard<'_, Io<R, C>> {
+        self.io.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the lease that a leader has left to the pool is closed.
+    pub(super) fn is_closed(&self) -> bool {
+        let io = match self.io.try_lock() {
+            Ok(io) => io,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        io.left.as_ref().is_some_and(Abandoned::is_closed)
+    }
+
+    pub(super) fn shared(&self) -> MutexGuard<'_, Option<Stream>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<R, C: 'static> Kit<R, C> {
-    pub(super) fn begin(&mut self, lease: Connection<C>) {
-        self.lease = Some(lease);
-        self.is_fresh = true;
-        self.timeout = Timeout::new();
-    }
-
-    /// Tells the machine what was done and what has come; false if a reply was not asked for.
-    pub(super) fn report(
-        &mut self,
-        lanes: &mut Machine<R, C>,
-        lane: usize,
-        key: usize,
-        own: &mut Option<R>,
-    ) -> bool {
-        if std::mem::take(&mut self.is_fresh) {
-            let stream = self.lease.as_ref().and_then(shared_stream);
-            let ink = std::mem::take(&mut self.ink);
-            lanes.started(lane, stream.map(|stream| Pen { stream, ink }));
-        }
-        if self.is_writing && self.out.is_empty() {
-            self.report_written(lanes, lane);
-        }
-        if std::mem::take(&mut self.has_heard) {
-            lanes.heard(lane);
-        }
+impl<R, C> Io<R, C> {
+    /// Tells what was done and what has come; false if a reply was not asked for.
+    pub(super) fn report(&mut self, lanes: &mut Machine<R>, lane: usize) -> bool {
+        lanes.report(lane, &std::mem::take(&mut self.report));
         let mut all_asked = true;
         for reply in self.replies.drain(..) {
-            match lanes.answered(lane) {
-                Whose::Caller(whose, _) if whose == key && own.is_none() => *own = Some(reply),
-                Whose::Caller(_, seat) => self.told.push((seat, reply)),
-                Whose::Nobody => self.unwanted.push(reply),
+            let caller = match lanes.answered(lane) {
+                Whose::Caller(seat) => Some(seat),
+                Whose::Nobody => None,
                 Whose::Unasked => {
-                    self.unwanted.push(reply);
                     all_asked = false;
+                    None
                 }
-            }
+            };
+            self.answered.push((caller, reply));
         }
         all_asked
     }
 
-    pub(super) fn report_written(&mut self, lanes: &mut Machine<R, C>, lane: usize) {
-        if std::mem::take(&mut self.is_writing) {
-            let (bytes, writes) = std::mem::take(&mut self.wrote);
-            lanes.wrote(lane, bytes, writes, self.has_failed);
-        }
-    }
-
     /// Hands the replies to their callers.
     pub(super) fn deliver(&mut self) {
-        for (seat, reply) in self.told.drain(..) {
-            seat.tell(Message::Reply(reply));
+        for (caller, reply) in self.answered.drain(..) {
+            match caller {
+                Some(seat) => seat.tell(Message::Reply(reply)),
+                None => destroy(reply),
+            }
         }
-        self.unwanted.drain(..).for_each(destroy);
     }
 
-    /// Takes a pen apart, before its connection goes.
-    pub(super) fn lay_down(&mut self, pen: Option<Pen>) {
-        if let Some(pen) = pen {
-            self.ink = pen.ink;
-            self.laid = Some(pen.stream);
-        }
+    /// The leader cannot read on, for this reason.
+    pub(super) fn break_off(&mut self, kind: ErrorKind, text: &str) {
+        let error = Arc::new(io::Error::new(kind, text));
+        self.stop = Some(Stop::Broken(error, false));
     }
 
     /// Ready for another lease.
     pub(super) fn clear(&mut self) {
         self.out.clear();
         self.input.clear();
-        self.wrote = (0, 0);
-        (self.is_writing, self.has_failed, self.has_heard) = (false, false, false);
-    }
-}
-
-impl<R, C> Default for Kit<R, C> {
-    fn default() -> Self {
-        Self {
-            lease: None,
-            left: None,
-            is_fresh: false,
-            input: Input::default(),
-            out: Vec::new(),
-            is_held: false,
-            wrote: (0, 0),
-            is_writing: false,
-            has_failed: false,
-            has_heard: false,
-            replies: Vec::new(),
-            told: Vec::new(),
-            unwanted: Vec::new(),
-            ink: Vec::new(),
-            laid: None,
-            timeout: Timeout::new(),
-        }
+        self.report = Report::default();
+        self.timeout = Timeout::new();
+        self.stop = None;
     }
 }
 
 /// A lease that was not given back in order has replies outstanding.
-impl<R, C> Drop for Kit<R, C> {
+impl<R, C> Drop for Io<R, C> {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
             Connection::discard(lease);
@@ -255,7 +230,7 @@ pub(super) struct Timeout {
 }
 
 impl Timeout {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             quiet_since: now(),
             given: None,
@@ -283,7 +258,7 @@ mod tests {
     /// Else each call would get a place of its own, for ever.
     #[test]
     fn a_seat_is_free_once_its_caller_and_every_message_for_it_are_gone() {
-        let seat: Arc<Seat<(), ()>> = lanes::Seat::new();
+        let seat: Arc<Seat<()>> = lanes::Seat::new();
         assert!(seat.is_free());
         let callers = Arc::clone(&seat);
         assert!(!seat.is_free());

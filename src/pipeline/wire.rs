@@ -2,30 +2,20 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::net::stream::Stream;
-use crate::pipeline::lane::{Kit, is_stream};
+use crate::pipeline::lane::{Io, Stop, is_stream};
 use crate::report::stats::Brief;
 use crate::runtime::connection::Connection;
+use crate::state::lanes::Report;
 use crate::sync::now;
 
 /// The shortest time-out.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Why a leader cannot go on.
-pub(super) enum Trouble {
-    OutOfTime,
-    Broken(io::Error),
-    /// What came was no reply.
-    Nonsense(io::Error),
-}
-
-impl<R, C: Read + Write + Send + 'static> Kit<R, C> {
-    pub(super) fn lease(&mut self) -> &mut Connection<C> {
-        self.lease.as_mut().expect("bug: a leader without a lease")
-    }
-
+impl<R, C: Read + Write + Send + 'static> Io<R, C> {
     pub(super) fn stream(&self) -> &Stream {
         let lease = self.lease.as_ref();
         Connection::stream(lease.expect("bug: a leader without a lease"))
@@ -41,79 +31,45 @@ impl<R, C: Read + Write + Send + 'static> Kit<R, C> {
     /// What breaks the connection is left to the next read, because replies may have come before.
     pub(super) fn write(&mut self, bytes: &[u8], deadline: Option<Instant>) -> usize {
         let deadline = deadline.filter(|_| self.may_block());
-        if deadline.is_none() {
-            return self.write_all(bytes, None);
+        if deadline.is_some() {
+            let _ = self.stream().set_deadline(deadline);
         }
-        let _ = self.stream().set_deadline(deadline);
-        let done = self.write_all(bytes, deadline);
-        // Whoever writes next may have more time.
-        let _ = self.stream().set_deadline(None);
-        done
-    }
-
-    fn write_all(&mut self, bytes: &[u8], deadline: Option<Instant>) -> usize {
-        let mut done = 0;
-        while done < bytes.len() {
-            // A client of another kind may send a part, and then fail or panic.
-            let left = bytes.len() - done;
-            let risked = if is_stream::<C>() { 0 } else { left };
-            self.wrote.0 += risked;
-            let wrote = self.lease().write(&bytes[done..]);
-            self.wrote.0 -= risked;
-            let wrote = match wrote {
-                Ok(0) => Err(ErrorKind::WriteZero.into()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                wrote => wrote,
-            };
-            self.wrote.1 += 1;
-            match wrote {
-                Ok(count) => {
-                    done += count;
-                    self.wrote.0 += count;
-                }
-                Err(error) if is_passing(&error) && deadline.is_some_and(|at| at <= now()) => {
-                    return done;
-                }
-                Err(_) => {
-                    self.wrote.0 += risked;
-                    self.fail();
-                    return bytes.len();
-                }
-            }
+        let Io { lease, report, .. } = self;
+        let lease = lease.as_mut().expect("bug: a leader without a lease");
+        let is_exact = is_stream::<C>();
+        let done = write_all(&mut **lease, bytes, is_exact, deadline, report);
+        if deadline.is_some() {
+            // Whoever writes next may have more time.
+            let _ = self.stream().set_deadline(None);
         }
-        if self.lease().flush().is_err() {
-            self.fail();
+        if self.report.failed {
+            // What has come can still be read, then there is the end.
+            let _ = self.stream().shutdown(Shutdown::Both);
         }
         done
-    }
-
-    /// A write failed: what has come can still be read, then there is the end.
-    fn fail(&mut self) {
-        let _ = self.stream().shutdown(Shutdown::Both);
-        self.has_failed = true;
     }
 
     /// Reads what comes, by the deadline; nothing if it was only woken.
-    pub(super) fn read(&mut self, deadline: Option<Instant>) -> Result<(), Trouble> {
+    pub(super) fn read(&mut self, deadline: Option<Instant>) -> Result<(), Stop<R>> {
         if !self.arm_read(deadline) {
-            return Err(Trouble::OutOfTime);
+            return Err(Stop::OutOfTime);
         }
-        let Kit { lease, input, .. } = self;
+        let Io { lease, input, .. } = self;
         let lease = lease.as_mut().expect("bug: a leader without a lease");
         match lease.read(input.space()) {
-            Ok(0) => Err(Trouble::Broken(io::Error::new(
-                ErrorKind::UnexpectedEof,
-                "the connection was closed",
-            ))),
+            Ok(0) => {
+                let text = "the connection was closed";
+                Err(broken(io::Error::new(ErrorKind::UnexpectedEof, text)))
+            }
             Ok(count) => {
                 self.input.add(count);
-                self.has_heard = true;
+                self.report.heard = true;
                 self.timeout.quiet_since = now();
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
             Err(error) if is_passing(&error) => self.timed_out(error, deadline),
-            Err(error) => Err(Trouble::Broken(error)),
+            Err(error) => Err(broken(error)),
         }
     }
 
@@ -122,11 +78,11 @@ impl<R, C: Read + Write + Send + 'static> Kit<R, C> {
         if self.lease.is_none() || self.stream().set_nonblocking(true).is_err() {
             return false;
         }
-        let Kit { lease, input, .. } = self;
+        let Io { lease, input, .. } = self;
         let lease = lease.as_mut().expect("bug: a leader without a lease");
         let count = lease.read(input.space()).unwrap_or(0);
         self.input.add(count);
-        self.has_heard = count > 0;
+        self.report.heard = count > 0;
         self.timeout.quiet_since = now();
         count > 0 && self.stream().set_nonblocking(false).is_ok()
     }
@@ -174,26 +130,68 @@ impl<R, C: Read + Write + Send + 'static> Kit<R, C> {
     }
 
     /// A read has waited for as long as it may: whether that is too long.
-    fn timed_out(&mut self, error: io::Error, deadline: Option<Instant>) -> Result<(), Trouble> {
+    fn timed_out(&mut self, error: io::Error, deadline: Option<Instant>) -> Result<(), Stop<R>> {
         let now = now();
         if deadline.is_some_and(|at| at <= now) {
-            return Err(Trouble::OutOfTime);
+            return Err(Stop::OutOfTime);
         }
         let Some(given) = self.given_timeout() else {
             let is_ours = self.timeout.set.is_some();
-            return if is_ours {
-                Ok(())
-            } else {
-                Err(Trouble::Broken(error))
-            };
+            return if is_ours { Ok(()) } else { Err(broken(error)) };
         };
         let quiet = now.saturating_duration_since(self.timeout.quiet_since);
         if quiet < given {
             return Ok(());
         }
         let text = format!("no byte within {}", Brief(quiet));
-        Err(Trouble::Broken(io::Error::new(ErrorKind::TimedOut, text)))
+        Err(broken(io::Error::new(ErrorKind::TimedOut, text)))
     }
+}
+
+/// Writes all, if it can; what it did is added to `report`. Returns how much of it is done with, which
+/// is less than all of it only if the time is up: what breaks the connection is left to the next
+/// read, because replies may have come before. Where a failed write may have sent a part
+/// (`!is_exact`), all of it counts as sent.
+pub(super) fn write_all(
+    to: &mut dyn Write,
+    bytes: &[u8],
+    is_exact: bool,
+    deadline: Option<Instant>,
+    report: &mut Report,
+) -> usize {
+    let mut done = 0;
+    while done < bytes.len() {
+        let risked = if is_exact { 0 } else { bytes.len() - done };
+        // It may panic, too.
+        report.bytes += risked;
+        let wrote = to.write(&bytes[done..]);
+        report.bytes -= risked;
+        match wrote {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Ok(count) if count > 0 => {
+                done += count;
+                report.bytes += count;
+            }
+            Err(error) if is_passing(&error) && deadline.is_some_and(|at| at <= now()) => {
+                report.writes += 1;
+                return done;
+            }
+            _ => {
+                report.bytes += risked;
+                report.failed = true;
+                done = bytes.len();
+            }
+        }
+        report.writes += 1;
+    }
+    if !report.failed && to.flush().is_err() {
+        report.failed = true;
+    }
+    done
+}
+
+fn broken<R>(error: io::Error) -> Stop<R> {
+    Stop::Broken(Arc::new(error), true)
 }
 
 /// Whether an error only says that a time-out is over.

@@ -4,8 +4,9 @@ use std::fmt;
 use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
 use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::report::outcome::PeerSignal;
 use crate::runtime::shared::{Held, Shared};
@@ -222,10 +223,15 @@ impl<C> Connection<C> {
     /// place, unless it is taken back before.
     pub(crate) fn abandon(mut this: Self) -> Abandoned<C> {
         let (key, shared) = (this.key, Arc::clone(&this.shared));
+        let socket = Arc::downgrade(Connection::stream(&this).socket());
         if let Some(held) = this.held.take() {
             shared.with(|core| core.abandon(key, held));
         }
-        Abandoned { key, shared }
+        Abandoned {
+            key,
+            socket,
+            shared,
+        }
     }
 
     fn held(&self) -> &Held<C> {
@@ -236,10 +242,16 @@ impl<C> Connection<C> {
 /// A lease on which its holder waits for nothing any more; dropped, it closes.
 pub(crate) struct Abandoned<C> {
     key: SlotKey,
+    socket: Weak<Socket>,
     shared: Arc<Shared<C>>,
 }
 
 impl<C> Abandoned<C> {
+    /// Whether the pool has closed it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.socket.strong_count() == 0
+    }
+
     /// The lease again, unless it has been closed.
     pub(crate) fn take_back(self) -> Option<Connection<C>> {
         let key = self.key;

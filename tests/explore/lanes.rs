@@ -7,16 +7,14 @@
 
 use std::time::Duration;
 
-use super::world::{At, Caller, Config, Kit, Leading, Message, Pen, Step, Then, World};
-use super::{Call, Flight, Lane, Lanes, Lead, Phase, Rules, Stage};
+use super::world::{At, Caller, Config, Io, Leading, Message, Step, Then, World};
+use super::{Call, Failure, Flight, Lane, Lanes, Lead, News, Phase, Report, Rules, Stage};
 use crate::explore::{Ages, Choices, Digest, explore};
 
 /// Half of the time for which no further lane is started.
 const HALF: Duration = Duration::from_millis(50);
 /// So long are small calls: no shorter than their numbers and their lengths.
 const SMALL: usize = 8;
-/// Of tickets that were left behind in a queue, so many are told apart.
-const STALE: usize = 1;
 
 /// One transition. The numbers are places in the lists of [`World`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +29,8 @@ pub(super) enum Act {
     Cut(usize),
     /// The pool closes a connection on which nobody waits.
     Close(u32),
+    /// Statistics are asked for, and that connection's lane is vacant then.
+    FindClosed(usize),
     Pass,
     End,
 }
@@ -61,8 +61,8 @@ impl crate::explore::World for World {
             }
         }
         if config.recalls {
-            let is_there = |wire: &u32| self.wires.iter().any(|(number, _)| number == wire);
-            acts.extend(self.left().filter(is_there).map(Act::Close));
+            acts.extend(self.left().map(Act::Close));
+            acts.extend(self.closed().map(Act::FindClosed));
         }
         acts.extend(config.step.map(|_| Act::Pass));
         if config.ends && !self.has_ended {
@@ -88,6 +88,7 @@ impl crate::explore::World for World {
             Act::Serve(at) => self.serve(at),
             Act::Cut(at) => self.cut(at),
             Act::Close(wire) => self.close_left(wire),
+            Act::FindClosed(lane) => self.find_closed(lane),
             Act::Pass => self.pass(config.step.unwrap()),
             Act::End => self.end(),
         }
@@ -104,7 +105,7 @@ impl crate::explore::World for World {
     fn go_on(&mut self, returns_first: bool, config: &Config, acts: &mut Vec<Act>) -> bool {
         if self.callers.is_empty() {
             // Whatever drifts is drained or replaced by who comes next.
-            let drifts = |lane: &Lane<Kit, Pen>| lane.phase == Phase::Drifting;
+            let drifts = |lane: &Lane| lane.phase == Phase::Drifting;
             if !self.lanes.lanes.iter().any(drifts) {
                 self.check_quiet();
                 return false;
@@ -162,12 +163,12 @@ impl World {
         match &caller.at {
             At::Asleep { .. } if !looks_by_itself => self.message_for(caller).is_some(),
             At::Leading(Leading {
-                kit,
+                lane,
                 step: Step::Read,
                 ..
             }) => {
-                let mut wires = self.wires.iter();
-                let (_, wire) = wires.find(|(number, _)| Some(*number) == kit.wire).unwrap();
+                let (io, mut wires) = (&self.ios[*lane], self.wires.iter());
+                let (_, wire) = wires.find(|(number, _)| Some(*number) == io.wire).unwrap();
                 wire.is_broken || !wire.answers.is_empty() || caller.is_late(self.now)
             }
             _ => self.can_step(at),
@@ -225,16 +226,15 @@ impl<'a> Digester<'a> {
             self.digest.id(u64::from(caller.id));
             match &caller.at {
                 At::Leading(leading) => {
-                    self.kit(&leading.kit);
                     if let Step::HandOver(mat, lead) = &leading.step {
                         let next = world.callers.iter().find(|other| other.mat.is(mat));
                         self.digest.id(next.map_or(0, |next| u64::from(next.id)));
                         self.lead(lead);
                     }
                 }
-                At::Writing { pen, done, .. } => {
-                    self.bytes(&pen.ink[*done..]);
-                    self.digest.put(*done as u64);
+                At::Writing { bytes, report, .. } => {
+                    self.bytes(bytes);
+                    self.report(report);
                 }
                 At::Asleep { .. } | At::Over => {}
             }
@@ -270,7 +270,6 @@ impl<'a> Digester<'a> {
         }
         let Call {
             seat: _,
-            ticket,
             stage,
             leads,
             request: _,
@@ -280,14 +279,9 @@ impl<'a> Digester<'a> {
         digest.put(u64::from(*leads));
         match *stage {
             Stage::Queued => {
-                let tickets = lanes.queue.iter().chain(&lanes.large);
-                let mut places = tickets.filter(|(other, _)| lanes.is_queued(*other));
+                let mut places = lanes.queue.iter().chain(&lanes.large);
                 digest.put(1);
-                digest.put(
-                    places
-                        .position(|&other| other == (*key, *ticket))
-                        .map_or(0, |n| n as u64),
-                );
+                digest.put(places.position(|other| other == key).unwrap() as u64);
             }
             Stage::Own => digest.put(2),
             Stage::Sent(at, number) => {
@@ -303,6 +297,7 @@ impl<'a> Digester<'a> {
             At::Writing { lane, .. } => digest.put(10 + *lane as u64),
             At::Leading(leading) => {
                 digest.put(20 + leading.lane as u64);
+                digest.put(u64::from(leading.own) + 2 * u64::from(leading.panics));
                 let (step, more) = match leading.step {
                     Step::Begin { others, stale } => (0, u64::from(others) + 2 * u64::from(stale)),
                     Step::Connect { others } => (1, u64::from(others)),
@@ -310,7 +305,7 @@ impl<'a> Digester<'a> {
                     Step::Write => (3, 0),
                     Step::WriteOwn(done) => (4, done as u64),
                     Step::Read => (5, 0),
-                    Step::Abandon(then) => (
+                    Step::TimeIsUp(then) => (
                         6,
                         match then {
                             Then::Look => 0,
@@ -319,9 +314,8 @@ impl<'a> Digester<'a> {
                         },
                     ),
                     Step::HandOver(..) => (7, 0),
-                    Step::LayDown => (8, 0),
                     Step::Drift => (9, 0),
-                    Step::Wait => (10, 0),
+                    Step::Shut => (10, 0),
                     Step::Break => (11, 0),
                     Step::Leave { is_clean } => (12, u64::from(is_clean)),
                 };
@@ -339,65 +333,62 @@ impl<'a> Digester<'a> {
                 self.digest.put(1);
                 self.digest.id(u64::from(*id));
             }
-            Message::Fate(fate) => self.digest.put(match fate {
-                super::Fate::Lost(_) => 2,
-                super::Fate::Unsent(_) => 3,
-                super::Fate::NoConnection(_) => 4,
+            Message::News(News::Failed(failure)) => self.digest.put(match failure {
+                Failure::Lost(_) => 2,
+                Failure::Unsent(_) => 3,
+                Failure::NoConnection(_) => 4,
+                Failure::TimedOut { sent } => 6 + u64::from(*sent),
             }),
-            Message::Lead(lead) => {
+            Message::News(News::Lead(lead)) => {
                 self.digest.put(5);
                 self.lead(lead);
             }
         }
     }
 
-    fn lead(&mut self, lead: &Lead<Kit>) {
+    fn lead(&mut self, lead: &Lead) {
         let Lead {
             lane,
-            kit,
+            own,
             others,
             stale,
         } = lead;
         self.digest.put(*lane as u64);
-        self.digest.put(u64::from(*others) + 2 * u64::from(*stale));
-        if let Some(kit) = kit {
-            self.kit(kit);
+        for flag in [own, others, stale] {
+            self.digest.put(u64::from(*flag));
         }
     }
 
-    fn kit(&mut self, kit: &Kit) {
-        let Kit {
+    fn report(&mut self, report: &Report) {
+        let Report {
+            bytes,
+            writes: _,
+            failed,
+            heard,
+        } = report;
+        self.digest.put(*bytes as u64);
+        self.digest.put(u64::from(*failed) + 2 * u64::from(*heard));
+    }
+
+    fn io(&mut self, io: &Io) {
+        let Io {
             wire,
             left,
-            is_fresh,
             out,
-            wrote,
-            is_writing,
-            has_failed,
-            has_heard,
+            report,
             has_half,
             replies,
-        } = kit;
-        let flags = [
-            *is_fresh,
-            *is_writing,
-            *has_failed,
-            *has_heard,
-            *has_half,
-            left.is_some(),
-        ];
-        for flag in flags {
+            is_broken,
+        } = io;
+        for flag in [*has_half, *is_broken, left.is_some()] {
             self.digest.put(u64::from(flag));
         }
+        self.report(report);
         self.bytes(out);
-        self.digest.put(*wrote as u64);
         self.ids(replies.iter());
         let number = wire.or(*left);
-        let wire = self
-            .world
-            .wires
-            .iter()
-            .find(|(other, _)| Some(*other) == number);
+        let mut wires = self.world.wires.iter();
+        let wire = wires.find(|(other, _)| Some(*other) == number);
         let Some((_, wire)) = wire else {
             return self.digest.put(0);
         };
@@ -432,39 +423,28 @@ impl<'a> Digester<'a> {
             now: _,
             calls,
             over,
-            tickets: _,
             queue,
             large,
-            unsent: _,
             lanes,
             grow_at,
             shortest: _,
             usual: _,
             stats: _,
             ended: _,
-            effects: _,
+            news: _,
         } = lanes;
-        for lane in lanes {
+        for (lane, io) in lanes.iter().zip(&self.world.ios) {
             self.lane(lane);
+            self.io(io);
         }
         if lanes.len() > 1 {
             self.digest.due(Some(*grow_at));
         }
         for queue in [queue, large] {
-            let mut stale = 0;
-            for &(key, ticket) in queue {
-                let call = &calls[key];
-                if call.ticket == ticket && call.stage == Stage::Queued {
-                    self.digest.put(1);
-                } else if stale < STALE {
-                    stale += 1;
-                    self.digest.put(2);
-                } else {
-                    continue;
-                }
+            self.digest.put(queue.len() as u64);
+            for &key in queue {
                 self.call(key);
             }
-            self.digest.put(3);
         }
         for &key in over {
             self.call(key);
@@ -473,17 +453,18 @@ impl<'a> Digester<'a> {
         }
     }
 
-    fn lane(&mut self, lane: &Lane<Kit, Pen>) {
+    fn lane(&mut self, lane: &Lane) {
         let Lane {
             phase,
-            kit,
-            pen,
+            shared,
             writing,
+            buffer: _,
+            rounds,
             reading,
+            own_first,
             overdue,
             wanted,
             failing,
-            rounds,
             flights,
             first: _,
             outstanding: _,
@@ -491,13 +472,12 @@ impl<'a> Digester<'a> {
             written,
         } = lane;
         self.digest.put(*phase as u64);
-        for flag in [pen.is_some(), *writing, *overdue, *wanted, *failing] {
-            self.digest.put(u64::from(flag));
+        for flag in [shared, writing, own_first, overdue, wanted, failing] {
+            self.digest.put(u64::from(*flag));
         }
         self.digest.age(*reading, super::flow::LONG);
         // They count while somebody writes who does not lead.
-        let counts = *writing && pen.is_none() && self.config.has_pens;
-        self.digest.put(if counts { *rounds as u64 } else { 0 });
+        self.digest.put(if *writing { *rounds as u64 } else { 0 });
         self.digest.put(booked - written);
         self.digest.put(flights.len() as u64);
         for flight in flights {
@@ -523,9 +503,6 @@ impl<'a> Digester<'a> {
                 self.digest.age(Some(*sent), 2 * HALF);
             }
         }
-        if let Some(kit) = kit.as_ref().filter(|_| *phase == Phase::Drifting) {
-            self.kit(kit);
-        }
     }
 }
 
@@ -539,7 +516,7 @@ fn config(lanes: usize, callers: usize) -> Config {
         callers,
         step: None,
         shortest: Some(None),
-        has_pens: true,
+        is_shared: true,
         is_foreign: false,
         firsts: false,
         larges: false,
@@ -578,7 +555,7 @@ fn one_lane() {
 #[test]
 fn one_lane_of_clients_that_panic() {
     let config = Config {
-        has_pens: false,
+        is_shared: false,
         is_foreign: true,
         ..stream(1)
     };

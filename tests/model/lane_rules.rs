@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::flow::FAR;
-use super::{Entry, Lanes, Look, Rules, Whose};
+use super::{Condition, Entry, Lanes, Lead, Report, Rules, Step, Whose};
 
 #[derive(Clone, Debug)]
 struct Seat(Rc<()>);
@@ -19,16 +19,20 @@ impl super::Seat for Seat {
     }
 }
 
-#[derive(Debug, Default)]
-struct Pen(Vec<u8>);
+type Machine = Lanes<Seat>;
 
-impl super::Pen for Pen {
-    fn ink(&mut self) -> &mut Vec<u8> {
-        &mut self.0
+const SHARED: Condition = Condition {
+    wanted: false,
+    shared: true,
+};
+
+fn written(bytes: usize) -> Report {
+    Report {
+        bytes,
+        writes: 1,
+        ..Report::default()
     }
 }
-
-type Machine = Lanes<Seat, (), Pen>;
 
 const REQUEST: [u8; 4] = *b"ask\n";
 
@@ -42,19 +46,18 @@ fn asked(request: &[u8], max_in_flight: usize, max_bytes: usize) -> (Machine, us
     let mut lanes = Machine::new(rules, Instant::now());
     let (leader, seat, entry) = lanes.enter(request, None, false);
     assert!(matches!(entry, Entry::Lead(_)));
-    lanes.started(0, Some(Pen::default()));
     let mut out = Vec::new();
-    let look = lanes.look(0, (leader, request), false, &mut out);
-    assert!(matches!(look, Look::Write) && out == request);
-    lanes.wrote(0, out.len(), 1, false);
+    let step = lanes.next_step(0, Some((leader, request)), SHARED, &mut out);
+    assert!(matches!(step, Step::Write) && out == request);
+    lanes.report(0, &written(out.len()));
     (lanes, leader, seat)
 }
 
 /// One lane, whose leader has waited for its reply for a second.
 fn reading() -> (Machine, Instant) {
     let (mut lanes, leader, _) = asked(&REQUEST, 100, 1000);
-    let look = lanes.look(0, (leader, &REQUEST), false, &mut Vec::new());
-    assert!(matches!(look, Look::Read));
+    let step = lanes.next_step(0, Some((leader, &REQUEST)), SHARED, &mut Vec::new());
+    assert!(matches!(step, Step::Read));
     let now = lanes.now + Duration::from_secs(1);
     lanes.advance(now);
     (lanes, now)
@@ -64,22 +67,61 @@ fn reading() -> (Machine, Instant) {
 #[test]
 fn a_caller_does_not_write_for_others_without_end() {
     let (mut lanes, _) = reading();
-    let (_, _, entry) = lanes.enter(&REQUEST, None, false);
-    let Entry::Send { lane, mut pen } = entry else {
-        panic!("{entry:?}");
-    };
+    let (writer, _seat, mut entry) = lanes.enter(&REQUEST, None, false);
     for round in 1.. {
         assert!(round < 10, "it writes on and on");
-        let (other, _, entry) = lanes.enter(&REQUEST, None, false);
-        assert!(matches!(entry, Entry::Wait(Some(_))), "two write");
-        let Some((_, next)) = lanes.sent(lane, pen, (REQUEST.len(), 1), false) else {
+        let Entry::Send { lane, bytes } = entry else {
+            panic!("{entry:?}");
+        };
+        let (other, _, waits) = lanes.enter(&REQUEST, None, false);
+        assert!(matches!(waits, Entry::Wait(Some(_))), "two write");
+        entry = lanes.sent(writer, lane, bytes, &written(REQUEST.len()));
+        if matches!(entry, Entry::Wait(None)) {
             // And whoever is left writes for itself.
             let entry = lanes.again(other);
             assert!(matches!(entry, Entry::Send { .. }), "{entry:?}");
             return;
-        };
-        pen = next;
+        }
     }
+}
+
+/// Beyond that the socket's buffers may be full, and its write has no deadline.
+#[test]
+fn a_caller_that_does_not_lead_writes_no_more_than_buffers_hold() {
+    let (mut lanes, leader, _seat) = asked(&REQUEST, 1000, 100_000);
+    let own: Option<(usize, &[u8])> = Some((leader, &REQUEST));
+    let mut out = Vec::new();
+    let callers: Vec<_> = (0..29)
+        .map(|_| lanes.enter(&REQUEST, None, false))
+        .collect();
+    assert!(matches!(
+        lanes.next_step(0, own, SHARED, &mut out),
+        Step::Write
+    ));
+    lanes.report(0, &written(out.len()));
+    out.clear();
+    assert!(matches!(
+        lanes.next_step(0, own, SHARED, &mut out),
+        Step::Read
+    ));
+    assert!(lanes.is_held(0) && callers.len() + 1 == lanes.lanes[0].flights.len());
+    lanes.advance(lanes.now + Duration::from_secs(1));
+    for _ in 0..2 {
+        let (key, _, entry) = lanes.enter(&REQUEST, None, false);
+        let Entry::Send { lane, bytes } = entry else {
+            panic!("{entry:?}");
+        };
+        lanes.sent(key, lane, bytes, &written(REQUEST.len()));
+    }
+    let (key, _, entry) = lanes.enter(&REQUEST, None, false);
+    assert!(matches!(entry, Entry::Wait(Some(_))), "{entry:?}");
+    assert!(matches!(lanes.again(key), Entry::Wait(Some(_))));
+    // The leader does, with a deadline.
+    assert!(matches!(
+        lanes.next_step(0, own, SHARED, &mut out),
+        Step::Write
+    ));
+    assert!(!lanes.is_held(0));
 }
 
 /// Nothing else would tell it that a connection has come back.
@@ -109,9 +151,35 @@ fn a_large_call_that_gave_up_holds_up_no_small_one() {
     let (small, _, entry) = lanes.enter(&REQUEST, None, false);
     assert!(matches!(entry, Entry::Wait(Some(_))), "{entry:?}");
     lanes.advance(deadline);
-    lanes.give_up(large);
+    lanes.time_is_up(large, false);
     let entry = lanes.again(small);
     assert!(matches!(entry, Entry::Send { .. }), "{entry:?}");
+}
+
+/// Its leader would wait in a read, with nothing in flight once the replies to others are there.
+#[test]
+fn nothing_is_sent_before_the_call_of_a_leader_that_waits_for_room() {
+    let (mut lanes, first, _seat) = asked(&[0; 8], 8, 16);
+    let mut out = Vec::new();
+    let (second, _second, _) = lanes.enter(&[0; 16], None, false);
+    lanes.time_is_up(first, true);
+    let step = lanes.next_step(0, Some((first, &[0; 8])), SHARED, &mut out);
+    assert!(matches!(step, Step::HandOver(_, Lead { stale: true, .. })));
+    let heard = Report {
+        heard: true,
+        ..Report::default()
+    };
+    lanes.report(0, &heard);
+    let own: Option<(usize, &[u8])> = Some((second, &[0; 16]));
+    let step = lanes.next_step(0, own, SHARED, &mut out);
+    assert!(matches!(step, Step::Read) && out.is_empty());
+    lanes.advance(lanes.now + Duration::from_secs(1));
+    let (third, _third, entry) = lanes.enter(&[0; 8], None, false);
+    assert!(matches!(entry, Entry::Wait(Some(_))), "{entry:?}");
+    assert!(matches!(lanes.again(third), Entry::Wait(Some(_))));
+    assert!(matches!(lanes.answered(0), Whose::Nobody));
+    let step = lanes.next_step(0, own, SHARED, &mut out);
+    assert!(matches!(step, Step::Write) && out.len() == 16);
 }
 
 /// With one lane that is always busy with small calls.
@@ -119,25 +187,25 @@ fn a_large_call_that_gave_up_holds_up_no_small_one() {
 fn a_large_call_is_not_overtaken_for_ever() {
     let (mut lanes, leader, _seat) = asked(&[0; 8], 8, 16);
     let mut out = Vec::new();
-    let own: (usize, &[u8]) = (leader, &[0; 8]);
+    let own: Option<(usize, &[u8])> = Some((leader, &[0; 8]));
     let (large, seat, _) = lanes.enter(&[0; 17], None, false);
     let (small, _small, _) = lanes.enter(&[0; 8], None, false);
-    let look = lanes.look(0, own, false, &mut out);
-    assert!(matches!(look, Look::Read) && out.is_empty(), "overtaken");
-    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == leader));
-    match lanes.look(0, own, false, &mut out) {
-        Look::HandOver(to, _) => assert!(Rc::ptr_eq(&to.0, &seat.0)),
+    let step = lanes.next_step(0, own, SHARED, &mut out);
+    assert!(matches!(step, Step::Read) && out.is_empty(), "overtaken");
+    assert!(matches!(lanes.answered(0), Whose::Caller(_)));
+    match lanes.next_step(0, own, SHARED, &mut out) {
+        Step::HandOver(to, _) => assert!(Rc::ptr_eq(&to.0, &seat.0)),
         other => panic!("{other:?}"),
     }
-    let own: (usize, &[u8]) = (large, &[0; 17]);
-    let look = lanes.look(0, own, false, &mut out);
-    assert!(matches!(look, Look::WriteOwn));
-    lanes.wrote(0, 17, 1, false);
+    let own: Option<(usize, &[u8])> = Some((large, &[0; 17]));
+    let step = lanes.next_step(0, own, SHARED, &mut out);
+    assert!(matches!(step, Step::WriteOwn));
+    lanes.report(0, &written(17));
     // And then the others: the small one leads next, and sends itself.
-    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == large));
+    assert!(matches!(lanes.answered(0), Whose::Caller(_)));
     assert!(lanes.is_queued(small));
-    let look = lanes.look(0, own, false, &mut out);
-    assert!(matches!(look, Look::HandOver(..)));
+    let step = lanes.next_step(0, own, SHARED, &mut out);
+    assert!(matches!(step, Step::HandOver(..)));
     assert_eq!(out.len(), 8);
 }
 

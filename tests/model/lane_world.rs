@@ -15,7 +15,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Entry, Fate, GaveUp, Lanes, Lead, Look, Phase, Rules, Seat, Stage, Whose};
+use super::{
+    Condition, Entry, Failure, Lanes, Lead, News, Phase, Report, Rules, Seat, Stage, Step as Next,
+    Whose,
+};
 use crate::explore::Choices;
 use crate::report::error::Error;
 use crate::report::pipeline_stats::PipelineStats;
@@ -34,7 +37,7 @@ pub(super) struct Config {
     /// What the shortest round trip is pinned to, if it is.
     pub(super) shortest: Option<Option<Duration>>,
     /// Clients are streams on which others than the leader can write.
-    pub(super) has_pens: bool,
+    pub(super) is_shared: bool,
     /// Clients are of another kind: they may panic, and fail after they have sent something.
     pub(super) is_foreign: bool,
     /// There are calls that go before others, because their lane broke.
@@ -94,34 +97,19 @@ impl Seat for Mat {
     }
 }
 
-/// Writes on this connection.
-#[derive(Clone, Debug)]
-pub(super) struct Pen {
-    pub(super) wire: u32,
-    pub(super) ink: Vec<u8>,
-}
-
-impl super::Pen for Pen {
-    fn ink(&mut self) -> &mut Vec<u8> {
-        &mut self.ink
-    }
-}
-
+/// What the leaders of a lane work with.
 #[derive(Clone, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "as in the real one")]
-pub(super) struct Kit {
+pub(super) struct Io {
     pub(super) wire: Option<u32>,
     /// The connection, while nobody leads the lane.
     pub(super) left: Option<u32>,
-    pub(super) is_fresh: bool,
     pub(super) out: Vec<u8>,
-    pub(super) wrote: usize,
-    pub(super) is_writing: bool,
-    pub(super) has_failed: bool,
-    pub(super) has_heard: bool,
+    pub(super) report: Report,
     /// A part of the next reply was read.
     pub(super) has_half: bool,
     pub(super) replies: Vec<u32>,
+    /// The connection is of no use any more, and whoever leads next is to say so.
+    pub(super) is_broken: bool,
 }
 
 /// A connection and the server behind it.
@@ -137,8 +125,7 @@ pub(super) struct Wire {
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     Reply(u32),
-    Fate(Fate),
-    Lead(Lead<Kit>),
+    News(News),
 }
 
 /// What a caller's thread is at.
@@ -152,8 +139,8 @@ pub(super) enum At {
     },
     Writing {
         lane: usize,
-        pen: Pen,
-        done: usize,
+        bytes: Vec<u8>,
+        report: Report,
     },
     Leading(Leading),
     Over,
@@ -162,7 +149,9 @@ pub(super) enum At {
 #[derive(Clone, Debug)]
 pub(super) struct Leading {
     pub(super) lane: usize,
-    pub(super) kit: Kit,
+    /// Whether it leads for its own call too.
+    pub(super) own: bool,
+    pub(super) panics: bool,
     pub(super) step: Step,
 }
 
@@ -177,18 +166,18 @@ pub(super) enum Step {
         others: bool,
     },
     Look,
-    /// Writes what is in the kit.
+    /// Writes what is in the buffer.
     Write,
     /// Writes its own call, of which so much is written.
     WriteOwn(usize),
     Read,
-    /// Gives its own call up, and looks again, or breaks the lane, or leaves it.
-    Abandon(Then),
-    HandOver(Mat, Lead<Kit>),
-    LayDown,
+    /// Its own call's time is up; then it looks again, or breaks the lane, or leaves it.
+    TimeIsUp(Then),
+    HandOver(Mat, Lead),
     Drift,
-    Wait,
     Break,
+    /// Shuts the connection down, on which another caller writes that leads next.
+    Shut,
     /// Gives the connection back, or closes it, and then the lane.
     Leave {
         is_clean: bool,
@@ -206,7 +195,7 @@ pub(super) enum Then {
 pub(super) enum Outcome {
     Replied,
     Unsent,
-    /// Its time was up.
+    /// Its time was up, or its thread panicked.
     Sent,
     Lost,
 }
@@ -225,13 +214,15 @@ pub(super) struct Caller {
     pub(super) was_executed: bool,
 }
 
-pub(super) type Machine = Lanes<Mat, Kit, Pen>;
+pub(super) type Machine = Lanes<Mat>;
 
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) now: Instant,
     pub(super) lanes: Machine,
     pub(super) callers: Vec<Caller>,
+    /// Of each lane.
+    pub(super) ios: Vec<Io>,
     /// What callers have been told and have not seen.
     pub(super) post: Vec<(Mat, Message)>,
     pub(super) wires: Vec<(u32, Wire)>,
@@ -253,6 +244,7 @@ impl Clone for World {
         let copy = Self {
             lanes: self.lanes.clone(),
             callers: self.callers.clone(),
+            ios: self.ios.clone(),
             post: self.post.clone(),
             wires: self.wires.clone(),
             executed: self.executed.clone(),
@@ -283,12 +275,10 @@ fn request(id: u32, len: usize) -> Vec<u8> {
     request
 }
 
-impl Kit {
-    fn clear(&mut self) {
-        self.out.clear();
-        self.wrote = 0;
-        (self.is_writing, self.has_failed) = (false, false);
-        (self.has_heard, self.has_half) = (false, false);
+impl Leading {
+    /// Whether it has the lane, and no other leader is to come yet.
+    fn has_io(&self) -> bool {
+        !matches!(self.step, Step::Begin { .. })
     }
 }
 
@@ -316,10 +306,14 @@ fn head(bytes: &[u8], at: usize) -> u32 {
     })
 }
 
-fn entered(entry: Entry<Kit, Pen>) -> At {
+fn entered(entry: Entry) -> At {
     match entry {
         Entry::Lead(lead) => begin_to_lead(lead),
-        Entry::Send { lane, pen } => At::Writing { lane, pen, done: 0 },
+        Entry::Send { lane, bytes } => At::Writing {
+            lane,
+            bytes,
+            report: Report::default(),
+        },
         Entry::Wait(again) => At::Asleep {
             looks: again.is_some(),
             is_settled: false,
@@ -327,10 +321,11 @@ fn entered(entry: Entry<Kit, Pen>) -> At {
     }
 }
 
-fn begin_to_lead(lead: Lead<Kit>) -> At {
+fn begin_to_lead(lead: Lead) -> At {
     At::Leading(Leading {
         lane: lead.lane,
-        kit: lead.kit.unwrap_or_default(),
+        own: lead.own,
+        panics: false,
         step: Step::Begin {
             others: lead.others,
             stale: lead.stale,
@@ -348,19 +343,19 @@ enum Wrote {
 }
 
 /// Reads what has come, or a part of it.
-fn read_from(wire: &mut Wire, kit: &mut Kit, config: &Config, choices: &mut Choices) {
-    kit.has_heard = true;
+fn read_from(wire: &mut Wire, io: &mut Io, config: &Config, choices: &mut Choices) {
+    io.report.heard = true;
     let all = wire.answers.len();
     let mut ways = vec![(2, all)];
     if all > 1 {
         ways.push((2, 1));
     }
-    if config.nonsense && !kit.has_half {
+    if config.nonsense && !io.has_half {
         ways.push((1, 0));
     }
     let count = choices.pick(&ways);
-    kit.has_half = count == 0;
-    kit.replies.extend(wire.answers.drain(..count));
+    io.has_half = count == 0;
+    io.replies.extend(wire.answers.drain(..count));
 }
 
 impl World {
@@ -370,6 +365,7 @@ impl World {
             now,
             lanes: Lanes::new(config.rules, now),
             callers: Vec::new(),
+            ios: vec![Io::default(); config.rules.lanes],
             post: Vec::new(),
             wires: Vec::new(),
             has_ended: false,
@@ -386,14 +382,15 @@ impl World {
     fn with<T>(&mut self, decide: impl FnOnce(&mut Machine) -> T) -> T {
         self.lanes.advance(self.now);
         let decided = decide(&mut self.lanes);
-        if let Some(effects) = self.lanes.take_effects() {
-            for (mat, fate) in effects.fates {
-                self.books.lost += u64::from(matches!(fate, Fate::Lost(_)));
-                self.tell(mat, Message::Fate(fate));
+        for (mat, news) in self.lanes.take_news() {
+            if let News::Failed(failure) = &news {
+                self.books.lost += u64::from(matches!(failure, Failure::Lost(_)));
+                if let Failure::TimedOut { sent } = failure {
+                    self.books.timeouts += 1;
+                    self.books.abandoned += u64::from(*sent);
+                }
             }
-            if let Some((mat, lead)) = effects.lead {
-                self.tell(mat, Message::Lead(lead));
-            }
+            self.tell(mat, Message::News(news));
         }
         decided
     }
@@ -472,16 +469,27 @@ impl World {
 
     /// Connections of lanes that nobody waits on, which the pool has.
     pub(super) fn left(&self) -> impl Iterator<Item = u32> + '_ {
-        let kits = self.lanes.lanes.iter().filter_map(|lane| lane.kit.as_ref());
-        let led = self.callers.iter().filter_map(|caller| match &caller.at {
-            At::Leading(leading) => Some(&leading.kit),
-            _ => None,
-        });
-        let told = self.post.iter().filter_map(|(_, message)| match message {
-            Message::Lead(next) => next.kit.as_ref(),
-            _ => None,
-        });
-        kits.chain(led).chain(told).filter_map(|kit| kit.left)
+        let is_there = |wire: &u32| self.wires.iter().any(|(number, _)| number == wire);
+        self.ios.iter().filter_map(|io| io.left).filter(is_there)
+    }
+
+    /// Lanes that nobody leads, and whose connections the pool has closed.
+    pub(super) fn closed(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_there = |wire: u32| self.wires.iter().any(|(number, _)| *number == wire);
+        let is_closed = move |&lane: &usize| {
+            let has_leader = self.callers.iter().any(|caller| match &caller.at {
+                At::Leading(leading) => leading.lane == lane && leading.has_io(),
+                _ => false,
+            });
+            !has_leader && self.ios[lane].left.is_some_and(|wire| !is_there(wire))
+        };
+        self.lanes.drifting().filter(is_closed)
+    }
+
+    /// What `Core::stats` does where it finds such a lane.
+    pub(super) fn find_closed(&mut self, lane: usize) {
+        self.dropped += self.lanes.lanes[lane].flights.len() as u64;
+        self.with(|lanes| lanes.closed(lane));
     }
 
     /// The pool closes the connection of a lane that nobody waits on.
@@ -496,35 +504,40 @@ impl World {
 
     /// Gives a connection back, or closes it.
     fn close(&mut self, number: u32) -> Wire {
-        let writes = |caller: &Caller| match &caller.at {
-            At::Writing { pen, .. } => pen.wire == number,
-            _ => false,
-        };
+        let lane = self.ios.iter().position(|io| io.wire == Some(number));
         assert!(
-            !self.callers.iter().any(writes),
+            lane.is_none_or(|lane| self.writers(lane) == 0),
             "a connection goes while somebody writes on it"
         );
-        let mut pens = self.lanes.lanes.iter().filter_map(|lane| lane.pen.as_ref());
-        assert!(
-            pens.all(|pen| pen.wire != number),
-            "a connection goes and leaves its pen behind"
-        );
+        for io in &mut self.ios {
+            io.wire.take_if(|wire| *wire == number);
+        }
         let at = self.wires.iter().position(|(other, _)| *other == number);
         self.wires
             .remove(at.expect("a connection is closed twice"))
             .1
     }
 
-    /// Writes on a connection; how much of it, or that it failed.
+    /// How many callers that do not lead this lane write on it.
+    fn writers(&self, lane: usize) -> usize {
+        let writes = |caller: &&Caller| match &caller.at {
+            At::Writing { lane: other, .. } => *other == lane,
+            _ => false,
+        };
+        self.callers.iter().filter(writes).count()
+    }
+
+    /// Writes on a lane's connection; how much of it, or that it failed.
     fn write(
         &mut self,
-        wire: u32,
+        lane: usize,
         bytes: &[u8],
         is_whole: bool,
         config: &Config,
         choices: &mut Choices,
     ) -> Result<usize, ()> {
-        let wire = self.wire(wire);
+        let number = self.ios[lane].wire;
+        let wire = self.wire(number.expect("somebody writes, and there is no connection"));
         if wire.is_broken {
             return Err(());
         }
@@ -570,10 +583,16 @@ impl World {
                     || self.message_for(caller).is_some()
                     || !is_settled && caller.is_late(self.now)
             }
-            At::Leading(leading) => match leading.step {
-                Step::Wait => !self.lanes.is_writing(leading.lane),
-                _ => true,
-            },
+            // The leader before has not let go of the lane.
+            At::Leading(Leading {
+                lane,
+                step: Step::Begin { .. },
+                ..
+            }) => !self.callers.iter().any(|other| match &other.at {
+                At::Leading(other) => other.lane == *lane && other.has_io(),
+                _ => false,
+            }),
+            At::Leading(_) => true,
             At::Writing { .. } => true,
             At::Over => false,
         }
@@ -585,9 +604,11 @@ impl World {
         let next = match place {
             At::Over => unreachable!(),
             At::Asleep { looks, is_settled } => self.sleep(at, looks, is_settled, choices),
-            At::Writing { lane, pen, done } => {
-                self.write_for_others(lane, pen, done, config, choices)
-            }
+            At::Writing {
+                lane,
+                bytes,
+                report,
+            } => self.write_for_others(at, lane, bytes, report, config, choices),
             At::Leading(leading) => self.lead(at, leading, config, choices),
         };
         let is_over = matches!(next, At::Over);
@@ -615,37 +636,29 @@ impl World {
         );
     }
 
-    fn outcome(&mut self, at: usize, outcome: Outcome) {
-        self.callers[at].outcome.get_or_insert(outcome);
-    }
-
-    fn fate(&mut self, at: usize, fate: &Fate) {
-        let outcome = match fate {
-            Fate::Lost(_) => Outcome::Lost,
-            Fate::Unsent(_) | Fate::NoConnection(_) => Outcome::Unsent,
-        };
-        self.outcome(at, outcome);
-    }
-
-    fn replied(&mut self, at: usize, reply: u32) {
-        assert_eq!(reply, self.callers[at].id, "the reply of another call");
-        self.outcome(at, Outcome::Replied);
-    }
-
-    fn gave_up(&mut self, at: usize, gave_up: GaveUp) {
-        self.books.timeouts += 1;
-        let outcome = match gave_up {
-            GaveUp::Unsent => Outcome::Unsent,
-            GaveUp::Sent => {
-                self.books.abandoned += 1;
-                Outcome::Sent
+    fn hear(&mut self, at: usize, message: Message) -> At {
+        let outcome = match message {
+            Message::News(News::Lead(lead)) => {
+                assert!(lead.own);
+                return begin_to_lead(lead);
             }
-            GaveUp::Settled => panic!("a leader is told to wait"),
+            Message::Reply(reply) => {
+                assert_eq!(reply, self.callers[at].id, "the reply of another call");
+                Outcome::Replied
+            }
+            Message::News(News::Failed(failure)) => match failure {
+                Failure::Lost(_) => Outcome::Lost,
+                Failure::TimedOut { sent: true } => Outcome::Sent,
+                Failure::Unsent(_)
+                | Failure::NoConnection(_)
+                | Failure::TimedOut { sent: false } => Outcome::Unsent,
+            },
         };
-        self.outcome(at, outcome);
+        self.callers[at].outcome = Some(outcome);
+        At::Over
     }
 
-    /// What `Caller::run` does when it wakes up.
+    /// What `Core::attempt` does when it wakes up.
     fn sleep(&mut self, at: usize, looks: bool, is_settled: bool, choices: &mut Choices) -> At {
         #[derive(Clone, Copy)]
         enum Way {
@@ -672,72 +685,71 @@ impl World {
         }
         match choices.pick(&ways) {
             Way::Sleep => {}
-            Way::Hear(message) => match self.post.remove(message).1 {
-                Message::Reply(reply) => {
-                    self.replied(at, reply);
-                    return At::Over;
-                }
-                Message::Fate(fate) => {
-                    self.fate(at, &fate);
-                    return At::Over;
-                }
-                Message::Lead(lead) => return begin_to_lead(lead),
-            },
-            Way::GiveUp => match self.with(|lanes| lanes.give_up(key)) {
-                GaveUp::Settled => {
-                    return At::Asleep {
-                        looks,
-                        is_settled: true,
-                    };
-                }
-                gave_up => {
-                    self.gave_up(at, gave_up);
-                    return At::Over;
-                }
-            },
-            Way::Look => {
-                let entry = self.with(|lanes| lanes.again(key));
-                let is_still = matches!(entry, Entry::Wait(None));
-                assert!(!is_settled || is_still, "a call that is settled goes on");
-                return match entered(entry) {
-                    At::Asleep { looks, .. } => At::Asleep { looks, is_settled },
-                    at => at,
+            Way::Hear(message) => {
+                let message = self.post.remove(message).1;
+                return self.hear(at, message);
+            }
+            Way::GiveUp => {
+                self.with(|lanes| lanes.time_is_up(key, false));
+                return At::Asleep {
+                    looks: false,
+                    is_settled: true,
                 };
+            }
+            Way::Look => {
+                return entered(self.with(|lanes| lanes.again(key)));
             }
         }
         At::Asleep { looks, is_settled }
     }
 
-    /// What `Core::send` does.
+    /// What `Call::send` does.
     fn write_for_others(
         &mut self,
+        at: usize,
         lane: usize,
-        pen: Pen,
-        mut done: usize,
+        bytes: Vec<u8>,
+        mut report: Report,
         config: &Config,
         choices: &mut Choices,
     ) -> At {
-        let wrote = self.write(pen.wire, &pen.ink[done..], false, config, choices);
-        done += wrote.unwrap_or(0);
-        if wrote.is_ok() && done < pen.ink.len() {
-            return At::Writing { lane, pen, done };
-        }
-        let has_failed = wrote.is_err();
-        if has_failed {
-            self.wire(pen.wire).is_broken = true;
-        }
+        assert_eq!(self.writers(lane), 0, "two write on one lane");
+        let wrote = self.write(lane, &bytes[report.bytes..], false, config, choices);
+        report.bytes += wrote.unwrap_or(0);
+        report.writes += 1;
         self.books.writes += 1;
-        self.lanes.advance(self.now);
-        let more = self.lanes.sent(lane, pen, (done, 1), has_failed);
-        let told = self.lanes.take_effects();
-        assert!(told.is_none(), "nobody tells them");
-        match more {
-            Some((lane, pen)) => At::Writing { lane, pen, done: 0 },
-            None => At::Asleep {
+        if wrote.is_ok() && report.bytes < bytes.len() {
+            return At::Writing {
+                lane,
+                bytes,
+                report,
+            };
+        }
+        if wrote.is_err() {
+            report.failed = true;
+            self.shut(lane);
+        }
+        let key = self.callers[at].key;
+        entered(self.with(|lanes| lanes.sent(key, lane, bytes, &report)))
+    }
+
+    fn shut(&mut self, lane: usize) {
+        let wire = self.ios[lane].wire.unwrap();
+        self.wire(wire).is_broken = true;
+    }
+
+    /// What a caller does that leads no more.
+    fn leave(&mut self, at: usize, leading: &Leading) -> At {
+        if !leading.panics {
+            return At::Asleep {
                 looks: true,
                 is_settled: false,
-            },
+            };
         }
+        let message = self.message_for(&self.callers[at]);
+        self.post.remove(message.expect("a call is left behind"));
+        self.callers[at].outcome = Some(Outcome::Sent);
+        At::Over
     }
 
     /// What a `Leader` does.
@@ -754,79 +766,57 @@ impl World {
                 self.begin(&mut leading, others, stale, config, choices);
             }
             Step::Connect { others } => return self.connect(at, leading, others, config, choices),
-            Step::Look => self.look(at, &mut leading, config, choices),
+            Step::Look => return self.look(at, leading, config, choices),
             Step::Write => self.write_out(at, &mut leading, config, choices),
             Step::WriteOwn(done) => self.write_own(at, &mut leading, done, config, choices),
             Step::Read => self.read(at, &mut leading, config, choices),
-            Step::Abandon(then) => {
-                if self.callers[at].outcome.is_none() {
-                    let gave_up = self.with(|lanes| lanes.abandon(key));
-                    self.gave_up(at, gave_up);
-                }
+            Step::TimeIsUp(then) => {
+                self.with(|lanes| lanes.time_is_up(key, true));
                 leading.step = match then {
                     Then::Look => Step::Look,
                     Then::Break => Step::Break,
                     Then::Leave => Step::Leave { is_clean: false },
                 };
             }
-            Step::HandOver(mat, mut lead) => {
-                if !self.write_last(&mut leading, config, choices) {
+            Step::HandOver(mat, lead) => {
+                if !self.write_last(lane, config, choices) {
+                    leading.panics = true;
                     leading.step = Step::Break;
                     return At::Leading(leading);
                 }
-                lead.kit = Some(leading.kit);
-                self.tell(mat, Message::Lead(lead));
-                return At::Over;
+                self.tell(mat, Message::News(News::Lead(lead)));
+                return self.leave(at, &leading);
             }
-            Step::LayDown => {
-                drop(self.with(|lanes| lanes.pen(lane)));
-                leading.kit.left = leading.kit.wire.take();
-                leading.step = Step::Drift;
+            Step::Drift => {
+                self.with(|lanes| lanes.drift(lane));
+                return self.leave(at, &leading);
             }
-            Step::Drift => match self.with(|lanes| lanes.drift(lane, leading.kit)) {
-                Ok(()) => return At::Over,
-                Err(kit) => {
-                    leading.kit = kit;
-                    self.take_back(&mut leading.kit);
-                    leading.step = match leading.kit.wire {
-                        Some(_) => Step::Look,
-                        None => Step::Leave { is_clean: false },
-                    };
-                }
-            },
-            Step::Wait => {
-                if self.lanes.is_writing(lane) {
-                    leading.step = Step::Wait;
-                }
+            Step::Break => self.break_lane(at, &mut leading),
+            Step::Shut => {
+                self.shut(lane);
+                self.ios[lane].is_broken = true;
+                return self.leave(at, &leading);
             }
-            Step::Break => self.break_lane(at, &mut leading, config),
             Step::Leave { is_clean } => {
-                let mut kit = leading.kit;
-                if let Some(wire) = kit.wire.take() {
+                let io = &mut self.ios[lane];
+                let has_half = std::mem::take(&mut io.has_half);
+                if let Some(wire) = io.wire {
                     let wire = self.close(wire);
                     let is_quiet = wire.owed.is_empty()
                         && wire.answers.is_empty()
                         && wire.partial.is_empty()
-                        && !kit.has_half;
+                        && !has_half;
                     assert!(
                         is_quiet || !is_clean || wire.is_broken,
                         "a lease goes back with replies outstanding"
                     );
                 }
-                kit.clear();
                 self.dropped += self.lanes.lanes[lane].flights.len() as u64;
-                self.with(|lanes| lanes.vacate(lane, Some(kit)));
-                return At::Over;
+                self.with(|lanes| lanes.vacate(lane));
+                return self.leave(at, &leading);
             }
         }
         At::Leading(leading)
-    }
-
-    fn take_back(&mut self, kit: &mut Kit) {
-        let Some(left) = kit.left.take() else { return };
-        let is_there = self.wires.iter().any(|(number, _)| *number == left);
-        kit.wire = is_there.then_some(left);
-        kit.is_fresh = true;
     }
 
     fn begin(
@@ -837,25 +827,35 @@ impl World {
         config: &Config,
         choices: &mut Choices,
     ) {
-        let (lane, kit) = (leading.lane, &mut leading.kit);
-        self.take_back(kit);
+        let lane = leading.lane;
+        if let Some(left) = self.ios[lane].left.take() {
+            let is_there = self.wires.iter().any(|(number, _)| *number == left);
+            self.ios[lane].wire = is_there.then_some(left);
+        }
         if stale {
-            let wire = kit.wire.filter(|&wire| self.wire(wire).has_come());
-            if let Some(wire) = wire {
-                read_from(self.wire(wire), kit, config, choices);
+            let wire = self.ios[lane].wire;
+            let has_come = wire.is_some_and(|wire| self.wire(wire).has_come());
+            if has_come {
+                let mut io = std::mem::take(&mut self.ios[lane]);
+                read_from(self.wire(wire.unwrap()), &mut io, config, choices);
+                self.ios[lane] = io;
             } else {
                 self.dropped += self.lanes.lanes[lane].flights.len() as u64;
-                drop(self.with(|lanes| lanes.restart(lane)));
-                if let Some(wire) = kit.wire.take() {
+                self.with(|lanes| lanes.restart(lane));
+                if let Some(wire) = wire {
                     self.close(wire);
                 }
-                kit.clear();
             }
         }
-        leading.step = match kit.wire {
-            None => Step::Connect { others },
+        let io = &mut self.ios[lane];
+        leading.step = match io.wire {
+            None => {
+                *io = Io::default();
+                Step::Connect { others }
+            }
+            Some(_) if io.is_broken => Step::Break,
             // What the leader before could not write in its time.
-            Some(_) if !kit.out.is_empty() => Step::Write,
+            Some(_) if leading.own && !io.out.is_empty() => Step::Write,
             Some(_) => Step::Look,
         };
     }
@@ -877,7 +877,7 @@ impl World {
         }
         let (lane, key) = (leading.lane, self.callers[at].key);
         if self.callers[at].is_late(self.now) {
-            leading.step = Step::Abandon(Then::Leave);
+            leading.step = Step::TimeIsUp(Then::Leave);
             return At::Leading(leading);
         }
         let mut ways = Vec::new();
@@ -898,127 +898,99 @@ impl World {
                 let wire = self.next_wire;
                 self.next_wire += 1;
                 self.wires.push((wire, Wire::default()));
-                leading.kit.wire = Some(wire);
-                leading.kit.is_fresh = true;
+                self.ios[lane].wire = Some(wire);
                 leading.step = Step::Look;
             }
             Way::Waits => leading.step = Step::Connect { others },
-            Way::Panics => leading.step = Step::Break,
+            Way::Panics => {
+                leading.panics = true;
+                leading.step = Step::Break;
+            }
             Way::Fails if others && !self.has_ended => {
                 let request = self.callers[at].request();
-                let kit = Some(leading.kit);
-                match self.with(|lanes| lanes.stand_back(lane, kit, key, &request)) {
-                    Ok(()) => {
-                        return At::Asleep {
-                            looks: true,
-                            is_settled: false,
-                        };
-                    }
-                    Err(kit) => {
-                        return At::Leading(Leading {
-                            lane,
-                            kit: kit.unwrap(),
-                            step: Step::Connect { others: false },
-                        });
-                    }
+                if self.with(|lanes| lanes.stand_back(lane, key, &request)) {
+                    return self.leave(at, &leading);
                 }
+                leading.step = Step::Connect { others: false };
             }
             Way::Fails => {
                 let error = Arc::new(Error::Ended);
-                self.outcome(at, Outcome::Unsent);
-                let kit = Some(leading.kit);
-                self.with(|lanes| lanes.no_connection(lane, kit, key, &error));
-                return At::Over;
+                self.with(|lanes| lanes.no_connection(lane, key, &error));
+                return self.leave(at, &leading);
             }
         }
         At::Leading(leading)
     }
 
-    fn look(&mut self, at: usize, leading: &mut Leading, config: &Config, choices: &mut Choices) {
+    fn look(
+        &mut self,
+        at: usize,
+        mut leading: Leading,
+        config: &Config,
+        choices: &mut Choices,
+    ) -> At {
         let (lane, key) = (leading.lane, self.callers[at].key);
-        let kit = &mut leading.kit;
-        let has_replies = self.report(at, lane, kit, config);
+        let has_replies = self.report(lane);
         if has_replies && self.lanes.lanes[lane].flights.is_empty() {
             // Another one may have come with these.
             if config.nonsense && choices.is_hit(12) {
                 assert!(matches!(self.lanes.answered(lane), Whose::Unasked));
                 leading.step = Step::Break;
-                return;
+                return At::Leading(leading);
             }
         }
         let request = self.callers[at].request();
-        let wanted = config.recalls && choices.is_hit(12);
-        let look = self.lanes.look(lane, (key, &request), wanted, &mut kit.out);
-        let pen = match look {
-            Look::Release | Look::Discard => self.lanes.pen(lane),
-            _ => None,
+        let condition = Condition {
+            wanted: config.recalls && choices.is_hit(12),
+            shared: config.is_shared,
         };
-        drop(pen);
-        self.with(|_| ());
-        let writes = !kit.out.is_empty() || matches!(look, Look::WriteOwn);
-        if writes && !kit.is_writing {
-            let other = self.callers.iter().any(|caller| match caller.at {
-                At::Writing { lane: other, .. } => other == lane,
-                _ => false,
-            });
-            assert!(!other, "a leader writes while another does");
-        }
-        kit.is_writing |= writes;
-        leading.step = match look {
-            Look::Write => Step::Write,
-            Look::WriteOwn => Step::WriteOwn(0),
-            Look::Read => Step::Read,
-            Look::HandOver(mat, lead) => Step::HandOver(mat, lead),
-            Look::Release => Step::Leave {
-                is_clean: !kit.has_half,
-            },
-            Look::Discard => Step::Leave { is_clean: false },
-            Look::Drift => Step::LayDown,
-            Look::Wait if leading.kit.is_writing => Step::Break,
-            Look::Wait => Step::Wait,
+        let own = leading.own.then_some((key, &request[..]));
+        let mut out = std::mem::take(&mut self.ios[lane].out);
+        let next = self.with(|lanes| lanes.next_step(lane, own, condition, &mut out));
+        let io = &mut self.ios[lane];
+        io.out = out;
+        leading.step = match next {
+            Next::Write => Step::Write,
+            Next::WriteOwn => Step::WriteOwn(0),
+            Next::Read => {
+                assert!(io.out.is_empty(), "a leader reads before it has written");
+                Step::Read
+            }
+            Next::HandOver(mat, lead) => Step::HandOver(mat, lead),
+            Next::Pass => return self.leave(at, &leading),
+            Next::Release => {
+                assert!(io.out.is_empty(), "a lease goes back before all is written");
+                Step::Leave {
+                    is_clean: !io.has_half,
+                }
+            }
+            Next::Discard => Step::Leave { is_clean: false },
+            Next::Drift => {
+                io.left = io.wire.take();
+                Step::Drift
+            }
         };
+        At::Leading(leading)
     }
 
-    /// What `Kit::report` does; whether there were replies.
-    fn report(&mut self, at: usize, lane: usize, kit: &mut Kit, config: &Config) -> bool {
-        let key = self.callers[at].key;
-        let lanes = &mut self.lanes;
-        lanes.advance(self.now);
-        if std::mem::take(&mut kit.is_fresh) {
-            let pen = |wire| Pen {
-                wire,
-                ink: Vec::new(),
-            };
-            lanes.started(lane, kit.wire.filter(|_| config.has_pens).map(pen));
-        }
-        if kit.is_writing && kit.out.is_empty() {
-            self.report_written(lane, kit);
-        }
-        if std::mem::take(&mut kit.has_heard) {
-            self.lanes.heard(lane);
-        }
-        let has_replies = !kit.replies.is_empty();
-        for reply in std::mem::take(&mut kit.replies) {
-            let whose = self.lanes.answered(lane);
+    /// What `Io::report` does; whether there were replies.
+    fn report(&mut self, lane: usize) -> bool {
+        let io = &mut self.ios[lane];
+        let (report, replies) = (
+            std::mem::take(&mut io.report),
+            std::mem::take(&mut io.replies),
+        );
+        self.lanes.advance(self.now);
+        self.lanes.report(lane, &report);
+        for &reply in &replies {
             self.books.replies += 1;
-            match whose {
-                Whose::Caller(whose, _) if whose == key && self.callers[at].outcome.is_none() => {
-                    self.replied(at, reply);
-                }
-                Whose::Caller(_, mat) => self.tell(mat, Message::Reply(reply)),
+            match self.lanes.answered(lane) {
+                Whose::Caller(mat) => self.tell(mat, Message::Reply(reply)),
                 Whose::Nobody => {}
                 Whose::Unasked => panic!("a reply that was not asked for"),
             }
         }
-        has_replies
-    }
-
-    fn report_written(&mut self, lane: usize, kit: &mut Kit) {
-        if std::mem::take(&mut kit.is_writing) {
-            self.books.writes += 1;
-            let bytes = std::mem::take(&mut kit.wrote);
-            self.lanes.wrote(lane, bytes, 1, kit.has_failed);
-        }
+        !replies.is_empty()
     }
 
     fn write_out(
@@ -1028,23 +1000,23 @@ impl World {
         config: &Config,
         choices: &mut Choices,
     ) {
-        let kit = &mut leading.kit;
-        let out = std::mem::take(&mut kit.out);
-        match self.write_by(at, kit, &out, config, choices) {
-            Wrote::All => leading.step = Step::Look,
+        let lane = leading.lane;
+        let out = std::mem::take(&mut self.ios[lane].out);
+        leading.step = match self.write_by(at, lane, &out, config, choices) {
+            Wrote::All => Step::Look,
             Wrote::Part(count) => {
-                kit.out = out[count..].to_vec();
-                leading.step = Step::Write;
+                self.ios[lane].out = out[count..].to_vec();
+                Step::Write
             }
             Wrote::Late => {
-                kit.out = out;
-                leading.step = Step::Abandon(Then::Look);
+                self.ios[lane].out = out;
+                Step::TimeIsUp(Then::Look)
             }
             Wrote::Panic => {
-                kit.out = out;
-                leading.step = Step::Break;
+                leading.panics = true;
+                Step::Break
             }
-        }
+        };
     }
 
     fn write_own(
@@ -1056,20 +1028,22 @@ impl World {
         choices: &mut Choices,
     ) {
         let request = self.callers[at].request();
-        let kit = &mut leading.kit;
-        leading.step = match self.write_by(at, kit, &request[done..], config, choices) {
+        leading.step = match self.write_by(at, leading.lane, &request[done..], config, choices) {
             Wrote::All => Step::Look,
             Wrote::Part(count) => Step::WriteOwn(done + count),
-            Wrote::Late => Step::Abandon(Then::Break),
-            Wrote::Panic => Step::Break,
+            Wrote::Late => Step::TimeIsUp(Then::Break),
+            Wrote::Panic => {
+                leading.panics = true;
+                Step::Break
+            }
         };
     }
 
-    /// What `Kit::write` does, by its deadline.
+    /// What `Io::write` does, by its deadline.
     fn write_by(
         &mut self,
         at: usize,
-        kit: &mut Kit,
+        lane: usize,
         bytes: &[u8],
         config: &Config,
         choices: &mut Choices,
@@ -1080,9 +1054,9 @@ impl World {
             IsLate,
             Panics,
         }
+        assert_eq!(self.writers(lane), 0, "a leader writes while another does");
         let mut ways = vec![(6, Way::Writes)];
-        if config.parts && self.callers[at].is_late(self.now) && self.callers[at].outcome.is_none()
-        {
+        if config.parts && self.callers[at].is_late(self.now) {
             ways.push((6, Way::IsLate));
         }
         if config.is_foreign {
@@ -1095,10 +1069,13 @@ impl World {
         let wrote = if way == Way::Panics {
             Err(())
         } else {
-            self.write(kit.wire.unwrap(), bytes, false, config, choices)
+            self.write(lane, bytes, false, config, choices)
         };
+        let report = &mut self.ios[lane].report;
         if let Ok(count) = wrote {
-            kit.wrote += count;
+            report.bytes += count;
+            report.writes += 1;
+            self.books.writes += 1;
             return if count == bytes.len() {
                 Wrote::All
             } else {
@@ -1106,39 +1083,39 @@ impl World {
             };
         }
         // It may have sent a part.
-        kit.wrote += if config.is_foreign { bytes.len() } else { 0 };
+        report.bytes += if config.is_foreign { bytes.len() } else { 0 };
         if way == Way::Panics {
             return Wrote::Panic;
         }
-        self.wire(kit.wire.unwrap()).is_broken = true;
-        kit.has_failed = true;
+        report.writes += 1;
+        report.failed = true;
+        self.books.writes += 1;
+        self.shut(lane);
         Wrote::All
     }
 
     /// What a leader does whose call is over, before it hands its lane over: it writes if that
     /// cannot block. False if that panicked.
-    fn write_last(
-        &mut self,
-        leading: &mut Leading,
-        config: &Config,
-        choices: &mut Choices,
-    ) -> bool {
-        let kit = &mut leading.kit;
-        if kit.out.is_empty() || config.parts && choices.is_hit(4) {
+    fn write_last(&mut self, lane: usize, config: &Config, choices: &mut Choices) -> bool {
+        if self.ios[lane].out.is_empty() || config.parts && choices.is_hit(4) {
             return true;
         }
+        assert_eq!(self.writers(lane), 0, "a leader writes while another does");
+        let out = std::mem::take(&mut self.ios[lane].out);
         if config.is_foreign && choices.is_hit(12) {
-            kit.wrote += kit.out.len();
+            self.ios[lane].report.bytes += out.len();
             return false;
         }
-        let out = std::mem::take(&mut kit.out);
-        let wire = kit.wire.unwrap();
-        if self.write(wire, &out, true, config, choices).is_ok() {
-            kit.wrote += out.len();
-        } else {
-            kit.wrote += if config.is_foreign { out.len() } else { 0 };
-            self.wire(wire).is_broken = true;
-            kit.has_failed = true;
+        let wrote = self.write(lane, &out, true, config, choices);
+        let report = &mut self.ios[lane].report;
+        report.writes += 1;
+        self.books.writes += 1;
+        if wrote.is_ok() || config.is_foreign {
+            report.bytes += out.len();
+        }
+        if wrote.is_err() {
+            report.failed = true;
+            self.shut(lane);
         }
         true
     }
@@ -1153,9 +1130,12 @@ impl World {
             /// It was interrupted, or its time-out was too short.
             WakesUp,
         }
-        let is_late = self.callers[at].is_late(self.now) && self.callers[at].outcome.is_none();
-        let kit = &mut leading.kit;
-        let wire = self.wire(kit.wire.unwrap());
+        let (lane, caller) = (leading.lane, &self.callers[at]);
+        let stage = self.lanes.calls[caller.key].stage;
+        assert_ne!(stage, Stage::Over, "a call that is over waits for others");
+        let is_late = caller.is_late(self.now);
+        let mut io = std::mem::take(&mut self.ios[lane]);
+        let wire = self.wire(io.wire.unwrap());
         let mut ways = Vec::new();
         if !wire.answers.is_empty() {
             ways.push((24, Way::Reads));
@@ -1171,35 +1151,32 @@ impl World {
         ways.push((1, Way::WakesUp));
         leading.step = match choices.pick(&ways) {
             Way::Reads => {
-                read_from(wire, kit, config, choices);
+                read_from(wire, &mut io, config, choices);
                 Step::Look
             }
             Way::IsNonsense | Way::FindsTheEnd => Step::Break,
-            Way::IsLate => Step::Abandon(Then::Look),
+            Way::IsLate => Step::TimeIsUp(Then::Look),
             Way::WakesUp => Step::Look,
         };
+        self.ios[lane] = io;
     }
 
     /// What `Leader::break_lane` does.
-    fn break_lane(&mut self, at: usize, leading: &mut Leading, config: &Config) {
+    fn break_lane(&mut self, at: usize, leading: &mut Leading) {
         let (lane, key) = (leading.lane, self.callers[at].key);
-        let kit = &mut leading.kit;
-        self.report(at, lane, kit, config);
-        self.report_written(lane, kit);
+        self.ios[lane].is_broken = false;
+        self.report(lane);
         let error = Arc::new(io::Error::other("broken"));
         let dropped = self.lanes.lanes[lane].flights.iter();
         let dropped = dropped.filter(|flight| flight.key.is_none()).count();
-        let Some(fate) = self.with(|lanes| lanes.broke(lane, key, &error)) else {
-            leading.step = Step::Break;
-            return;
+        let own = leading.own.then_some(key);
+        leading.step = if self.with(|lanes| lanes.broke(lane, own, &error)) {
+            self.dropped += dropped as u64;
+            Step::Leave { is_clean: false }
+        } else {
+            assert!(!leading.panics, "a call is left behind");
+            Step::Shut
         };
-        self.dropped += dropped as u64;
-        drop(self.with(|lanes| lanes.pen(lane)));
-        if let Some(fate) = fate {
-            self.books.lost += u64::from(matches!(fate, Fate::Lost(_)));
-            self.fate(at, &fate);
-        }
-        leading.step = Step::Leave { is_clean: false };
     }
 
     /// What holds between any two steps.
@@ -1211,13 +1188,13 @@ impl World {
             self.check_lane(at, config);
         }
         self.check_books();
-        let waiting = self.lanes.waiting().count();
         let phases = self.lanes.lanes.iter().map(|lane| lane.phase);
         let used = phases.filter(|&phase| phase != Phase::Vacant).count();
-        assert!(waiting == 0 || used > 0, "{waiting} wait, and nobody leads");
+        let waits = self.lanes.first_waiting().is_some();
+        assert!(!waits || used > 0, "somebody waits, and nobody leads");
     }
 
-    /// Whether a caller leads a lane, or is on its way there.
+    /// Whether a caller leads a lane for its own call, or is on its way there.
     fn is_leading(&self, caller: &Caller) -> bool {
         let is_next = |other: &Caller| match &other.at {
             At::Leading(leading) => match &leading.step {
@@ -1227,11 +1204,13 @@ impl World {
             _ => false,
         };
         let is_told = |(mat, message): &(Mat, Message)| {
-            mat.is(&caller.mat) && matches!(message, Message::Lead(_))
+            mat.is(&caller.mat) && matches!(message, Message::News(News::Lead(_)))
         };
-        matches!(caller.at, At::Leading(_))
-            || self.post.iter().any(is_told)
-            || self.callers.iter().any(is_next)
+        let leads = match &caller.at {
+            At::Leading(leading) => leading.own && !matches!(leading.step, Step::Shut),
+            _ => false,
+        };
+        leads || self.post.iter().any(is_told) || self.callers.iter().any(is_next)
     }
 
     fn breaks(&self, lane: usize) -> bool {
@@ -1245,13 +1224,15 @@ impl World {
     fn check_call(&self, key: usize) {
         let lanes = &self.lanes;
         let call = &lanes.calls[key];
-        let tickets = lanes.queue.iter().chain(&lanes.large);
-        let queued = tickets.filter(|ticket| **ticket == (key, call.ticket));
-        let queued = queued.count() * usize::from(call.stage == Stage::Queued);
+        let queued = lanes.queue.iter().chain(&lanes.large);
+        let queued = queued.filter(|other| **other == key).count();
         let flights = lanes.lanes.iter().flat_map(|lane| &lane.flights);
         let flying = flights.filter(|flight| flight.key == Some(key)).count();
         let over = lanes.over.iter().filter(|other| **other == key).count();
         let caller = self.callers.iter().find(|caller| caller.key == key);
+        if call.stage != Stage::Queued {
+            assert!(call.request.is_empty());
+        }
         let Some(caller) = caller else {
             assert_eq!(call.stage, Stage::Over, "a call goes on without its caller");
             assert_eq!((queued, flying, over), (0, 0, 1));
@@ -1265,11 +1246,7 @@ impl World {
         };
         match call.stage {
             Stage::Queued => {
-                assert_eq!(over + flying, 0);
-                assert!(
-                    queued == 1 || queued == 0 && caller.is_late(self.now),
-                    "it left the queue"
-                );
+                assert_eq!((queued, flying, over), (1, 0, 0));
                 assert!(!leads && !call.leads);
                 let is_small = caller.len <= self.lanes.rules.max_bytes;
                 assert_eq!(call.request.len(), if is_small { caller.len } else { 0 });
@@ -1287,7 +1264,7 @@ impl World {
                 // A leader that panics has named a successor, whom it tells that the lane broke.
                 assert!(leads == call.leads || call.leads && self.breaks(at));
                 assert!(
-                    !is_asleep || lane.phase == Phase::Led,
+                    !is_asleep || matches!(lane.phase, Phase::Led | Phase::Passing),
                     "nobody reads for it"
                 );
             }
@@ -1301,31 +1278,25 @@ impl World {
     /// One leader and one writer, bounds, and replies in the order of the requests.
     fn check_lane(&mut self, at: usize, config: &Config) {
         let lane = &self.lanes.lanes[at];
-        let led = self.callers.iter().filter_map(|caller| match &caller.at {
-            At::Leading(leading) if leading.lane == at => Some(Some(&leading.kit)),
+        let steps = self.callers.iter().filter_map(|caller| match &caller.at {
+            At::Leading(leading) if leading.lane == at => Some(&leading.step),
             _ => None,
         });
-        let told = self.post.iter().filter_map(|(_, message)| match message {
-            Message::Lead(next) if next.lane == at => Some(next.kit.as_ref()),
-            _ => None,
-        });
-        let leaders: Vec<_> = led.chain(told).collect();
-        let goes = self.callers.iter().any(|caller| match &caller.at {
-            At::Leading(leading) => {
-                leading.lane == at && matches!(leading.step, Step::Leave { .. })
-            }
+        let mut steps = steps.filter(|step| !matches!(step, Step::Shut));
+        let (step, second) = (steps.next(), steps.next());
+        let told = self.post.iter().filter(|(_, message)| match message {
+            Message::News(News::Lead(next)) => next.lane == at,
             _ => false,
         });
+        let leaders = told.count() + usize::from(step.is_some()) + usize::from(second.is_some());
         let is_used = matches!(lane.phase, Phase::Starting | Phase::Led);
-        assert_eq!(leaders.len(), usize::from(is_used), "leaders of a lane");
-        let kit = leaders.first().copied().flatten().or(lane.kit.as_ref());
-        assert!(!is_used || lane.kit.is_none());
-        let writers = self.callers.iter().filter(|caller| match &caller.at {
-            At::Writing { lane, .. } => *lane == at,
-            _ => false,
-        });
-        let writers = writers.count() + usize::from(kit.is_some_and(|kit| kit.is_writing));
-        assert_eq!(writers, usize::from(lane.writing), "writers on a lane");
+        assert_eq!(leaders, usize::from(is_used), "leaders of a lane");
+        assert_eq!(
+            self.writers(at),
+            usize::from(lane.writing),
+            "writers on a lane"
+        );
+        assert!(lane.writing || lane.phase != Phase::Passing);
 
         let count = lane.flights.len();
         assert!(count <= self.lanes.rules.max_in_flight.max(1));
@@ -1335,25 +1306,32 @@ impl World {
         assert!(is_bounded, "{bytes} bytes in {count}");
         assert!(lane.written <= lane.booked);
 
-        if let Some(kit) = kit {
-            let wire = kit.wire.or(kit.left);
-            let wire = self.wires.iter().find(|(number, _)| Some(*number) == wire);
-            let (mut read, mut is_whole) = (kit.replies.clone(), false);
-            if let Some((_, wire)) = wire.filter(|_| !goes) {
-                read.extend(wire.answers.iter().chain(&wire.owed));
-                is_whole = !wire.is_broken && !lane.writing && !config.is_foreign;
-            }
-            assert!(read.len() <= count, "a reply that was not asked for");
-            assert!(read.len() == count || !is_whole, "a request was not sent");
-            for (id, flight) in read.iter().zip(&lane.flights) {
-                let caller = flight
-                    .key
-                    .and_then(|key| self.callers.iter().find(|c| c.key == key));
-                assert!(
-                    caller.is_none_or(|caller| caller.id == *id),
-                    "a foreign reply"
-                );
-            }
+        let io = &self.ios[at];
+        let wire = io.wire.or(io.left);
+        let wire = self.wires.iter().find(|(number, _)| Some(*number) == wire);
+        let (mut read, mut is_whole) = (io.replies.clone(), false);
+        if let Some((_, wire)) = wire.filter(|_| !matches!(step, Some(Step::Leave { .. }))) {
+            read.extend(wire.answers.iter().chain(&wire.owed));
+            let is_cut = matches!(
+                step,
+                Some(Step::WriteOwn(_) | Step::TimeIsUp(_) | Step::Break)
+            );
+            is_whole = !wire.is_broken
+                && !lane.writing
+                && !config.is_foreign
+                && io.out.is_empty()
+                && !is_cut;
+        }
+        assert!(read.len() <= count, "a reply that was not asked for");
+        assert!(read.len() == count || !is_whole, "a request was not sent");
+        for (id, flight) in read.iter().zip(&lane.flights) {
+            let caller = flight
+                .key
+                .and_then(|key| self.callers.iter().find(|c| c.key == key));
+            assert!(
+                caller.is_none_or(|caller| caller.id == *id),
+                "a foreign reply"
+            );
         }
 
         let now = (lane.overdue, lane.booked);
@@ -1378,13 +1356,20 @@ impl World {
         let is_unsent = |stage| matches!(stage, Stage::Queued | Stage::Own);
         let queued = self.lanes.calls.iter().filter(|call| is_unsent(call.stage));
         let lanes = self.lanes.lanes.iter();
-        let used = lanes.filter(|lane| matches!(lane.phase, Phase::Led | Phase::Drifting));
+        let used = lanes.filter(|lane| !matches!(lane.phase, Phase::Vacant | Phase::Starting));
         let in_flight = self.lanes.lanes.iter().map(|lane| lane.flights.len()).sum();
+        let reports = self.ios.iter().map(|io| &io.report);
+        let writing = self.callers.iter().filter_map(|caller| match &caller.at {
+            At::Writing { report, .. } => Some(report),
+            _ => None,
+        });
+        let unreported: u64 = reports.chain(writing).map(|report| report.writes).sum();
         let books = &self.books;
         let expected = PipelineStats {
             queued: queued.count(),
             in_flight,
             lanes: used.count(),
+            writes: books.writes - unreported,
             calls: books.replies + books.lost + self.dropped + in_flight as u64,
             ..books.clone()
         };

@@ -45,13 +45,13 @@ impl Walk {
         let is_foreign = random.below(3) == 0;
         let config = Config {
             rules,
-            callers: 12,
+            callers: 2 + random.below(11),
             step: None,
             shortest: None,
-            has_pens: !is_foreign,
+            is_shared: !is_foreign,
             is_foreign,
             firsts: true,
-            larges: true,
+            larges: random.below(2) == 0,
             cuts: true,
             parts: true,
             nonsense: true,
@@ -128,10 +128,12 @@ impl Walk {
 
     fn call(&mut self) {
         let most = self.config.rules.max_bytes;
-        let len = if self.random.below(12) == 0 {
+        let len = if self.config.larges && self.random.below(12) == 0 {
             most + 1 + self.random.below(40)
         } else {
-            8 + self.random.below(most - 8)
+            // Small ones, so that many are in flight, and some that fill a lane.
+            let part = [1, 8][self.random.below(2)];
+            8 + self.random.below((most - 8) / part)
         };
         let hurries = self.random.below(2) == 0;
         let time = Duration::from_micros(1 + self.random.below(3000) as u64);
@@ -155,7 +157,13 @@ impl Walk {
                     self.world.close_left(left[self.random.below(left.len())]);
                 }
             }
-            4 if self.config.ends && self.random.below(10) == 0 => self.world.end(),
+            4 => {
+                let closed = self.world.closed().next();
+                if let Some(lane) = closed {
+                    self.world.find_closed(lane);
+                }
+            }
+            5 if self.config.ends && self.random.below(10) == 0 => self.world.end(),
             _ => {}
         }
     }

@@ -1,16 +1,67 @@
 //! The calls of a pipeline: their places, the queue, and how those end that get no reply.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::report::error::Error;
-use crate::state::lanes::{Call, Fate, GaveUp, Lanes, Pen, Seat, Stage, Ticket};
+use crate::state::lanes::{Call, Entry, Failure, Lanes, News, Seat, Stage};
 
 /// How much of a request's buffer is kept for the next one in its place.
 const KEPT: usize = 16 * 1024;
+/// A queued call asks again whether it is to do something after four times as long as a call usually
+/// takes, within these bounds,
+const SOON: Duration = Duration::from_micros(500);
+const LATE: Duration = Duration::from_millis(5);
+/// and then this often, or less often where many do: all together once in `SHARE`.
+const AGAIN: Duration = Duration::from_millis(100);
+const SHARE: Duration = Duration::from_micros(100);
 
-impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
+impl<S: Seat> Lanes<S> {
+    /// A call begins; `first` if it goes ahead of the others, because its lane broke.
+    pub(crate) fn enter(
+        &mut self,
+        request: &[u8],
+        deadline: Option<Instant>,
+        first: bool,
+    ) -> (usize, S, Entry) {
+        let key = self.admit(deadline);
+        let seat = self.calls[key].seat.clone();
+        if let Some(lane) = self.lane_to_lead() {
+            return (key, seat, Entry::Lead(self.appoint(key, lane)));
+        }
+        self.put(key, request, first);
+        if let Some(error) = self.ended.clone() {
+            self.tell_queued(&error);
+        }
+        let entry = self.send_from_queue(false);
+        let entry = entry.unwrap_or_else(|| self.wait(key));
+        (key, seat, entry)
+    }
+
+    /// What a caller is to do that has waited for as long as it was told.
+    pub(crate) fn again(&mut self, key: usize) -> Entry {
+        if !self.is_queued(key) {
+            return Entry::Wait(None);
+        }
+        if let Some(entry) = self.send_from_queue(true) {
+            return entry;
+        }
+        // A lane could not start before, and nobody else looks whether it can now.
+        match self.lane_to_lead() {
+            Some(lane) if self.is_in_time(key) => Entry::Lead(self.appoint(key, lane)),
+            _ => {
+                let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+                Entry::Wait(Some(AGAIN.max(SHARE.saturating_mul(waiting))))
+            }
+        }
+    }
+
+    /// A call waits, and if it is queued, not for long.
+    pub(super) fn wait(&self, key: usize) -> Entry {
+        let soon = Duration::from_nanos(self.usual * 4).clamp(SOON, LATE);
+        Entry::Wait(self.is_queued(key).then_some(soon))
+    }
+
     /// The pool has ended: whoever is queued, and whoever comes, hears so at once.
     pub(crate) fn end(&mut self, error: Arc<Error>) {
         self.tell_queued(&error);
@@ -19,18 +70,17 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
 
     /// All who are queued hear that there is no connection.
     pub(super) fn tell_queued(&mut self, error: &Arc<Error>) {
-        let queued: Vec<_> = self.waiting().collect();
-        for key in queued {
-            self.tell(key, Fate::NoConnection(Arc::clone(error)));
+        while let Some(&key) = self.queue.front().or(self.large.front()) {
+            self.tell(key, Failure::NoConnection(Arc::clone(error)));
         }
     }
 
-    /// Ends a call whose caller sleeps.
-    pub(super) fn tell(&mut self, key: usize, fate: Fate) {
+    /// A call ends without a reply.
+    pub(super) fn tell(&mut self, key: usize, failure: Failure) {
         self.end_call(key);
         self.calls[key].leads = false;
         let seat = self.calls[key].seat.clone();
-        self.effects.fates.push((seat, fate));
+        self.news.push((seat, News::Failed(failure)));
     }
 
     /// A call is sent once more.
@@ -38,28 +88,23 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         self.stats.repeated += 1;
     }
 
-    /// A caller that does not lead gives up.
-    pub(crate) fn give_up(&mut self, key: usize) -> GaveUp {
-        if self.calls[key].leads || self.calls[key].stage == Stage::Over {
-            return GaveUp::Settled;
-        }
-        self.abandon(key)
-    }
-
-    /// A call's time is up; its caller leads no more, or will look as one whose call is over.
-    pub(crate) fn abandon(&mut self, key: usize) -> GaveUp {
+    /// A call's time is up: its caller hears so, unless something else is on the way to its seat.
+    pub(crate) fn time_is_up(&mut self, key: usize, is_leader: bool) {
         let stage = self.calls[key].stage;
-        self.end_call(key);
+        if stage == Stage::Over || self.calls[key].leads != is_leader {
+            return;
+        }
         self.stats.timeouts += 1;
-        let Stage::Sent(at, number) = stage else {
-            return GaveUp::Unsent;
-        };
-        let lane = &mut self.lanes[at];
-        let place = usize::try_from(number - lane.first).expect("bug: a call with a wrong number");
-        lane.flights[place].key = None;
-        lane.overdue = true;
-        self.stats.abandoned += 1;
-        GaveUp::Sent
+        let mut sent = false;
+        if let Stage::Sent(at, number) = stage {
+            let lane = &mut self.lanes[at];
+            let place = usize::try_from(number - lane.first);
+            lane.flights[place.expect("bug: a call with a wrong number")].key = None;
+            lane.overdue = true;
+            self.stats.abandoned += 1;
+            sent = true;
+        }
+        self.tell(key, Failure::TimedOut { sent });
     }
 
     /// A call that never began to wait or to be sent is counted.
@@ -67,11 +112,9 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         self.stats.timeouts += 1;
     }
 
-    pub(super) fn admit(&mut self, deadline: Option<Instant>) -> usize {
-        self.unsent += 1;
+    fn admit(&mut self, deadline: Option<Instant>) -> usize {
         let fresh = |seat, request| Call {
             seat,
-            ticket: 0,
             stage: Stage::Own,
             leads: false,
             request,
@@ -102,14 +145,17 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
 
     pub(super) fn set_stage(&mut self, key: usize, stage: Stage) {
         let call = &mut self.calls[key];
-        let old = std::mem::replace(&mut call.stage, stage);
-        if old == Stage::Queued {
-            call.request.clear();
-            call.request.shrink_to(KEPT);
+        if std::mem::replace(&mut call.stage, stage) != Stage::Queued {
+            return;
         }
-        let is_unsent = |stage| matches!(stage, Stage::Queued | Stage::Own);
-        if is_unsent(old) && !is_unsent(stage) {
-            self.unsent -= 1;
+        call.request.clear();
+        call.request.shrink_to(KEPT);
+        for queue in [&mut self.queue, &mut self.large] {
+            // Nearly always it is the first.
+            if let Some(place) = queue.iter().position(|other| *other == key) {
+                queue.remove(place);
+                return;
+            }
         }
     }
 
@@ -121,65 +167,38 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         self.calls[key].deadline.is_none_or(|at| self.now < at)
     }
 
+    pub(super) fn is_large(&self, len: usize) -> bool {
+        len > self.rules.max_bytes
+    }
+
     pub(super) fn put(&mut self, key: usize, request: &[u8], first: bool) {
-        let is_large = self.is_large(request.len());
-        self.tickets += 1;
-        let ticket = (key, self.tickets);
-        let call = &mut self.calls[key];
-        (call.ticket, call.stage, call.leads) = (self.tickets, Stage::Queued, false);
-        if !is_large {
-            call.request.extend_from_slice(request);
-        }
-        let queue = if is_large {
+        let queue = if self.is_large(request.len()) {
             &mut self.large
         } else {
+            self.calls[key].request.extend_from_slice(request);
             &mut self.queue
         };
-        // Who gives up leaves a ticket behind.
-        if queue.len() > 2 * self.unsent + 64 {
-            queue.retain(|&ticket| waits(&self.calls, self.now, ticket));
-        }
         if first {
-            queue.push_front(ticket);
+            queue.push_front(key);
         } else {
-            queue.push_back(ticket);
+            queue.push_back(key);
         }
+        let call = &mut self.calls[key];
+        (call.stage, call.leads) = (Stage::Queued, false);
     }
 
-    /// The calls in the queue whose time is not up.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = usize> + '_ {
-        let tickets = self.queue.iter().chain(&self.large);
-        let waiting = tickets.filter(|ticket| waits(&self.calls, self.now, **ticket));
-        waiting.map(|(key, _)| *key)
+    /// The first small call that waits and whose time is not up.
+    pub(super) fn first_small(&self) -> Option<usize> {
+        self.queue.iter().copied().find(|&key| self.is_in_time(key))
     }
 
-    /// The first small call that waits.
-    pub(super) fn first_small(&mut self) -> Option<usize> {
-        first(&mut self.queue, &self.calls, self.now)
-    }
-
-    /// The first large call that waits; its caller is to lead.
-    pub(super) fn first_large(&mut self) -> Option<usize> {
-        first(&mut self.large, &self.calls, self.now)
+    /// The first large one; its caller is to lead.
+    pub(super) fn first_large(&self) -> Option<usize> {
+        self.large.iter().copied().find(|&key| self.is_in_time(key))
     }
 
     /// The first call that waits, a large one before all others.
-    pub(super) fn first_waiting(&mut self) -> Option<usize> {
+    pub(super) fn first_waiting(&self) -> Option<usize> {
         self.first_large().or_else(|| self.first_small())
     }
-}
-
-fn waits<S>(calls: &[Call<S>], now: Instant, (key, ticket): Ticket) -> bool {
-    let call = &calls[key];
-    call.ticket == ticket && call.stage == Stage::Queued && call.deadline.is_none_or(|at| now < at)
-}
-
-fn first<S>(queue: &mut VecDeque<Ticket>, calls: &[Call<S>], now: Instant) -> Option<usize> {
-    while let Some(&ticket) = queue.front() {
-        if waits(calls, now, ticket) {
-            return Some(ticket.0);
-        }
-        queue.pop_front();
-    }
-    None
 }

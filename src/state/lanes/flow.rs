@@ -5,101 +5,97 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::state::lanes::{
-    Entry, Fate, Flight, LONGEST, Lane, Lanes, Look, Pen, Phase, Seat, Stage, Whose,
+    Condition, Entry, Failure, Flight, Lane, Lanes, Lead, Phase, Report, Seat, Stage, Step, Whose,
 };
 
 /// A server that has ever answered faster is near: a leader looks at the queue soon.
 pub(super) const FAR: Duration = Duration::from_micros(100);
 /// A leader that waits for longer than this in one read may not look for a long time, near or far.
 pub(super) const LONG: Duration = Duration::from_micros(500);
-/// What goes into the buffers of a socket in any case, if they are not set small. A caller that does
-/// not lead writes no more, because that write has no deadline.
-const HELD: usize = 16 * 1024;
+/// So many requests, and bytes of them, go into the buffers of a socket in any case, if they are not
+/// set small; each request may take a kilobyte there beside its own bytes. A caller that does not
+/// lead writes no more, because that write has no deadline.
+const HELD: Bounds = (32, 16 * 1024);
+/// How many requests and bytes may be outstanding on a lane.
+type Bounds = (usize, usize);
+
 /// How often a caller that does not lead writes in a row: then others that wait do.
 const ROUNDS: usize = 4;
 
-impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
-    /// The leader, whose call is `key`, looks what there is to do. `wanted`: the pool wants the
-    /// connection back.
-    pub(crate) fn look(
+impl<S: Seat> Lanes<S> {
+    /// What the leader is to do next; what it is to write goes to `out`.
+    pub(crate) fn next_step(
         &mut self,
         at: usize,
-        (key, request): (usize, &[u8]),
-        wanted: bool,
+        own: Option<(usize, &[u8])>,
+        Condition { wanted, shared }: Condition,
         out: &mut Vec<u8>,
-    ) -> Look<S, K> {
+    ) -> Step<S> {
+        let (bounds, is_written) = (self.bounds(), out.is_empty());
         let lane = &mut self.lanes[at];
-        lane.wanted = wanted;
+        (lane.phase, lane.wanted, lane.shared) = (Phase::Led, wanted, shared);
         lane.reading = None;
-        let may_write = !lane.writing && out.is_empty();
+        let may_write = is_written && !lane.writing;
         let may_send = may_write && !lane.overdue && !lane.failing;
-        if may_send && self.calls[key].stage == Stage::Own && self.is_in_time(key) {
+        let stage = |lanes: &Self| own.map_or(Stage::Over, |(key, _)| lanes.calls[key].stage);
+        let own_to_send =
+            own.filter(|(key, _)| may_send && stage(self) == Stage::Own && self.is_in_time(*key));
+        if let Some((key, request)) = own_to_send {
             let len = request.len();
-            if self.is_large(len) {
-                if self.lanes[at].flights.is_empty() {
-                    self.book(at, key, len);
-                    self.lanes[at].writing = true;
-                    return Look::WriteOwn;
-                }
-            } else if self.has_room(at, len) {
+            if !self.is_large(len) && self.has_room(at, len, bounds) {
                 self.book(at, key, len);
                 out.extend_from_slice(request);
+            } else if self.lanes[at].flights.is_empty() {
+                self.book(at, key, len);
+                return Step::WriteOwn;
             }
         }
         if may_write {
-            self.take(at, self.rules.max_bytes, out);
-            self.lanes[at].writing = !out.is_empty();
+            self.lanes[at].own_first = stage(self) == Stage::Own;
+            self.take(at, bounds, out);
         }
-        if self.calls[key].stage == Stage::Over {
-            return self.successor(at);
+        if stage(self) == Stage::Over {
+            return self.successor(at, is_written);
         }
-        if may_write && !out.is_empty() {
-            return Look::Write;
+        if !out.is_empty() {
+            return Step::Write;
         }
         self.lanes[at].reading = Some(self.now);
-        Look::Read
+        Step::Read
     }
 
-    /// The leader has written so many of the bytes that are booked.
-    pub(crate) fn wrote(&mut self, at: usize, bytes: usize, writes: u64, failed: bool) {
+    /// What was done on a lane's connection.
+    pub(crate) fn report(&mut self, at: usize, report: &Report) {
         let lane = &mut self.lanes[at];
-        lane.failing |= failed;
-        lane.written += bytes as u64;
-        lane.writing = false;
-        self.stats.writes += writes;
+        lane.failing |= report.failed;
+        lane.overdue &= !report.heard;
+        lane.written += report.bytes as u64;
+        self.stats.writes += report.writes;
     }
 
-    /// A caller that does not lead has written, or could not; what else it is to write.
-    pub(crate) fn sent(
-        &mut self,
-        at: usize,
-        pen: P,
-        (bytes, writes): (usize, u64),
-        failed: bool,
-    ) -> Option<(usize, P)> {
-        self.wrote(at, bytes, writes, failed);
+    /// A caller that does not lead has written, or could not: what it is to do next.
+    pub(crate) fn sent(&mut self, key: usize, at: usize, bytes: Vec<u8>, report: &Report) -> Entry {
+        self.report(at, report);
         let lane = &mut self.lanes[at];
-        lane.pen = Some(pen);
+        (lane.writing, lane.buffer) = (false, bytes);
         lane.rounds += 1;
-        if failed || lane.reading.is_none() || lane.rounds >= ROUNDS {
-            return None;
+        if lane.phase == Phase::Passing {
+            lane.phase = Phase::Led;
+            return Entry::Lead(Lead {
+                lane: at,
+                own: false,
+                others: false,
+                stale: false,
+            });
         }
-        self.send(at)
+        let goes_on = lane.reading.is_some() && lane.rounds < ROUNDS;
+        let more = goes_on.then(|| self.send(at)).flatten();
+        more.unwrap_or_else(|| self.wait(key))
     }
 
     /// Whether buffers that are not small hold all that is outstanding on this lane.
     pub(crate) fn is_held(&self, at: usize) -> bool {
-        self.lanes[at].outstanding <= HELD
-    }
-
-    /// Whether a caller that does not lead writes on this lane.
-    pub(crate) fn is_writing(&self, at: usize) -> bool {
-        self.lanes[at].writing
-    }
-
-    /// Bytes have come.
-    pub(crate) fn heard(&mut self, at: usize) {
-        self.lanes[at].overdue = false;
+        self.lanes[at].flights.len() <= HELD.0 && self.lanes[at].outstanding <= HELD.1
     }
 
     /// A reply has been read; whose it is.
@@ -126,73 +122,67 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         self.usual = self.usual / 16 * 15 + took / 16;
         let seat = call.seat.clone();
         self.end_call(key);
-        Whose::Caller(key, seat)
+        Whose::Caller(seat)
     }
 
-    /// The lane has broken: everybody on it is told, but for its leader `own`, whose fate is
-    /// returned if its call is not over. `None` if somebody writes: look again after that.
-    ///
-    /// Then it is to be given back, and `vacate` called.
-    pub(crate) fn broke(
-        &mut self,
-        at: usize,
-        own: usize,
-        error: &Arc<io::Error>,
-    ) -> Option<Option<Fate>> {
-        if self.lanes[at].writing {
-            return None;
+    /// The lane has broken, says its leader, whose call is `own`: everybody on it hears so, and it
+    /// is to be closed. False if somebody writes: that caller leads next, and does all this.
+    pub(crate) fn broke(&mut self, at: usize, own: Option<usize>, error: &Arc<io::Error>) -> bool {
+        if let Some(own) = own {
+            if self.calls[own].stage == Stage::Own {
+                self.tell(own, Failure::Unsent(Arc::clone(error)));
+            }
+            self.calls[own].leads = false;
         }
-        let mut fate_of_own = None;
-        if self.calls[own].stage == Stage::Own {
-            self.end_call(own);
-            fate_of_own = Some(Fate::Unsent(Arc::clone(error)));
+        let lane = &mut self.lanes[at];
+        lane.reading = None;
+        if lane.writing {
+            lane.phase = Phase::Passing;
+            return false;
         }
-        let written = self.lanes[at].written;
+        let written = lane.written;
         while let Some(flight) = self.land(at) {
             let Some(key) = flight.key else { continue };
-            let fate = if flight.start < written {
+            let failure = if flight.start < written {
                 self.stats.lost += 1;
-                Fate::Lost(Arc::clone(error))
+                Failure::Lost(Arc::clone(error))
             } else {
                 self.stats.calls -= 1;
-                Fate::Unsent(Arc::clone(error))
+                Failure::Unsent(Arc::clone(error))
             };
-            if key == own {
-                self.end_call(key);
-                fate_of_own = Some(fate);
-            } else {
-                self.tell(key, fate);
-            }
+            self.tell(key, failure);
         }
-        Some(fate_of_own)
+        true
+    }
+
+    fn bounds(&self) -> Bounds {
+        (self.rules.max_in_flight, self.rules.max_bytes)
     }
 
     /// Whether a request of this length may go out on a lane on which nobody writes.
-    fn has_room(&self, at: usize, len: usize) -> bool {
+    fn has_room(&self, at: usize, len: usize, (requests, bytes): Bounds) -> bool {
         let lane = &self.lanes[at];
-        lane.flights.len() < self.rules.max_in_flight
-            && lane.outstanding + len <= self.rules.max_bytes
+        lane.flights.len() < requests && lane.outstanding + len <= bytes
     }
 
     /// The lane that takes nothing new, so that a large call can have it once it is empty.
-    fn reserved(&mut self) -> Option<usize> {
+    fn reserved(&self) -> Option<usize> {
         self.first_large()?;
         self.lanes.iter().position(|lane| lane.phase == Phase::Led)
     }
 
     /// Takes from the queue what may go out on this lane.
-    fn take(&mut self, at: usize, max_bytes: usize, out: &mut Vec<u8>) {
+    fn take(&mut self, at: usize, bounds: Bounds, out: &mut Vec<u8>) {
         if !self.lanes[at].may_take() || self.reserved() == Some(at) {
             return;
         }
         while let Some(key) = self.first_small() {
             let len = self.calls[key].request.len();
-            if !self.has_room(at, len) || self.lanes[at].outstanding + len > max_bytes {
+            if !self.has_room(at, len, bounds) {
                 return;
             }
             out.extend_from_slice(&self.calls[key].request);
             self.book(at, key, len);
-            self.queue.pop_front();
         }
     }
 
@@ -221,17 +211,11 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
         Some(flight)
     }
 
-    /// After how long a queued call should see whether somebody will look.
-    pub(super) fn patience(&self) -> Duration {
-        Duration::from_nanos(self.usual * 4).clamp(LONG, LONGEST)
-    }
-
     /// Takes what is queued for a caller that does not lead, if it is to write.
-    pub(super) fn send_from_queue(&mut self, impatient: bool) -> Option<Entry<K, P>> {
-        let at = self.lane_to_write(impatient)?;
+    pub(super) fn send_from_queue(&mut self, has_waited: bool) -> Option<Entry> {
+        let at = self.lane_to_write(has_waited)?;
         self.lanes[at].rounds = 0;
-        let (lane, pen) = self.send(at)?;
-        Some(Entry::Send { lane, pen })
+        self.send(at)
     }
 
     /// The least busy lane on which a caller that does not lead is to write.
@@ -240,7 +224,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
     /// then, for one system call less and nothing lost. So a caller writes only if every leader
     /// waits in a read that will take a while: one that has taken long, or, if the server is far,
     /// one whose next reply is not due yet. On a busy loopback neither happens.
-    fn lane_to_write(&mut self, impatient: bool) -> Option<usize> {
+    fn lane_to_write(&self, has_waited: bool) -> Option<usize> {
         let reserved = self.reserved();
         let is_far = self.shortest.is_some_and(|shortest| shortest >= FAR);
         let mut best: Option<usize> = None;
@@ -250,12 +234,12 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
             }
             let since = lane.reading?;
             let waits = self.now.saturating_duration_since(since);
-            if !impatient && waits < LONG && (!is_far || self.is_due(lane)) {
+            if !has_waited && waits < LONG && (!is_far || self.is_due(lane)) {
                 return None;
             }
             let is_better =
                 best.is_none_or(|best| lane.flights.len() < self.lanes[best].flights.len());
-            if lane.pen.is_some() && lane.may_take() && reserved != Some(at) && is_better {
+            if lane.shared && lane.may_take() && reserved != Some(at) && is_better {
                 best = Some(at);
             }
         }
@@ -263,7 +247,7 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
     }
 
     /// Whether the next reply on this lane should come about now.
-    pub(super) fn is_due(&self, lane: &Lane<K, P>) -> bool {
+    pub(super) fn is_due(&self, lane: &Lane) -> bool {
         let (Some(flight), Some(shortest)) = (lane.flights.front(), self.shortest) else {
             return false;
         };
@@ -273,15 +257,25 @@ impl<S: Seat, K, P: Pen> Lanes<S, K, P> {
     }
 
     /// Takes what is queued for a caller that does not lead this lane.
-    fn send(&mut self, at: usize) -> Option<(usize, P)> {
-        let mut pen = self.lanes[at].pen.take()?;
-        pen.ink().clear();
-        self.take(at, HELD, pen.ink());
-        if pen.ink().is_empty() {
-            self.lanes[at].pen = Some(pen);
+    fn send(&mut self, at: usize) -> Option<Entry> {
+        let mut bytes = std::mem::take(&mut self.lanes[at].buffer);
+        bytes.clear();
+        let (requests, length) = self.bounds();
+        let bounds = (requests.min(HELD.0), length.min(HELD.1));
+        self.take(at, bounds, &mut bytes);
+        if bytes.is_empty() {
+            self.lanes[at].buffer = bytes;
             return None;
         }
         self.lanes[at].writing = true;
-        Some((at, pen))
+        Some(Entry::Send { lane: at, bytes })
+    }
+}
+
+impl Lane {
+    /// Whether something from the queue may go out on it.
+    fn may_take(&self) -> bool {
+        let barred = self.writing || self.own_first || self.overdue || self.wanted || self.failing;
+        self.phase == Phase::Led && !barred
     }
 }

@@ -231,6 +231,23 @@ fn adrift(peer: &Peer) -> (Pipeline<String>, TcpStream) {
 }
 
 #[test]
+fn a_lane_that_the_pool_has_closed_is_no_longer_counted() {
+    let peer = Peer::new();
+    let (pipeline, _socket) = adrift(&peer);
+    pipeline.pool().free(0);
+    eventually("it is gone from the numbers", || {
+        let stats = pipeline.stats();
+        (stats.lanes, stats.in_flight) == (0, 0)
+    });
+    // And it can start again.
+    let next = call(&pipeline, "next");
+    let new = peer.accept();
+    expect(&new, "next");
+    answer(&new, "next");
+    assert_eq!(next.join().unwrap(), "next");
+}
+
+#[test]
 fn a_lane_on_which_nobody_waits_makes_way_for_a_caller_that_pulls() {
     let peer = Peer::new();
     let (pipeline, mut old) = adrift(&peer);

@@ -248,7 +248,7 @@ fn a_reply_larger_than_all_bounds_is_read() {
     });
 }
 
-/// It is not run anew for each piece that comes.
+/// It is not run again for each piece that comes.
 #[test]
 fn a_reply_in_pieces_is_read_once_by_a_leader_that_stays() {
     let peer = Peer::new();
