@@ -150,14 +150,17 @@ impl<R, C> Line<R, C> {
         self.io.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the lease that a leader has left to the pool is closed.
-    pub(super) fn is_closed(&self) -> bool {
+    /// Does this if the lease that a leader has left to the pool is closed; nobody takes the lane's
+    /// lead meanwhile.
+    pub(super) fn if_closed(&self, act: impl FnOnce()) {
         let io = match self.io.try_lock() {
             Ok(io) => io,
             Err(TryLockError::Poisoned(error)) => error.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
+            Err(TryLockError::WouldBlock) => return,
         };
-        io.left.as_ref().is_some_and(Abandoned::is_closed)
+        if io.left.as_ref().is_some_and(Abandoned::is_closed) {
+            act();
+        }
     }
 
     pub(super) fn shared(&self) -> MutexGuard<'_, Option<Stream>> {
