@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::flow::FAR;
-use super::{Entry, Lanes, Look, Rules, Whose};
+use super::{Entry, GaveUp, Lanes, Look, Rules, Whose};
 
 #[derive(Clone, Debug)]
 struct Seat(Rc<()>);
@@ -159,5 +159,72 @@ fn a_reply_is_due_about_when_the_shortest_round_trip_is_over() {
     ] {
         lanes.advance(sent + after);
         assert_eq!(lanes.is_due(&lanes.lanes[0]), is_due, "after {after:?}");
+    }
+}
+
+/// It cannot just leave: nobody else would lead that lane. So it leads, and leaves it.
+#[test]
+fn a_call_whose_time_is_up_on_its_way_to_a_vacant_lane_is_not_sent() {
+    let (mut lanes, leader, _) = asked(&REQUEST, 8, 100);
+    let deadline = lanes.now + Duration::from_millis(50);
+    let (next, seat, entry) = lanes.enter(&REQUEST, Some(deadline), false);
+    assert!(matches!(entry, Entry::Wait(Some(_))));
+    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == leader));
+    let look = lanes.look(0, (leader, &REQUEST), true, &mut Vec::new());
+    assert!(matches!(look, Look::Release));
+    drop(lanes.pen(0));
+    lanes.vacate(0, Some(()));
+    let (told, _) = lanes.take_effects().unwrap().lead.unwrap();
+    assert!(Rc::ptr_eq(&told.0, &seat.0) && !lanes.is_queued(next));
+    lanes.advance(deadline);
+    assert_eq!(lanes.give_up(next), GaveUp::Settled, "the lead is lost");
+    // It has been told.
+    assert_eq!(lanes.abandon(next), GaveUp::Unsent);
+    lanes.vacate(0, Some(()));
+    let stats = lanes.stats();
+    assert_eq!((stats.calls, stats.timeouts, stats.abandoned), (1, 1, 0));
+    assert_eq!((stats.queued, stats.in_flight, stats.lanes), (0, 0, 0));
+}
+
+/// The same, on a lane that has a connection.
+#[test]
+fn a_call_whose_time_is_up_on_its_way_to_a_lane_in_use_is_not_sent() {
+    let (mut lanes, leader, _) = asked(&REQUEST, 8, 16);
+    let deadline = lanes.now + Duration::from_millis(50);
+    let large = [0; 17]; // only its own caller sends it
+    let (next, seat, _) = lanes.enter(&large, Some(deadline), false);
+    assert!(matches!(lanes.answered(0), Whose::Caller(key, _) if key == leader));
+    let mut out = Vec::new();
+    let look = lanes.look(0, (leader, &REQUEST), false, &mut out);
+    assert!(matches!(look, Look::HandOver(to, _) if Rc::ptr_eq(&to.0, &seat.0)));
+    lanes.advance(deadline);
+    assert_eq!(lanes.give_up(next), GaveUp::Settled, "the lead is lost");
+    let look = lanes.look(0, (next, &large), false, &mut out);
+    assert!(matches!(look, Look::Read) && out.is_empty(), "it is sent");
+    assert_eq!(lanes.abandon(next), GaveUp::Unsent);
+    let look = lanes.look(0, (next, &large), false, &mut out);
+    assert!(matches!(look, Look::Release) && out.is_empty());
+    assert_eq!(lanes.stats().calls, 1);
+}
+
+/// With the oldest there would be a hand-over for each reply.
+#[test]
+fn the_newest_in_flight_leads_next() {
+    let (mut lanes, _) = reading();
+    let mut seats = Vec::new();
+    for _ in 0..3 {
+        let (_, seat, entry) = lanes.enter(&REQUEST, None, false);
+        let Entry::Send { lane, pen } = entry else {
+            panic!("{entry:?}");
+        };
+        assert!(lanes.sent(lane, pen, (REQUEST.len(), 1), false).is_none());
+        seats.push(seat);
+    }
+    let Whose::Caller(leader, _) = lanes.answered(0) else {
+        panic!("nobody's reply");
+    };
+    match lanes.look(0, (leader, &REQUEST), false, &mut Vec::new()) {
+        Look::HandOver(to, _) => assert!(Rc::ptr_eq(&to.0, &seats[2].0), "not the newest"),
+        other => panic!("{other:?}"),
     }
 }

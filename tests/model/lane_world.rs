@@ -39,7 +39,8 @@ pub(super) struct Config {
     pub(super) is_foreign: bool,
     /// There are calls that go before others, because their lane broke.
     pub(super) firsts: bool,
-    pub(super) larges: bool,
+    /// How long requests may be, if they are not drawn.
+    pub(super) sizes: &'static [usize],
     /// The other side cuts connections.
     pub(super) cuts: bool,
     /// Writes may stop in the middle: others act before they go on, or never.
@@ -243,8 +244,10 @@ pub(super) struct World {
     /// lane went.
     books: PipelineStats,
     dropped: u64,
-    /// Of each lane, at the last check: whether a reply was overdue, and the bytes taken on.
-    overdue: Vec<(bool, u64)>,
+    /// Of each lane: whether a caller has given up a request on it, and no byte has come since.
+    overdue: Vec<bool>,
+    /// And at the last check: that, whether it failed, and the bytes taken on.
+    before: Vec<(bool, bool, u64)>,
 }
 
 impl Clone for World {
@@ -258,6 +261,7 @@ impl Clone for World {
             executed: self.executed.clone(),
             books: self.books.clone(),
             overdue: self.overdue.clone(),
+            before: self.before.clone(),
             ..*self
         };
         COPIES.set(None);
@@ -378,7 +382,8 @@ impl World {
             next_wire: 1,
             books: PipelineStats::default(),
             dropped: 0,
-            overdue: vec![(false, 0); config.rules.lanes],
+            overdue: vec![false; config.rules.lanes],
+            before: vec![(false, false, 0); config.rules.lanes],
         }
     }
 
@@ -632,8 +637,20 @@ impl World {
         self.outcome(at, Outcome::Replied);
     }
 
-    fn gave_up(&mut self, at: usize, gave_up: GaveUp) {
+    /// The lane on which a call is outstanding.
+    fn lane_of(&self, at: usize) -> Option<usize> {
+        match self.lanes.calls[self.callers[at].key].stage {
+            Stage::Sent(lane, _) => Some(lane),
+            _ => None,
+        }
+    }
+
+    fn gave_up(&mut self, at: usize, lane: Option<usize>, gave_up: GaveUp) {
         self.books.timeouts += 1;
+        assert_eq!(lane.is_some(), gave_up == GaveUp::Sent);
+        if let Some(lane) = lane {
+            self.overdue[lane] = true;
+        }
         let outcome = match gave_up {
             GaveUp::Unsent => Outcome::Unsent,
             GaveUp::Sent => {
@@ -683,18 +700,18 @@ impl World {
                 }
                 Message::Lead(lead) => return begin_to_lead(lead),
             },
-            Way::GiveUp => match self.with(|lanes| lanes.give_up(key)) {
-                GaveUp::Settled => {
+            Way::GiveUp => {
+                let lane = self.lane_of(at);
+                let gave_up = self.with(|lanes| lanes.give_up(key));
+                if gave_up == GaveUp::Settled {
                     return At::Asleep {
                         looks,
                         is_settled: true,
                     };
                 }
-                gave_up => {
-                    self.gave_up(at, gave_up);
-                    return At::Over;
-                }
-            },
+                self.gave_up(at, lane, gave_up);
+                return At::Over;
+            }
             Way::Look => {
                 let entry = self.with(|lanes| lanes.again(key));
                 let is_still = matches!(entry, Entry::Wait(None));
@@ -760,8 +777,9 @@ impl World {
             Step::Read => self.read(at, &mut leading, config, choices),
             Step::Abandon(then) => {
                 if self.callers[at].outcome.is_none() {
+                    let lane = self.lane_of(at);
                     let gave_up = self.with(|lanes| lanes.abandon(key));
-                    self.gave_up(at, gave_up);
+                    self.gave_up(at, lane, gave_up);
                 }
                 leading.step = match then {
                     Then::Look => Step::Look,
@@ -815,6 +833,7 @@ impl World {
                 }
                 kit.clear();
                 self.dropped += self.lanes.lanes[lane].flights.len() as u64;
+                self.overdue[lane] = false;
                 self.with(|lanes| lanes.vacate(lane, Some(kit)));
                 return At::Over;
             }
@@ -845,6 +864,7 @@ impl World {
                 read_from(self.wire(wire), kit, config, choices);
             } else {
                 self.dropped += self.lanes.lanes[lane].flights.len() as u64;
+                self.overdue[lane] = false;
                 drop(self.with(|lanes| lanes.restart(lane)));
                 if let Some(wire) = kit.wire.take() {
                     self.close(wire);
@@ -996,6 +1016,7 @@ impl World {
         }
         if std::mem::take(&mut kit.has_heard) {
             self.lanes.heard(lane);
+            self.overdue[lane] = false;
         }
         let has_replies = !kit.replies.is_empty();
         for reply in std::mem::take(&mut kit.replies) {
@@ -1213,7 +1234,8 @@ impl World {
         self.check_books();
         let waiting = self.lanes.waiting().count();
         let phases = self.lanes.lanes.iter().map(|lane| lane.phase);
-        let used = phases.filter(|&phase| phase != Phase::Vacant).count();
+        let is_led = |phase: &Phase| matches!(phase, Phase::Starting | Phase::Led);
+        let used = phases.filter(is_led).count();
         assert!(waiting == 0 || used > 0, "{waiting} wait, and nobody leads");
     }
 
@@ -1356,11 +1378,12 @@ impl World {
             }
         }
 
-        let now = (lane.overdue, lane.booked);
-        let before = std::mem::replace(&mut self.overdue[at], now);
-        if now.1 > before.1 {
+        let now = (self.overdue[at], lane.failing, lane.booked);
+        let before = std::mem::replace(&mut self.before[at], now);
+        if now.2 > before.2 {
             let is_behind = before.0 && now.0;
             assert!(!is_behind, "something new behind an overdue reply");
+            assert!(!before.1, "something new on a lane that fails");
             let last = lane.flights.back().and_then(|flight| flight.key);
             let may = self.callers.iter().any(|caller| {
                 let leads = matches!(&caller.at, At::Leading(leading) if leading.lane == at);
