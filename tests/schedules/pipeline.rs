@@ -290,3 +290,40 @@ fn the_end_of_the_pool_meets_calls() {
         );
     });
 }
+
+/// The client is a plain stream here, because only on those do others write than the leader. So
+/// the server is a thread of the system's, which answers at once: a leader whose read blocks holds
+/// up all threads of the scene, but only until then. How many replies one read finds is up to the
+/// system, so there is no depth-first search.
+#[test]
+fn a_follower_writes_while_the_leader_reads() {
+    play_at_random(Time::Jumps, || {
+        let connect = || {
+            let (ours, mut theirs) = UnixStream::pair()?;
+            std::thread::spawn(move || {
+                let mut bytes = [0; 16];
+                while let Ok(count @ 1..) = theirs.read(&mut bytes) {
+                    theirs.write_all(&bytes[..count]).unwrap();
+                }
+            });
+            Ok(TcpStream::from(OwnedFd::from(ours)))
+        };
+        let pool = Pool::builder(connect).limit(1).build().unwrap();
+        let calls = Pipeline::new(pool, |reply| {
+            let mut byte = [0];
+            reply.read_exact(&mut byte)?;
+            Ok(byte[0])
+        });
+        let callers = [1, 2, 3].map(|request| {
+            let calls = calls.clone();
+            thread::spawn(move || assert_eq!(calls.call(&[request]).unwrap(), request))
+        });
+        join(callers.into());
+        let stats = calls.stats();
+        assert_eq!(
+            (stats.calls, stats.replies, stats.queued),
+            (3, 3, 0),
+            "{stats}"
+        );
+    });
+}
