@@ -197,9 +197,9 @@ fn connections_that_are_used_up_and_a_line_that_is_full() {
         rules: Rules {
             max_uses: Some(2),
             max_waiting: Some(1),
-            ..Config::new(1, 3).rules
+            ..Config::new(2, 3).rules
         },
-        ..Config::new(1, 3)
+        ..Config::new(2, 3)
     };
     explore::<World>("uses, a full line", &config);
 }

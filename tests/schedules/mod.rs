@@ -66,15 +66,6 @@ fn schedules() -> usize {
 
 /// Plays a scene under many schedules, or under the one that `JACKPOT_REPLAY` holds.
 fn play(time: Time, scene: fn()) {
-    play_under(time, scene, true);
-}
-
-/// Plays a scene that does not go the same way each time that its schedule is the same.
-fn play_at_random(time: Time, scene: fn()) {
-    play_under(time, scene, false);
-}
-
-fn play_under(time: Time, scene: fn(), is_repeatable: bool) {
     let play = move || {
         sync::restart();
         // The first thread of the scene: see `Patient`.
@@ -103,9 +94,7 @@ fn play_under(time: Time, scene: fn(), is_repeatable: bool) {
         let exhaustive = Patient(time, DfsScheduler::new(Some(count), false));
         Runner::new(random, config.clone()).run(play);
         Runner::new(few_switches, config.clone()).run(play);
-        if is_repeatable {
-            Runner::new(exhaustive, config.clone()).run(play);
-        }
+        Runner::new(exhaustive, config.clone()).run(play);
     }
 }
 
