@@ -581,39 +581,6 @@ impl World {
                 let lease = self.leases.remove(usize::from(i));
                 self.core.detach(lease.key, PeerSignal::Silence);
             }
-            Act::Abandon(i) => {
-                let lease = self.leases.remove(usize::from(i));
-                self.core.abandon(lease.key, lease.client);
-                self.abandoned.push(lease);
-            }
-            Act::TakeBack(i) => {
-                let lease = self.abandoned.remove(usize::from(i));
-                if let Some(client) = self.core.take_abandoned(lease.key) {
-                    assert_eq!(client, lease.key.id, "another's client");
-                    self.keep(lease);
-                }
-            }
-            Act::Forget(i) => {
-                let lease = self.abandoned.remove(usize::from(i));
-                if let Some(client) = self.core.take_abandoned(lease.key) {
-                    self.core.discard(lease.key, client, PeerSignal::Silence);
-                }
-            }
-            Act::BeginReady(count) => {
-                let count = usize::from(count);
-                self.ready = Some(ReadyGuest {
-                    number: self.core.begin_ready(count, READY),
-                    count,
-                    failures: self.core.stats(0).connect_failures,
-                    is_woken: true,
-                    poll_at: None,
-                });
-            }
-            Act::PollReady => self.poll_ready(),
-            Act::EndReady => {
-                let ready = self.ready.take().unwrap();
-                self.core.end_ready(ready.number);
-            }
             Act::Opened(_)
             | Act::Connected(_)
             | Act::ConnectFailed { .. }
@@ -676,6 +643,39 @@ impl World {
             }
             Act::SetFactory => self.core.factory_changed(),
             Act::Drain => self.drains = self.core.begin_draining(),
+            Act::Abandon(i) => {
+                let lease = self.leases.remove(usize::from(i));
+                self.core.abandon(lease.key, lease.client);
+                self.abandoned.push(lease);
+            }
+            Act::TakeBack(i) => {
+                let lease = self.abandoned.remove(usize::from(i));
+                if let Some(client) = self.core.take_abandoned(lease.key) {
+                    assert_eq!(client, lease.key.id, "another's client");
+                    self.keep(lease);
+                }
+            }
+            Act::Forget(i) => {
+                let lease = self.abandoned.remove(usize::from(i));
+                if let Some(client) = self.core.take_abandoned(lease.key) {
+                    self.core.discard(lease.key, client, PeerSignal::Silence);
+                }
+            }
+            Act::BeginReady(count) => {
+                let count = usize::from(count);
+                self.ready = Some(ReadyGuest {
+                    number: self.core.begin_ready(count, READY),
+                    count,
+                    failures: self.core.stats(0).connect_failures,
+                    is_woken: true,
+                    poll_at: None,
+                });
+            }
+            Act::PollReady => self.poll_ready(),
+            Act::EndReady => {
+                let ready = self.ready.take().unwrap();
+                self.core.end_ready(ready.number);
+            }
             _ => unreachable!("{act:?} is no verb"),
         }
     }
