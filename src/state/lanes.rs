@@ -319,3 +319,6 @@ mod model;
 #[cfg(test)]
 #[path = "../../tests/model/lane_rules.rs"]
 mod rules;
+#[cfg(test)]
+#[path = "../../tests/model/lane_verbs.rs"]
+mod verbs;
