@@ -7,7 +7,7 @@ use super::flow::FAR;
 use super::{Condition, Entry, Failure, Lanes, Lead, News, Report, Rules, Step, Whose};
 
 #[derive(Clone, Debug)]
-struct Seat(Rc<()>);
+pub(super) struct Seat(pub(super) Rc<()>);
 
 impl super::Seat for Seat {
     fn new() -> Self {
@@ -19,14 +19,14 @@ impl super::Seat for Seat {
     }
 }
 
-type Machine = Lanes<Seat>;
+pub(super) type Machine = Lanes<Seat>;
 
-const SHARED: Condition = Condition {
+pub(super) const SHARED: Condition = Condition {
     wanted: false,
     shared: true,
 };
 
-fn written(bytes: usize) -> Report {
+pub(super) fn written(bytes: usize) -> Report {
     Report {
         bytes,
         writes: 1,
@@ -34,7 +34,7 @@ fn written(bytes: usize) -> Report {
     }
 }
 
-const REQUEST: [u8; 4] = *b"ask\n";
+pub(super) const REQUEST: [u8; 4] = *b"ask\n";
 
 /// One lane, whose leader has sent its call.
 fn asked(request: &[u8], max_in_flight: usize, max_bytes: usize) -> (Machine, usize, Seat) {
