@@ -276,13 +276,12 @@ pub struct Delays {
 impl Delays {
     /// `duration × factor`, or `max` where that is less.
     fn scaled(&self, duration: Duration) -> Duration {
-        let seconds = duration.as_secs_f64() * self.factor;
-        if seconds < self.max.as_secs_f64() {
-            Duration::try_from_secs_f64(seconds).unwrap_or(self.max)
-        } else if duration.is_zero() {
-            Duration::ZERO
-        } else {
-            self.max
+        let scaled = duration.as_secs_f64() * self.factor;
+        match Duration::try_from_secs_f64(scaled) {
+            Ok(scaled) => scaled.min(self.max),
+            // Nothing times infinity is no number.
+            Err(_) if duration.is_zero() => Duration::ZERO,
+            Err(_) => self.max,
         }
     }
 }
@@ -448,6 +447,40 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_delay_beyond_all_numbers_is_the_longest_and_of_nothing_it_is_nothing() {
+        let of = |factor, min| {
+            let backoff = Backoff::new().retries(3).randomize(false);
+            let backoff = backoff.factor(factor).min(min).max(Duration::MAX);
+            backoff.delays().collect::<Vec<_>>()
+        };
+        let longest = Duration::MAX;
+        assert_eq!(of(f64::MAX, seconds(1)), [seconds(1), longest, longest]);
+        assert_eq!(of(f64::INFINITY, Duration::ZERO), [Duration::ZERO; 3]);
+    }
+
+    #[test]
+    fn how_many_are_left_is_known() {
+        let mut delays = Backoff::new().retries(3).delays();
+        for left in [3, 2, 1, 0, 0] {
+            assert_eq!(delays.len(), left);
+            assert_eq!(delays.next().is_some(), left > 0);
+        }
+    }
+
+    /// The first ones from zero on, as its authors have published them.
+    #[test]
+    fn the_random_numbers_are_those_of_splitmix64() {
+        let mut random = Random(0);
+        for number in [
+            0xE220_A839_7B1D_CDAF,
+            0x6E78_9E6A_A1B9_65F4,
+            0x06C4_5D18_8009_454F,
+        ] {
+            assert_eq!(random.next(), number);
         }
     }
 

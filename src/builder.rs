@@ -12,7 +12,7 @@ use crate::net::stream::Stream;
 use crate::pool::Pool;
 use crate::report::error::Error;
 use crate::report::event::Event;
-use crate::runtime::settings::Settings;
+use crate::runtime::settings::{Functions, Settings};
 use crate::runtime::shared::{Core, Shared};
 use crate::runtime::{connect, reaper};
 use crate::state::core::Rules;
@@ -63,7 +63,8 @@ pub struct Builder<C = Stream> {
     rules: Rules,
     backoff: Backoff,
     reap_interval: Option<Duration>,
-    settings: Settings<C>,
+    settings: Settings,
+    functions: Functions<C>,
     has_handshake: bool,
     /// The first function of the user's that a later setting dropped; `build` refuses that.
     lost: Option<Lost>,
@@ -146,11 +147,13 @@ impl Builder<Stream> {
                 read_timeout: None,
                 write_timeout: None,
                 handshake_timeout: Some(Duration::from_secs(10)),
-                exact_leases: false,
-                looks_on_return: true,
+                exact_lease_start: false,
+                exact_lease_end: true,
                 lease_events: false,
                 watches_leases: false,
                 plain_client: true,
+            },
+            functions: Functions {
                 handshake: Box::new(Ok),
                 ping: None,
                 recycle: None,
@@ -215,11 +218,14 @@ impl Builder<Stream> {
         C: Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let settings = self.settings;
+        let functions = self.functions;
         let lost = [
             (self.has_handshake, Lost::SetTwice("handshake")),
-            (settings.ping.is_some(), Lost::BeforeHandshake("ping")),
-            (settings.recycle.is_some(), Lost::BeforeHandshake("recycle")),
+            (functions.ping.is_some(), Lost::BeforeHandshake("ping")),
+            (
+                functions.recycle.is_some(),
+                Lost::BeforeHandshake("recycle"),
+            ),
         ];
         let lost = lost.into_iter().find_map(|(is, lost)| is.then_some(lost));
         Builder {
@@ -229,21 +235,14 @@ impl Builder<Stream> {
             backoff: self.backoff,
             reap_interval: self.reap_interval,
             settings: Settings {
-                allow_unread: settings.allow_unread,
-                allow_unanswered: settings.allow_unanswered,
-                only_finished: settings.only_finished,
-                read_timeout: settings.read_timeout,
-                write_timeout: settings.write_timeout,
-                handshake_timeout: settings.handshake_timeout,
-                exact_leases: settings.exact_leases,
-                looks_on_return: settings.looks_on_return,
-                lease_events: settings.lease_events,
-                watches_leases: settings.watches_leases,
                 plain_client: TypeId::of::<C>() == TypeId::of::<Stream>(),
+                ..self.settings
+            },
+            functions: Functions {
                 handshake: Box::new(move |stream| f(stream).map_err(Into::into)),
                 ping: None,
                 recycle: None,
-                on_event: settings.on_event,
+                on_event: functions.on_event,
             },
             has_handshake: true,
             lost: self.lost.or(lost),
@@ -498,9 +497,9 @@ impl<C: Send + 'static> Builder<C> {
     /// How long a connection must have been idle to be probed before use; default zero: always.
     ///
     /// The probe is one system call of about half a microsecond, and a connection can die at any
-    /// moment; set this only where that price is too high. The time is counted from the last look
-    /// at the clock before the connection came back, which is at its `pull` or later: after a long
-    /// lease it may be probed sooner than asked.
+    /// moment; set this only where that price is too high. The time is counted from when the
+    /// pool last read the clock before the connection came back, which is at its `pull` or later:
+    /// after a long lease it may be probed sooner than asked.
     ///
     /// # Examples
     ///
@@ -693,7 +692,7 @@ impl<C: Send + 'static> Builder<C> {
     /// Whether each lease is told and timed; default false.
     ///
     /// Then there is an event for each lease, each return and each call that gave up, and
-    /// `Stats::lease_times` has how long leases lasted. It costs a look at the clock on each `pull`
+    /// `Stats::lease_times` has how long leases lasted. It costs a reading of the clock on each `pull`
     /// and each return, and the event function's time.
     ///
     /// # Examples
@@ -750,7 +749,7 @@ impl<C: Send + 'static> Builder<C> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let hook: Hook<C> = Box::new(move |client| f(client).map_err(Into::into));
-        if self.settings.ping.replace((every, hook)).is_some() {
+        if self.functions.ping.replace((every, hook)).is_some() {
             self.lost.get_or_insert(Lost::SetTwice("ping"));
         }
         self
@@ -785,7 +784,7 @@ impl<C: Send + 'static> Builder<C> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let hook: Hook<C> = Box::new(move |client| f(client).map_err(Into::into));
-        if self.settings.recycle.replace(hook).is_some() {
+        if self.functions.recycle.replace(hook).is_some() {
             self.lost.get_or_insert(Lost::SetTwice("recycle"));
         }
         self
@@ -805,7 +804,7 @@ impl<C: Send + 'static> Builder<C> {
     ///
     /// See [`Event`].
     pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Self {
-        self.settings.on_event = Some(Box::new(f));
+        self.functions.on_event = Some(Box::new(f));
         self
     }
 
@@ -830,17 +829,18 @@ impl<C: Send + 'static> Builder<C> {
     pub fn build(mut self) -> Result<Pool<C>, Error> {
         self.check()?;
         self.settings.watches_leases = self.rules.leak_after.is_some();
-        self.settings.exact_leases = self.settings.watches_leases
+        self.settings.exact_lease_start = self.settings.watches_leases
             || self.settings.lease_events
             || self.reap_interval.is_none()
             || !self.rules.probe_after.is_zero();
-        self.settings.looks_on_return &= self.rules.probe_after.is_zero() || self.has_short_times();
+        self.settings.exact_lease_end &= self.needs_exact_lease_end();
         let shared = Shared::new(
             self.limit,
             self.rules,
             self.backoff,
             self.factory,
             self.settings,
+            self.functions,
             connect::spawn,
         );
         let pool = Pool::from_shared(Arc::clone(&shared));
@@ -851,27 +851,25 @@ impl<C: Send + 'static> Builder<C> {
         Ok(pool)
     }
 
-    /// Whether leases that come back to nothing in particular do so without a look at the clock.
+    /// As `build` would choose it; for tests.
     #[cfg(all(test, jackpot_shuttle))]
-    pub(crate) fn returns_in_haste(mut self, yes: bool) -> Self {
-        self.settings.looks_on_return = !yes;
+    pub(crate) fn exact_lease_end(mut self, yes: bool) -> Self {
+        self.settings.exact_lease_end = yes;
         self
     }
 
-    /// Whether a look at the clock by the reaper is not enough to tell what time is over.
+    /// Whether a lease that comes back must read the clock.
     ///
-    /// It comes every `reap_interval`; for ten times as long or more it is near enough.
-    fn has_short_times(&self) -> bool {
+    /// Beside a probe that costs next to nothing. Without one, the reaper's sweeps read the clock
+    /// often enough for times of ten sweeps and more.
+    fn needs_exact_lease_end(&self) -> bool {
         let Some(every) = self.reap_interval else {
             return true;
         };
-        let ping = self.settings.ping.as_ref().map(|(every, _)| *every);
+        let ping = self.functions.ping.as_ref().map(|(every, _)| *every);
+        let times = [self.rules.idle_timeout, self.rules.max_lifetime, ping];
         let is_short = |time: Duration| time < every.saturating_mul(10);
-        let rules = &self.rules;
-        [rules.idle_timeout, rules.max_lifetime, ping]
-            .into_iter()
-            .flatten()
-            .any(is_short)
+        self.rules.probe_after.is_zero() || times.into_iter().flatten().any(is_short)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -902,7 +900,7 @@ impl<C: Send + 'static> Builder<C> {
             ("read_timeout", self.settings.read_timeout.flatten()),
             ("write_timeout", self.settings.write_timeout.flatten()),
             ("reap_interval", self.reap_interval),
-            ("ping interval", self.settings.ping.as_ref().map(|p| p.0)),
+            ("ping interval", self.functions.ping.as_ref().map(|p| p.0)),
         ];
         for (name, duration) in durations {
             if duration.is_some_and(|duration| duration.is_zero()) {

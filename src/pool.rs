@@ -16,7 +16,7 @@ use crate::runtime::connection::Connection;
 use crate::runtime::ready::wait_ready;
 use crate::runtime::reaper;
 use crate::runtime::retry::retry;
-use crate::runtime::shared::Shared;
+use crate::runtime::shared::{Core, Shared};
 use crate::sync::now;
 
 /// A pool of connections; a handle that is cheap to clone and works from every thread.
@@ -395,7 +395,7 @@ impl<C: Send + 'static> Pool<C> {
     /// ```
     #[must_use]
     pub fn outage(&self) -> Option<Outage> {
-        self.shared().outage()
+        self.shared().read(Core::outage)
     }
 
     /// Closes all but `keep` connections; leased ones close when they come back.
@@ -503,7 +503,7 @@ impl<C: Send + 'static> Pool<C> {
     /// ```
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        self.shared().is_ended()
+        self.shared().read(Core::has_ended)
     }
 
     /// Waits until no lease and no connect is outstanding; true if that happened in time.
@@ -578,7 +578,7 @@ impl<C: Send + 'static> Pool<C> {
     /// See [`set_limit`](Pool::set_limit).
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.shared().limit()
+        self.shared().read(Core::limit)
     }
 
     /// Changes how many connections the pool may have.
@@ -609,7 +609,7 @@ impl<C: Send + 'static> Pool<C> {
     ///
     /// See [`set_backoff`](Pool::set_backoff).
     pub fn backoff(&self) -> Backoff {
-        self.shared().backoff()
+        self.shared().read(|core| core.backoff().clone())
     }
 
     /// Changes the backoff for calls of `pull` that begin from now on.
@@ -631,7 +631,7 @@ impl<C: Send + 'static> Pool<C> {
     /// ```
     pub fn set_backoff(&self, backoff: Backoff) -> Result<(), Error> {
         backoff.check()?;
-        self.shared().set_backoff(backoff);
+        self.shared().with(|core| core.set_backoff(backoff));
         Ok(())
     }
 
@@ -678,7 +678,7 @@ impl<C> fmt::Debug for Pool<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("stats", &self.shared().stats())
-            .field("ended", &self.shared().is_ended())
+            .field("ended", &self.shared().read(Core::has_ended))
             .finish_non_exhaustive()
     }
 }

@@ -4,6 +4,5 @@ pub(crate) mod barging;
 pub(crate) mod breaker;
 pub(crate) mod core;
 pub(crate) mod lanes;
-pub(crate) mod list;
 pub(crate) mod queue;
 pub(crate) mod slots;

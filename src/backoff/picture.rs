@@ -1,6 +1,6 @@
 //! Draws the picture of the delays in the guide, and checks that it is still the right one.
 //!
-//! `JACKPOT_DRAW=1 cargo test --lib picture` draws it anew.
+//! `JACKPOT_DRAW=1 cargo test --lib picture` draws it again.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -37,7 +37,7 @@ fn the_picture_in_the_guide_is_what_backoff_draws() {
         std::fs::write(format!("{docs}/backoff.svg.md"), link).unwrap();
         return;
     }
-    let hint = "draw it anew: JACKPOT_DRAW=1 cargo test --lib picture";
+    let hint = "draw it again: JACKPOT_DRAW=1 cargo test --lib picture";
     assert!(svg == include_str!("../../docs/backoff.svg"), "{hint}");
     assert!(link == include_str!("../../docs/backoff.svg.md"), "{hint}");
 }

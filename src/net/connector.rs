@@ -15,7 +15,7 @@ use crate::sync::seed;
 /// Opens connections for a pool.
 ///
 /// Every `Fn() -> io::Result<TcpStream>` is one, so a closure does for most programs.
-/// [`Connector`] is one that resolves names anew, tries every address and sets keepalive.
+/// [`Connector`] is one that resolves names at each connect, tries every address and sets keepalive.
 ///
 /// A shared factory, `Arc<dyn Factory>`, is none itself: since every closure is a factory, Rust
 /// allows no `impl` for `Arc`, which might be called like a closure some day. Pass a closure:
@@ -235,7 +235,7 @@ impl Connector {
     /// After how much silence the kernel asks whether the other side is there; default 30 s.
     ///
     /// Three questions without an answer, 5 s apart, end the connection; the pool's probe finds it
-    /// dead. `None` turns keepalive off: a peer that vanished without a word stays undetected.
+    /// dead. `None` turns keepalive off: a peer that vanished without closing stays undetected.
     /// Rounded up to whole seconds, which is what the systems take, and cut at 32,767 of them. Where
     /// the system takes no interval (OpenBSD) or no count (Windows before version 1703), its own
     /// stays.
@@ -436,7 +436,7 @@ mod tests {
     use socket2::{Domain, Socket, Type};
     use std::net::TcpListener;
 
-    /// A listener that swallows connects without a word, because its backlog is full.
+    /// A listener that never answers a connect, because its backlog is full.
     struct BlackHole {
         listener: Socket,
         _backlog: Vec<TcpStream>,

@@ -11,8 +11,8 @@ const SLACK: Duration = Duration::from_millis(1);
 /// What a lease has changed, and its deadlines.
 #[derive(Default)]
 pub(crate) struct Options {
-    read: Timeout,
-    write: Timeout,
+    /// By direction.
+    timeouts: [Timeout; 2],
     /// These three as they were before the lease changed them.
     nodelay: Option<bool>,
     ttl: Option<u32>,
@@ -34,7 +34,6 @@ pub(crate) enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     Caller,
-    #[allow(dead_code, reason = "for a time-out over the whole handshake")]
     Pool,
 }
 
@@ -89,11 +88,7 @@ impl Options {
         direction: Direction,
         tcp: &TcpStream,
     ) -> io::Result<Option<Duration>> {
-        let timeout = match direction {
-            Direction::Read => &self.read,
-            Direction::Write => &self.write,
-        };
-        match timeout.shortened {
+        match self.timeouts[direction as usize].shortened {
             Some(shortened) => Ok(shortened.own),
             None => direction.timeout(tcp),
         }
@@ -105,14 +100,13 @@ impl Options {
         tcp: &TcpStream,
         own: Option<Duration>,
     ) -> io::Result<()> {
-        let timeout = self.direction(direction);
+        let timeout = &mut self.timeouts[direction as usize];
         if timeout.before.is_none() {
             timeout.before = Some(direction.timeout(tcp)?);
         }
         direction.set_timeout(tcp, own)?;
         if let Some(shortened) = &mut timeout.shortened {
-            let on_socket = own;
-            *shortened = Shortened { own, on_socket };
+            *shortened = Shortened::not_yet(own);
         }
         Ok(())
     }
@@ -138,10 +132,8 @@ impl Options {
 
     /// The earlier of the two deadlines.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match (self.deadline, self.bound) {
-            (Some(deadline), Some(bound)) => Some(deadline.min(bound)),
-            (deadline, bound) => deadline.or(bound),
-        }
+        let both = [self.deadline, self.bound];
+        both.into_iter().flatten().min()
     }
 
     /// Sets a deadline; without any the caller's own time-outs hold again.
@@ -164,9 +156,9 @@ impl Options {
     /// The caller's own time-outs hold again.
     pub(crate) fn end_deadlines(&mut self, tcp: &TcpStream) -> io::Result<()> {
         (self.deadline, self.bound) = (None, None);
-        let read = self.read.lengthen(Direction::Read, tcp);
-        let write = self.write.lengthen(Direction::Write, tcp);
-        read.and(write)
+        let lengthened = [Direction::Read, Direction::Write]
+            .map(|direction| self.timeouts[direction as usize].lengthen(direction, tcp));
+        lengthened.into_iter().collect()
     }
 
     /// How long a call that begins now waits; sets the socket's time-out to that.
@@ -181,27 +173,24 @@ impl Options {
         if left.is_zero() {
             return Wait::Over;
         }
-        let timeout = self.direction(direction);
-        if timeout.shortened.is_none() {
-            let Ok(own) = direction.timeout(tcp) else {
-                return Wait::Own;
-            };
-            let on_socket = own;
-            timeout.shortened = Some(Shortened { own, on_socket });
-        }
-        let (Some(shortened), before) = (&mut timeout.shortened, &mut timeout.before) else {
+        let timeout = &mut self.timeouts[direction as usize];
+        let known = timeout
+            .shortened
+            .map_or_else(|| direction.timeout(tcp).map(Shortened::not_yet), Ok);
+        let Ok(mut shortened) = known else {
             return Wait::Own;
         };
         let target = shortened.own.map_or(left, |own| own.min(left));
         let longest = target.saturating_add(SLACK);
         let fits = |set: Duration| (target..=longest).contains(&set);
         if !shortened.on_socket.is_some_and(fits) {
-            before.get_or_insert(shortened.own);
+            timeout.before.get_or_insert(shortened.own);
             if direction.set_timeout(tcp, Some(target)).is_err() {
                 return Wait::Own;
             }
             shortened.on_socket = Some(target);
         }
+        timeout.shortened = Some(shortened);
         if target == left {
             Wait::Until(deadline)
         } else {
@@ -211,11 +200,10 @@ impl Options {
 
     /// Undoes all changes but that of the blocking mode, which comes out as it was.
     pub(crate) fn put_back(self, tcp: &TcpStream) -> io::Result<Option<bool>> {
-        if let Some(timeout) = self.read.before {
-            tcp.set_read_timeout(timeout)?;
-        }
-        if let Some(timeout) = self.write.before {
-            tcp.set_write_timeout(timeout)?;
+        for direction in [Direction::Read, Direction::Write] {
+            if let Some(timeout) = self.timeouts[direction as usize].before {
+                direction.set_timeout(tcp, timeout)?;
+            }
         }
         if let Some(yes) = self.nodelay {
             tcp.set_nodelay(yes)?;
@@ -225,11 +213,13 @@ impl Options {
         }
         Ok(self.nonblocking)
     }
+}
 
-    fn direction(&mut self, direction: Direction) -> &mut Timeout {
-        match direction {
-            Direction::Read => &mut self.read,
-            Direction::Write => &mut self.write,
+impl Shortened {
+    fn not_yet(own: Option<Duration>) -> Self {
+        Self {
+            own,
+            on_socket: own,
         }
     }
 }
@@ -243,5 +233,161 @@ impl Timeout {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What no lease has changed yet, and both ends of a connection.
+    fn fresh() -> (Options, TcpStream, TcpStream) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        (Options::default(), near, server.accept().unwrap().0)
+    }
+
+    fn both(tcp: &TcpStream) -> [Option<Duration>; 2] {
+        [tcp.read_timeout().unwrap(), tcp.write_timeout().unwrap()]
+    }
+
+    fn own(options: &Options, tcp: &TcpStream) -> [Option<Duration>; 2] {
+        [Direction::Read, Direction::Write].map(|of| options.timeout(of, tcp).unwrap())
+    }
+
+    #[test]
+    fn a_deadline_shortens_the_sockets_wait_and_not_the_callers_time_out() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        for (n, direction) in [(0, Direction::Read), (1, Direction::Write)] {
+            let time_out = Some(5 * SECOND);
+            options.set_timeout(direction, &tcp, time_out).unwrap();
+            let mut under = |left, later| {
+                let deadline = now + left;
+                let set = options.set_deadline(Owner::Caller, Some(deadline), &tcp);
+                set.unwrap();
+                let wait = options.wait(direction, now + later, &tcp);
+                assert_eq!(own(&options, &tcp)[n], time_out);
+                (wait, both(&tcp)[n])
+            };
+            let shortened = (Wait::Until(now + 4 * SECOND), Some(3 * SECOND));
+            assert_eq!(under(4 * SECOND, SECOND), shortened);
+            assert_eq!(under(9 * SECOND, SECOND), (Wait::Own, time_out));
+            assert_eq!(under(4 * SECOND, 4 * SECOND), (Wait::Over, time_out));
+            assert_eq!(under(4 * SECOND, SECOND), shortened);
+            options.set_deadline(Owner::Caller, None, &tcp).unwrap();
+            assert_eq!(options.wait(direction, now, &tcp), Wait::Own);
+            assert_eq!(both(&tcp)[n], time_out);
+        }
+    }
+
+    #[test]
+    fn a_time_out_set_under_a_deadline_holds_after_it() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        let deadline = Some(now + 2 * SECOND);
+        options.set_deadline(Owner::Pool, deadline, &tcp).unwrap();
+        for direction in [Direction::Read, Direction::Write] {
+            assert_eq!(
+                options.wait(direction, now, &tcp),
+                Wait::Until(now + 2 * SECOND)
+            );
+        }
+        assert_eq!(
+            (own(&options, &tcp), both(&tcp)[0]),
+            ([None; 2], Some(2 * SECOND))
+        );
+        let time_out = Some(7 * SECOND);
+        options
+            .set_timeout(Direction::Read, &tcp, time_out)
+            .unwrap();
+        options.wait(Direction::Read, now, &tcp);
+        options.end_deadlines(&tcp).unwrap();
+        assert_eq!(both(&tcp), [time_out, None]);
+        assert_eq!(options.deadline(), None);
+    }
+
+    #[test]
+    fn the_earlier_deadline_holds_whose_ever_it_is() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        let (early, late) = (Some(now + SECOND), Some(now + 2 * SECOND));
+        for (caller, pool, earlier) in [
+            (early, late, early),
+            (late, early, early),
+            (None, late, late),
+            (late, None, late),
+            (None, None, None),
+        ] {
+            options.set_deadline(Owner::Caller, caller, &tcp).unwrap();
+            options.set_deadline(Owner::Pool, pool, &tcp).unwrap();
+            assert_eq!(options.deadline(), earlier);
+        }
+    }
+
+    /// Each would be a system call.
+    #[test]
+    fn what_is_on_the_socket_is_not_set_again() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        let (time_out, by_hand) = (Some(5 * SECOND), Some(8 * SECOND));
+        tcp.set_read_timeout(time_out).unwrap();
+        let deadline = Some(now + 9 * SECOND);
+        options.set_deadline(Owner::Caller, deadline, &tcp).unwrap();
+        assert_eq!(options.wait(Direction::Read, now, &tcp), Wait::Own);
+        tcp.set_read_timeout(by_hand).unwrap();
+        options.wait(Direction::Read, now + SECOND, &tcp);
+        options.end_deadlines(&tcp).unwrap();
+        assert_eq!(both(&tcp), [by_hand, None]);
+        options.set_deadline(Owner::Caller, deadline, &tcp).unwrap();
+        options.wait(Direction::Read, now + 4 * SECOND, &tcp);
+        tcp.set_read_timeout(by_hand).unwrap();
+        options.wait(Direction::Read, now + 4 * SECOND + SLACK, &tcp);
+        assert_eq!(both(&tcp), [by_hand, None]);
+        options.wait(Direction::Read, now + 5 * SECOND, &tcp);
+        assert_eq!(both(&tcp), [Some(4 * SECOND), None]);
+    }
+
+    #[test]
+    fn all_that_a_lease_changed_is_put_back_as_it_was_before_its_first_change() {
+        let (mut options, tcp, _far) = fresh();
+        let before = [Some(3 * SECOND), Some(4 * SECOND)];
+        tcp.set_read_timeout(before[0]).unwrap();
+        tcp.set_write_timeout(before[1]).unwrap();
+        let (nodelay, ttl) = (tcp.nodelay().unwrap(), tcp.ttl().unwrap());
+        for n in [1, 2] {
+            for direction in [Direction::Read, Direction::Write] {
+                let time_out = Some(n * SECOND);
+                options.set_timeout(direction, &tcp, time_out).unwrap();
+            }
+            assert_eq!(both(&tcp), [Some(n * SECOND); 2]);
+            options.set_nodelay(&tcp, !nodelay).unwrap();
+            options.set_ttl(&tcp, ttl - n).unwrap();
+            assert_eq!(tcp.nodelay().unwrap(), !nodelay);
+            assert_eq!(tcp.ttl().unwrap(), ttl - n);
+            options.remember_nonblocking(n == 1);
+        }
+        assert_eq!(options.put_back(&tcp).unwrap(), Some(true));
+        assert_eq!(both(&tcp), before);
+        assert_eq!((tcp.nodelay().unwrap(), tcp.ttl().unwrap()), (nodelay, ttl));
+    }
+
+    #[test]
+    fn what_a_deadline_shortened_is_put_back_too() {
+        let (mut options, tcp, _far) = fresh();
+        let now = Instant::now();
+        tcp.set_write_timeout(Some(4 * SECOND)).unwrap();
+        let deadline = Some(now + 2 * SECOND);
+        options.set_deadline(Owner::Caller, deadline, &tcp).unwrap();
+        options.wait(Direction::Write, now, &tcp);
+        assert_eq!(both(&tcp), [None, Some(2 * SECOND)]);
+        assert_eq!(options.put_back(&tcp).unwrap(), None);
+        assert_eq!(both(&tcp), [None, Some(4 * SECOND)]);
+        let mut options = Options::default();
+        options.remember_nonblocking(false);
+        assert_eq!(options.put_back(&tcp).unwrap(), Some(false));
     }
 }

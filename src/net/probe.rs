@@ -30,18 +30,18 @@ pub(crate) fn verdict(socket: &Socket, allow_unread: bool) -> Option<Eviction> {
 
 /// [`verdict`] for a sweep, during which a lease may begin.
 ///
-/// What the look takes away from the socket is left for that lease. `try_sending` is whether to
-/// look at our sending side too.
+/// The error that it takes from the socket is left for that lease. `try_sending` is whether to try
+/// our sending side too.
 pub(crate) fn sweep(socket: &Socket, allow_unread: bool, try_sending: bool) -> Option<Eviction> {
     let mut outside = socket.outside();
     if outside.leased {
         return None;
     }
-    let looked = judge(socket, allow_unread, || match sys::PEEK_WITHOUT_WAITING {
-        Some(peek) => peek.look(socket.tcp()),
+    let probed = judge(socket, allow_unread, || match sys::PEEK_WITHOUT_WAITING {
+        Some(peek) => peek.call(socket.tcp()),
         None => peek_switching(socket, &outside),
     });
-    let found = looked.and_then(|()| {
+    let found = probed.and_then(|()| {
         if !try_sending {
             return Ok(());
         }
@@ -98,7 +98,7 @@ fn explain(socket: &Socket, allow_unread: bool, found: io::Result<usize>) -> Res
 #[inline]
 fn peek(socket: &Socket) -> Option<io::Result<usize>> {
     match sys::PEEK_WITHOUT_WAITING {
-        Some(peek) => peek.look(socket.tcp()),
+        Some(peek) => peek.call(socket.tcp()),
         None => peek_switching(socket, &socket.outside()),
     }
 }
@@ -109,14 +109,14 @@ fn peek_switching(socket: &Socket, outside: &Outside) -> Option<io::Result<usize
     if outside.leased {
         return None;
     }
-    let look = || {
+    let found = || {
         // Even if it should be so already: a lease may have gone round the bookkeeping.
         socket.tcp().set_nonblocking(true)?;
-        let found = socket.tcp().peek(&mut [0]);
+        let peeked = socket.tcp().peek(&mut [0]);
         socket.tcp().set_nonblocking(socket.is_nonblocking())?;
-        found
+        peeked
     };
-    match look() {
+    match found() {
         Err(error) if error.kind() == ErrorKind::WouldBlock => None,
         found => Some(found),
     }
@@ -131,9 +131,9 @@ mod tests {
     use super::*;
     use crate::net::stream::Stream;
 
-    /// Our end of a connection whose peer sends this and resets it, and what this look, repeated,
+    /// Our end of a connection whose peer sends this and resets it, and what this probe, repeated,
     /// finds at last.
-    fn reset_after<T>(bytes: &[u8], look: impl Fn(&Socket) -> Option<T>) -> (Stream, Option<T>) {
+    fn reset_after<T>(bytes: &[u8], probe: impl Fn(&Socket) -> Option<T>) -> (Stream, Option<T>) {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         let mut far = server.accept().unwrap().0;
@@ -143,7 +143,7 @@ mod tests {
         drop(far);
         let stream = Stream::new(near);
         for _ in 0..1_000 {
-            if let Some(found) = look(stream.socket()) {
+            if let Some(found) = probe(stream.socket()) {
                 return (stream, Some(found));
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -217,16 +217,16 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_was_interrupted_is_repeated() {
+    fn a_peek_that_was_interrupted_is_repeated() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         let stream = Stream::new(near);
-        let mut looks = [Some(Err(ErrorKind::Interrupted.into())), None].into_iter();
-        assert!(judge(stream.socket(), false, || looks.next().unwrap()).is_ok());
-        assert!(looks.next().is_none());
+        let mut peeks = [Some(Err(ErrorKind::Interrupted.into())), None].into_iter();
+        assert!(judge(stream.socket(), false, || peeks.next().unwrap()).is_ok());
+        assert!(peeks.next().is_none());
     }
 
-    /// Why a sweep that looks at the sending side has an error to give back.
+    /// Why a sweep that tries the sending side has an error to give back.
     #[test]
     #[cfg(target_os = "linux")]
     fn a_write_of_nothing_takes_a_pending_error_away() {

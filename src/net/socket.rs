@@ -40,7 +40,7 @@ const NONBLOCKING: u32 = 1 << 11;
 const HEARD: u32 = 1 << 12;
 /// What broke it was the other side.
 const HUNG_UP: u32 = 1 << 13;
-/// A look from outside the lease took the socket's error away.
+/// A sweep took the socket's error away.
 const ERROR_TAKEN: u32 = 1 << 14;
 /// A buffer above holds bytes that came and were not read.
 const UNREAD: u32 = 1 << 15;
@@ -58,7 +58,7 @@ pub(crate) struct Socket {
     flags: AtomicU32,
     /// What a lease has changed; only ever held for an instant.
     options: Mutex<Option<Box<Options>>>,
-    /// Held by whoever looks at the socket without having leased it.
+    /// Locked by whoever probes the socket without having leased it.
     outside: Mutex<Outside>,
     /// Whether its lease is to end soon.
     recalled: AtomicBool,
@@ -71,7 +71,7 @@ pub(crate) struct Socket {
 pub(crate) struct Outside {
     /// Whether a lease is out; kept only where a probe switches the blocking mode.
     pub(crate) leased: bool,
-    /// The error that a look took away, for the holder of a lease that began meanwhile.
+    /// The error that a sweep took away, for the holder of a lease that began meanwhile.
     taken: Option<io::Error>,
 }
 
@@ -137,7 +137,7 @@ impl Socket {
             Ok(0) => {}
             Ok(_) => self.mark(HEARD | ANSWERED),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if sys::is_pause(error) => self.looked_in_vain(),
+            Err(error) if sys::is_pause(error) => self.polled_in_vain(),
             Err(_) => return self.ended(result),
         }
         result
@@ -167,7 +167,7 @@ impl Socket {
         result
     }
 
-    /// Takes the pending error, or the one that a look from outside has taken.
+    /// Takes the pending error, or the one that a sweep has taken.
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
         let result = match self.tcp.take_error() {
             Ok(None) => Ok(self.outside().taken.take()),
@@ -266,7 +266,7 @@ impl Socket {
 
     /// Makes the connection ready for its next lease; why it cannot have one.
     ///
-    /// It puts the options back, and looks at the sending side where a lease had the bare socket
+    /// It puts the options back, and tries the sending side where a lease had the bare socket
     /// in its hands. `answered` overrides "unanswered", but for what was not even sent.
     #[inline]
     pub(crate) fn make_reusable(&self, answered: bool, allow_unread: bool) -> Option<Eviction> {
@@ -367,9 +367,9 @@ impl Socket {
         }
     }
 
-    /// Locked by whoever looks at the socket without having leased it.
+    /// Locked by whoever probes the socket without having leased it.
     ///
-    /// Such a look is a system call that does not wait, and may take an error away from a lease
+    /// Such a probe is a system call that does not wait, and may take an error away from a lease
     /// that began meanwhile. [`give_error`](Self::give_error) leaves it for that lease.
     pub(crate) fn outside(&self) -> MutexGuard<'_, Outside> {
         self.outside.lock().unwrap_or_else(PoisonError::into_inner)
@@ -447,27 +447,27 @@ impl Socket {
     /// A read came to nothing, which is what makes an outstanding reply late.
     ///
     /// Who waits for a byte expects one, if it has asked: a reply or the rest of one. Who does not
-    /// wait may only have looked for more.
+    /// wait may only have asked whether there is more.
     #[cold]
     fn read_in_vain(&self, error: &io::Error) {
         self.mark(UNANSWERED);
         if self.has_any(NONBLOCKING | BYPASSED) && !is_deadline(error) {
-            self.looked_in_vain();
+            self.polled_in_vain();
         } else if self.has(ASKED) {
             self.mark(LATE);
         }
     }
 
-    /// The same after a mere look, which shows less: a reply is late if no byte of it has come,
-    /// and the request was sent to its end.
+    /// The same after a call that did not wait, which shows less: a reply is late if no byte of it
+    /// has come, and the request was sent to its end.
     #[cold]
-    fn looked_in_vain(&self) {
+    fn polled_in_vain(&self) {
         if self.has(AWAITING) && !self.has_any(PARTIAL | STALLED) {
             self.mark(LATE);
         }
     }
 
-    /// A call found the connection's end; an error that a look took away comes first.
+    /// A call found the connection's end; an error that a sweep took away comes first.
     #[cold]
     fn ended(&self, found: io::Result<usize>) -> io::Result<usize> {
         let taken = self.outside().taken.take();
@@ -578,7 +578,7 @@ mod tests {
         (Socket::new(near), server.accept().unwrap().0)
     }
 
-    /// Time-outs of sockets are rounded to the system's ticks, and may end early.
+    /// Time-outs of sockets are rounded to the system's clock, and may end early.
     #[test]
     fn a_call_that_comes_back_shortly_before_the_deadline_is_made_again() {
         let (socket, _far) = pair();

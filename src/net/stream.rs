@@ -25,7 +25,7 @@ use crate::net::socket::Socket;
 ///
 /// A second try leaves two replies on their way, and a byte may be of either. Outstanding is a
 /// reply after a read that waited in vain, if the lease has written anything: even behind bytes,
-/// since nobody waits for more once the reply is whole. A read without blocking only looks, and so
+/// since nobody waits for more once the reply is whole. A read without blocking only asks, and so
 /// does a peek: there a reply is outstanding from a write to the next byte that is read. While a
 /// write has taken only a part of what it was given, further writes are the rest of the same
 /// request, not a second try. [`finish`](crate::Connection::finish) overrides all that is called
@@ -250,7 +250,7 @@ impl Stream {
     /// the socket. In non-blocking mode that is all a deadline does. It makes the connection
     /// unanswered or broken as a time-out does: see the table above.
     ///
-    /// Under a deadline a call may cost two system calls more, which look at and set the time-out.
+    /// Under a deadline a call may cost two system calls more, which read and set the time-out.
     ///
     /// # Errors
     ///

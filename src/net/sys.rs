@@ -50,7 +50,7 @@ pub(crate) struct Peek {
 impl Peek {
     /// How many bytes lie there; none is the end of the stream, and `None` is nothing yet.
     #[inline]
-    pub(crate) fn look(self, tcp: &TcpStream) -> Option<io::Result<usize>> {
+    pub(crate) fn call(self, tcp: &TcpStream) -> Option<io::Result<usize>> {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let found = socket2::SockRef::from(tcp).recv_with_flags(&mut byte, self.flags);
         match found {

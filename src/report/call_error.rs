@@ -119,3 +119,73 @@ impl From<CallError> for io::Error {
         Self::new(kind, error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    fn refused() -> Arc<io::Error> {
+        Arc::new(io::ErrorKind::ConnectionRefused.into())
+    }
+
+    fn timed_out(sent: bool) -> CallError {
+        CallError::TimedOut {
+            sent,
+            elapsed: Duration::from_millis(20),
+        }
+    }
+
+    #[test]
+    fn each_says_what_happened_and_whether_it_was_sent() {
+        let no_connection = CallError::Pool(Arc::new(Error::Ended));
+        let lost = CallError::Lost(refused());
+        for (error, shown, was_sent, is_timeout) in [
+            (
+                no_connection,
+                "not sent: the pool gave no connection",
+                false,
+                false,
+            ),
+            (timed_out(false), "not sent within 20 ms", false, true),
+            (timed_out(true), "no reply within 20 ms", true, true),
+            (
+                lost,
+                "sent, but no reply: the connection was lost",
+                true,
+                false,
+            ),
+        ] {
+            assert_eq!(error.to_string(), shown);
+            assert_eq!(error.was_sent(), was_sent, "{error}");
+            assert_eq!(error.is_timeout(), is_timeout, "{error}");
+        }
+    }
+
+    #[test]
+    fn sources_are_the_errors_themselves_and_lend_their_kinds() {
+        let failed = Arc::new(Error::Handshake(refused()));
+        let from_pool = CallError::Pool(Arc::clone(&failed));
+        let source = from_pool.source().unwrap().downcast_ref::<Error>();
+        assert!(std::ptr::eq(source.unwrap(), &raw const *failed));
+        let cause = refused();
+        let lost = CallError::Lost(Arc::clone(&cause));
+        let source = lost.source().unwrap().downcast_ref::<io::Error>();
+        assert!(std::ptr::eq(source.unwrap(), &raw const *cause));
+        assert!(timed_out(true).source().is_none());
+        for (error, kind) in [
+            (from_pool, io::ErrorKind::ConnectionRefused),
+            (lost, io::ErrorKind::ConnectionRefused),
+            (timed_out(true), io::ErrorKind::TimedOut),
+            (
+                CallError::Pool(Arc::new(Error::Ended)),
+                io::ErrorKind::NotConnected,
+            ),
+        ] {
+            let text = error.to_string();
+            let error = io::Error::from(error);
+            assert_eq!((error.kind(), error.to_string()), (kind, text));
+            assert!(error.get_ref().unwrap().is::<CallError>());
+        }
+    }
+}

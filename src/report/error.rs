@@ -462,6 +462,49 @@ mod tests {
     }
 
     #[test]
+    fn each_question_is_answered_by_the_variant_below_and_by_no_other() {
+        let stats = Box::<Stats>::default;
+        let refused = || Error::Connect(io::ErrorKind::ConnectionRefused.into());
+        let handshake = || Error::Handshake(Arc::new(io::Error::other("no")));
+        let exhausted = |last| Error::Exhausted {
+            attempts: 6,
+            elapsed: Duration::ZERO,
+            last: Box::new(last),
+            stats: stats(),
+        };
+        let timed_out = |last: Option<Error>| Error::TimedOut {
+            elapsed: Duration::ZERO,
+            last: last.map(Box::new),
+            stats: stats(),
+        };
+        let full = || Error::Full { stats: stats() };
+        for (error, answers) in [
+            (full(), "full"),
+            (Error::QueueFull { stats: stats() }, "full"),
+            (exhausted(full()), "full"),
+            (refused(), "connect"),
+            (handshake(), "connect"),
+            (exhausted(refused()), "connect"),
+            (timed_out(Some(handshake())), "connect timeout"),
+            (Error::Ended, "ended"),
+            (timed_out(Some(exhausted(Error::Ended))), "ended timeout"),
+            (timed_out(None), "timeout"),
+            (Error::InvalidConfig("no".into()), ""),
+            (Error::Spawn(io::ErrorKind::OutOfMemory.into()), ""),
+        ] {
+            let questions = [
+                (error.is_full(), "full"),
+                (error.is_connect(), "connect"),
+                (error.is_ended(), "ended"),
+                (error.is_timeout(), "timeout"),
+            ];
+            let yes = questions.into_iter().filter(|(yes, _)| *yes);
+            let said: Vec<_> = yes.map(|(_, question)| question).collect();
+            assert_eq!(said.join(" "), answers, "{error:?}");
+        }
+    }
+
+    #[test]
     fn the_guide_has_the_messages_as_they_are() {
         let refused = |builder: crate::Builder| builder.build().unwrap_err();
         let builder = || crate::Pool::builder(|| Err(io::ErrorKind::ConnectionRefused.into()));
@@ -520,5 +563,14 @@ mod tests {
             stats: Box::default(),
         };
         assert_eq!(io::Error::from(full).kind(), io::ErrorKind::ResourceBusy);
+        // Whatever is below: the time was up.
+        let timed_out = Error::TimedOut {
+            elapsed: Duration::ZERO,
+            last: Some(Box::new(Error::Ended)),
+            stats: Box::default(),
+        };
+        assert_eq!(io::Error::from(timed_out).kind(), io::ErrorKind::TimedOut);
+        let refused = Error::InvalidConfig("no".into());
+        assert_eq!(io::Error::from(refused).kind(), io::ErrorKind::InvalidInput);
     }
 }

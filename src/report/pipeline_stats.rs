@@ -76,3 +76,29 @@ impl fmt::Display for PipelineStats {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_for_the_log_has_each_number_in_its_place() {
+        let stats = PipelineStats {
+            queued: 1,
+            in_flight: 2,
+            lanes: 3,
+            calls: 4,
+            writes: 5,
+            replies: 6,
+            timeouts: 7,
+            abandoned: 8,
+            lost: 9,
+            repeated: 10,
+        };
+        assert_eq!(
+            stats.to_string(),
+            "1 queued, 2 in flight, 3 lanes; 4 calls, 5 writes, 6 replies, 7 timeouts, \
+             8 abandoned, 9 lost, 10 repeated"
+        );
+    }
+}

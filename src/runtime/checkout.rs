@@ -11,12 +11,12 @@ use crate::report::outcome::PeerSignal;
 use crate::runtime::connection::Connection;
 use crate::runtime::parker::Parker;
 use crate::runtime::shared::{Dead, Lease, Shared, Turn};
-use crate::state::core::{Caller, WhoCloses};
+use crate::state::core::{Caller, CloseWhen};
 use crate::state::queue::Failure;
 use crate::state::slots::CallSite;
 use crate::sync::now;
 
-/// How long a call that is not prepared to wait looks for a live one among the dead.
+/// How long a call that is not prepared to wait searches for a live one among the dead.
 const SEARCH: Duration = Duration::from_millis(1);
 
 /// How long a caller is prepared to go on.
@@ -168,14 +168,14 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         }
     }
 
-    /// Looks for a live one among what is idle, of which the first was `dead`, then waits its turn.
+    /// Searches what is idle, of which the first was `dead`, for a live one; then waits its turn.
     fn search(self, dead: Option<Dead<C>>, at: CallSite) -> Result<Connection<C>, Error> {
         let shared = self.shared;
-        let (mut next, mut who_closes) = (dead, WhoCloses::Finder);
+        let (mut next, mut close_when) = (dead, CloseWhen::Now);
         while let Some(dead) = next.take() {
-            shared.with(|core| core.found_dead(dead, who_closes));
+            shared.with(|core| core.found_dead(dead, close_when));
             // One dead connection is enough for one caller.
-            who_closes = WhoCloses::Others;
+            close_when = CloseWhen::Later;
             if self.is_search_over() {
                 return Err(self.give_up_at_once());
             }
@@ -189,7 +189,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         self.run()
     }
 
-    /// Whether it has looked for a live connection among dead ones for long enough.
+    /// Whether it has searched the dead for a live connection for long enough.
     fn is_search_over(&self) -> bool {
         let Effort::Retries(Some(timeout)) = self.effort else {
             return false;
@@ -211,11 +211,11 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     Ok(connection) => return Ok(connection),
                     Err(dead) if self.is_too_late() => {
                         let cause = self.shared.with(|core| {
-                            core.found_dead(dead, WhoCloses::Others);
+                            core.found_dead(dead, CloseWhen::Later);
                             core.count_timeout();
                             core.cause()
                         });
-                        return Err(self.timed_out(cause));
+                        return Err(self.timed_out(cause.as_ref()));
                     }
                     Err(dead) => {
                         self.is_asleep = false;
@@ -223,18 +223,18 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                             .with(|core| core.come_back(&mut self.caller, dead))
                     }
                 },
-                Turn::Failed(failure, _) | Turn::Hopeless(failure) if !self.caller.stays => {
+                Turn::Failed(failure, _) | Turn::Permanent(failure) if !self.caller.stays => {
                     return Err(failure.to_error(|| self.shared.stats()));
                 }
-                Turn::Failed(failure, look_at) => {
+                Turn::Failed(failure, poll_at) => {
                     self.failed(failure, false);
-                    Turn::Pending(look_at)
+                    Turn::Pending(poll_at)
                 }
-                Turn::Hopeless(failure) => {
+                Turn::Permanent(failure) => {
                     self.failed(failure, true);
                     Turn::Pending(None)
                 }
-                Turn::Pending(look_at) => self.wait(look_at)?,
+                Turn::Pending(poll_at) => self.wait(poll_at)?,
                 Turn::QueueFull => {
                     return Err(Error::QueueFull {
                         stats: Box::new(self.shared.stats()),
@@ -246,17 +246,17 @@ impl<'a, C: Send + 'static> Call<'a, C> {
     }
 
     /// A try failed, or what came between two tries; that counts where it is the end of it all.
-    fn failed(&mut self, failure: Failure, is_hopeless: bool) {
+    fn failed(&mut self, failure: Failure, is_permanent: bool) {
         let counts = match self.next {
             None => true,
-            Some(Next::At(_)) => is_hopeless,
+            Some(Next::At(_)) => is_permanent,
             Some(Next::Never) => false,
         };
         self.attempts = self.attempts.saturating_add(u32::from(counts));
         self.last = Some(failure);
         self.is_asleep = true;
         self.next = Some(match self.next {
-            _ if is_hopeless => Next::Never,
+            _ if is_permanent => Next::Never,
             Some(next) => next,
             None => self
                 .next_delay()
@@ -271,31 +271,31 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         self.delays.as_mut()?.next()
     }
 
-    /// Sleeps until there may be news, and looks. Gives up where there is none in time, unless the
-    /// answer has come at the last moment.
-    fn wait(&mut self, look_at: Option<Instant>) -> Result<Turn<C>, Error> {
+    /// Sleeps until there may be an answer, and polls. Gives up where there is none in time, unless
+    /// it has come at the last moment.
+    fn wait(&mut self, poll_at: Option<Instant>) -> Result<Turn<C>, Error> {
         let next = self.next.filter(|_| self.is_asleep);
-        let is_last_look = matches!(next, Some(Next::Never));
+        let is_last_poll = matches!(next, Some(Next::Never));
         let retry_at = match next {
             Some(Next::At(at)) => at,
             _ => None,
         };
-        if !is_last_look {
-            let times = [look_at, retry_at, self.deadline];
+        if !is_last_poll {
+            let times = [poll_at, retry_at, self.deadline];
             let until = times.into_iter().flatten().min();
             self.caller.waker.park_until(until);
         }
-        let looked = self.shared.with(|core| {
+        let polled = self.shared.with(|core| {
             let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= core.now());
             let (is_too_late, is_retry_due) = (is_past(self.deadline), is_past(retry_at));
             match core.poll(&mut self.caller) {
                 // What else was found comes out too: its error must not be dropped under the lock.
-                turn @ (Turn::Pending(_) | Turn::Failed(..) | Turn::Hopeless(_))
-                    if is_last_look || is_too_late =>
+                turn @ (Turn::Pending(_) | Turn::Failed(..) | Turn::Permanent(_))
+                    if is_last_poll || is_too_late =>
                 {
                     let cause = core.cause();
                     core.leave(&mut self.caller);
-                    if !is_last_look {
+                    if !is_last_poll {
                         core.count_timeout();
                     }
                     Err((cause, turn))
@@ -307,11 +307,11 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 turn => Ok(turn),
             }
         });
-        looked.map_err(|(cause, _)| {
-            if is_last_look {
+        polled.map_err(|(cause, _)| {
+            if is_last_poll {
                 self.exhausted(cause)
             } else {
-                self.timed_out(cause)
+                self.timed_out(cause.as_ref())
             }
         })
     }
@@ -329,17 +329,12 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 core.cause()
             })
         });
-        cause.map_or(Error::Ended, |cause| self.timed_out(cause))
+        cause.map_or(Error::Ended, |cause| self.timed_out(cause.as_ref()))
     }
 
-    fn timed_out(&self, cause: Option<Failure>) -> Error {
-        let stats = self.shared.stats_with_call_sites();
-        let last = cause.or_else(|| self.last.clone());
-        Error::TimedOut {
-            elapsed: now().saturating_duration_since(self.started),
-            last: last.map(|failure| Box::new(failure.to_error(|| stats.clone()))),
-            stats: Box::new(stats),
-        }
+    fn timed_out(&self, cause: Option<&Failure>) -> Error {
+        let last = cause.or(self.last.as_ref());
+        self.shared.timed_out(self.started, last)
     }
 
     fn exhausted(&self, cause: Option<Failure>) -> Error {
@@ -421,7 +416,7 @@ mod tests {
                     silent: false,
                 };
                 pool.shared()
-                    .with(|core| core.found_dead(dead, WhoCloses::Others));
+                    .with(|core| core.found_dead(dead, CloseWhen::Later));
             }
             assert_eq!(pool.stats().releases, dead as u64);
             let left = Self {
@@ -529,7 +524,7 @@ mod tests {
         let dead = hand_out(pool.shared(), lease).unwrap_err();
         let found = (dead.why, dead.silent);
         pool.shared()
-            .with(|core| core.found_dead(dead, WhoCloses::Finder));
+            .with(|core| core.found_dead(dead, CloseWhen::Now));
         found
     }
 

@@ -161,7 +161,7 @@ impl<C: Send + 'static> Reservation<C> {
                 .set_deadline(Owner::Pool, deadline)
                 .map_err(Error::Connect)?;
         }
-        let client = guarded(|| (settings.handshake)(stream.another()))
+        let client = guarded(|| (self.shared.functions.handshake)(stream.another()))
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| {
                 let is_late = deadline.is_some_and(|deadline| deadline <= now());
@@ -209,7 +209,7 @@ impl<C: Send + 'static> Reservation<C> {
             .shared
             .with_connect(|core| core.connect_failed(key, Arc::clone(&error)));
         let next = next.map(|next| Self::new(&self.shared, next));
-        // The text is foreign code: an error type of the user's may panic in it.
+        // The error may be of a type of the user's, whose `Display` may panic.
         let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
         log!(Warn, "connect failed after {}: {text}", Brief(took));
         self.shared.tell(&Event::ConnectFailed { error, took });

@@ -210,8 +210,8 @@ impl<C> Connection<C> {
     }
 
     /// Whether the connection lay idle, or served another lease, before this one.
-    pub(crate) fn had_rested(this: &Self) -> bool {
-        this.shared.with(|core| core.had_rested(this.key))
+    pub(crate) fn is_reused(this: &Self) -> bool {
+        this.shared.with(|core| core.is_reused(this.key))
     }
 
     pub(crate) fn key(&self) -> SlotKey {

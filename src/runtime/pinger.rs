@@ -23,7 +23,7 @@ struct Pinging<C: Send + 'static>(Arc<Shared<C>>);
 /// Pings what asks for it, one at a time, on a thread of its own: a server that hangs must not
 /// hang the sweep.
 pub(super) fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
-    if shared.settings.ping.is_none() || !shared.with(Core::begin_pinging) {
+    if shared.functions.ping.is_none() || !shared.with(Core::begin_pinging) {
         return;
     }
     let pinging = Pinging(Arc::clone(shared));
@@ -48,7 +48,7 @@ pub(super) fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
 
 impl<C: Send + 'static> Pinging<C> {
     fn next(&self, from: &mut Option<u32>) -> Option<Ping<C>> {
-        let (every, _) = self.0.settings.ping.as_ref()?;
+        let (every, _) = self.0.functions.ping.as_ref()?;
         let lease = loop {
             if let Some(found) = self.0.with(|core| core.next_ping(from, *every)) {
                 break found;
@@ -72,7 +72,7 @@ impl<C: Send + 'static> Drop for Pinging<C> {
 
 impl<C: Send + 'static> Ping<C> {
     fn run(&mut self) {
-        let (Some((_, ping)), Some(held)) = (&self.shared.settings.ping, &mut self.held) else {
+        let (Some((_, ping)), Some(held)) = (&self.shared.functions.ping, &mut self.held) else {
             return;
         };
         let socket = Arc::clone(held.stream.socket());

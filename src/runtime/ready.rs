@@ -34,22 +34,17 @@ pub(crate) fn wait_ready<C: Send + 'static>(
         match (readiness, cause) {
             (Readiness::Ready, _) => return Ok(()),
             (Readiness::Ended, _) => return Err(Error::Ended),
-            (Readiness::Hopeless(error), _) => return Err(error.another()),
+            (Readiness::Permanent(error), _) => return Err(error.another()),
             (Readiness::AboveLimit(limit), _) => {
                 return Err(Error::InvalidConfig(format!(
                     "wait_ready must not wait for more than the limit, but {count} is above {limit}"
                 )));
             }
             (Readiness::Waits(_), Some(cause)) => {
-                let stats = shared.stats_with_call_sites();
-                return Err(Error::TimedOut {
-                    elapsed: now().saturating_duration_since(started),
-                    last: cause.map(|cause| Box::new(cause.to_error(|| stats.clone()))),
-                    stats: Box::new(stats),
-                });
+                return Err(shared.timed_out(started, cause.as_ref()));
             }
-            (Readiness::Waits(look_at), None) => {
-                parker.park_until(look_at.into_iter().chain(deadline).min());
+            (Readiness::Waits(poll_at), None) => {
+                parker.park_until(poll_at.into_iter().chain(deadline).min());
             }
         }
     }

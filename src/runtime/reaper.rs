@@ -14,13 +14,13 @@ use crate::state::core::IdlePeriod;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{now, thread};
 
-/// How many slots a sweep looks at between two locks: few, because their handles are cold in the
+/// How many slots a sweep goes through between two locks: few, because their handles are cold in the
 /// cache, and whoever pulls meanwhile waits while they are cloned.
 const BATCH: u32 = 8;
 /// How many connections that were left to be closed are closed between two locks.
 pub(crate) const CLOSE_BATCH: usize = 8;
-/// On how many connections a sweep also looks at the sending side, which costs as much again as
-/// the peek. Larger pools take turns: each sweep looks at the next so many.
+/// On how many connections a sweep also tries the sending side, which costs as much again as the
+/// peek. Larger pools take turns: each sweep tries the next so many.
 const SENDING_CHECKS: u32 = 512;
 
 /// Starts the thread; it ends when the pool does.
@@ -28,7 +28,7 @@ pub(crate) fn start<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     every: Duration,
 ) -> Result<(), Error> {
-    // One message is enough to say "look now".
+    // One message is enough to say "sweep now".
     let (waker, woken) = bounded(1);
     let pool = Arc::downgrade(shared);
     thread::Builder::new()
@@ -60,7 +60,7 @@ fn run<C: Send + 'static>(pool: &Weak<Shared<C>>, woken: &Receiver<()>, every: D
 
 /// Evicts, refills, reports and pings; how many connections were evicted.
 pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
-    if shared.is_ended() {
+    if shared.read(Core::has_ended) {
         return 0;
     }
     shared.closer.run();
@@ -84,7 +84,7 @@ fn evict_stale<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
 
 /// Evicts what is dead or too old; how many connections that were.
 ///
-/// The sockets are looked at through handles of their own, without the lock and without taking
+/// The sockets are probed through handles of their own, without the lock and without taking
 /// them out of the pool, so a sweep never makes the pool look full.
 pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     let slots = shared.with(|core| core.slots().len());
@@ -97,10 +97,10 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
     for first in (0..slots).step_by(BATCH as usize) {
         let batch = first..first.saturating_add(BATCH);
         evicted += shared.with(|core| core.inspect(batch, &mut idle, &mut overdue));
-        let look_at_sending = u64::from(first / SENDING_CHECKS) == turn;
+        let try_sending = u64::from(first / SENDING_CHECKS) == turn;
         let mut dead: Vec<(IdlePeriod, Eviction, bool)> = Vec::new();
         for (period, socket) in idle.drain(..) {
-            if let Some(why) = probe::sweep(&socket, allow_unread, look_at_sending) {
+            if let Some(why) = probe::sweep(&socket, allow_unread, try_sending) {
                 let was_heard = socket.peer_signal(false) == PeerSignal::Heard;
                 let silent = !was_heard && why != Eviction::HalfClosed;
                 dead.push((period, why, silent));
@@ -113,8 +113,8 @@ pub(crate) fn evict_dead<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
                     .count()
             });
         }
-        for tale in overdue.drain(..) {
-            shared.tell_of_connection(Some(tale));
+        for event in overdue.drain(..) {
+            shared.tell_of_connection(Some(event));
         }
     }
     evicted

@@ -41,12 +41,12 @@ pub(crate) fn retry<C: Send + 'static, T, E: From<Error>>(
         if !Connection::stream(&connection).socket().broke_unanswered() {
             return Err(error);
         }
-        let had_rested = Connection::had_rested(&connection);
+        let is_reused = Connection::is_reused(&connection);
         drop(connection);
         // A server closes idle connections as a matter of course, and nothing is wrong with it. But
         // one that hangs up on new ones is given time.
-        if !(had_rested && std::mem::take(&mut may_go_on_at_once)) {
-            let delays = delays.get_or_insert_with(|| shared.backoff().delays());
+        if !(is_reused && std::mem::take(&mut may_go_on_at_once)) {
+            let delays = delays.get_or_insert_with(|| shared.read(|core| core.backoff().delays()));
             let Some(delay) = delays.next() else {
                 return Err(error);
             };

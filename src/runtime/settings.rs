@@ -1,4 +1,4 @@
-//! The settings that are looked at outside the lock, and the functions that the user gave us.
+//! The settings that are read outside the lock, and the functions that the user gave us.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use crate::sync::user_code::{BoxError, Hook, destroy};
     clippy::struct_excessive_bools,
     reason = "settings are independent switches, not states"
 )]
-pub(crate) struct Settings<C> {
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
     pub(crate) allow_unread: bool,
     pub(crate) allow_unanswered: bool,
     pub(crate) only_finished: bool,
@@ -18,16 +19,20 @@ pub(crate) struct Settings<C> {
     pub(crate) write_timeout: Option<Option<Duration>>,
     /// The bound on a whole handshake.
     pub(crate) handshake_timeout: Option<Duration>,
-    /// Whether a lease's start must be exact, which costs `pull` a look at the clock.
-    pub(crate) exact_leases: bool,
-    /// Whether a lease's end must be exact, which costs the drop a look at the clock.
-    pub(crate) looks_on_return: bool,
+    /// Whether a lease's start must be exact, which costs `pull` a reading of the clock.
+    pub(crate) exact_lease_start: bool,
+    /// Whether a lease's end must be exact, which costs the drop a reading of the clock.
+    pub(crate) exact_lease_end: bool,
     /// Whether each lease is told and timed.
     pub(crate) lease_events: bool,
     /// Whether to remember which thread took a lease.
     pub(crate) watches_leases: bool,
     /// Whether the client is the plain `Stream`, whose destructor is ours.
     pub(crate) plain_client: bool,
+}
+
+/// The functions that the user gave us, but for the factory.
+pub(crate) struct Functions<C> {
     pub(crate) handshake: Handshake<C>,
     pub(crate) ping: Option<(Duration, Hook<C>)>,
     pub(crate) recycle: Option<Hook<C>>,
@@ -37,7 +42,7 @@ pub(crate) struct Settings<C> {
 pub(crate) type Listener = Box<dyn Fn(&Event) + Send + Sync>;
 pub(crate) type Handshake<C> = Box<dyn Fn(Stream) -> Result<C, BoxError> + Send + Sync>;
 
-impl<C> Settings<C> {
+impl<C> Functions<C> {
     /// Drops the functions; panics of what they captured end here.
     pub(crate) fn release(&mut self) {
         let gone = |_| Err("the pool is gone".into());

@@ -1,12 +1,14 @@
 //! The circuit breaker: how often the pool connects while the other side is away. Pure.
 
+#[cfg(test)]
+#[path = "../../tests/explore/state/breaker.rs"]
+mod test_access;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Random;
-#[cfg(test)]
-use crate::explore::Digest;
 use crate::report::error::Error;
 
 /// The least time between the starts of two connects during an outage: ten in a second.
@@ -115,7 +117,7 @@ impl Breaker {
         if let Some(outage) = hanging_up {
             let since = *outage.quiet_since.get_or_insert(now);
             if now.saturating_duration_since(since) < LONGEST {
-                outage.retry_at = self.last_start.unwrap_or(now) + SPACING;
+                outage.retry_at = now;
                 return;
             }
         }
@@ -204,60 +206,6 @@ impl Breaker {
 }
 
 #[cfg(test)]
-impl Breaker {
-    /// What is to come depends on this, and the ages of connections, alone.
-    pub(crate) fn digest(&self, digest: &mut Digest, connecting: bool) {
-        let Self {
-            last_start,
-            outage,
-            hang_ups,
-            news_since: _,
-            random: _,
-            retired: _,
-        } = self;
-        digest.put(u64::from(*hang_ups));
-        digest.put(u64::from(outage.is_some()));
-        // A failure to come counts its pause from the start of its own connect.
-        if connecting || outage.is_some() || digest.watches_hang_ups() {
-            digest.age(*last_start, LONGEST);
-        }
-        if let Some(outage) = outage {
-            let Outage {
-                error,
-                since: _,
-                failures: _,
-                pause,
-                retry_at,
-                hangs_up,
-                quiet_since,
-            } = outage;
-            digest.put(u64::from(error.is_permanent()));
-            digest.put(u64::from(pause.subsec_millis()));
-            digest.due(Some(*retry_at));
-            digest.put(u64::from(*hangs_up));
-            digest.age(*quiet_since, LONGEST);
-        }
-    }
-
-    pub(crate) fn digest_birth(&self, digest: &mut Digest, born: Instant) {
-        if digest.watches_hang_ups() {
-            digest.age(Some(born), LONGEST);
-            digest.put(u64::from(self.is_news(born)));
-        }
-    }
-
-    /// All draws from here on are the least, or the greatest.
-    pub(crate) fn pin(&mut self, draws: Random) {
-        self.random = draws;
-    }
-
-    /// One more connection that ends so makes an outage.
-    pub(crate) fn tolerate_no_more(&mut self) {
-        self.hang_ups = TOLERATED;
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -276,6 +224,24 @@ mod tests {
             assert!(pause >= SPACING && pause <= LONGEST, "{pause:?}");
             assert!(round < 4 || pause >= LONGEST / 2, "{pause:?}");
             now += pause;
+        }
+    }
+
+    #[test]
+    fn they_are_drawn_from_the_upper_half_of_what_doubles() {
+        for (greatest, pauses) in [
+            (false, [100, 100, 200, 400, 500, 500]),
+            (true, [100, 200, 400, 800, 1000, 1000]),
+        ] {
+            let mut now = Instant::now();
+            let mut breaker = Breaker::new();
+            for pause in pauses.map(Duration::from_millis) {
+                breaker.pin(Random::pinned(greatest));
+                breaker.started(now);
+                breaker.failed(error(), now);
+                assert_eq!(breaker.retry_at(), Some(now + pause));
+                now += pause;
+            }
         }
     }
 
@@ -341,7 +307,10 @@ mod tests {
         assert_eq!(breaker.retry_at(), Some(later + SPACING));
         breaker.heard(later);
         assert!(breaker.error().is_none());
-        assert!(!breaker.hung_up(later, later), "the count begins anew");
+        assert!(
+            !breaker.hung_up(later, later),
+            "the count begins again from 0"
+        );
     }
 
     #[test]

@@ -13,31 +13,32 @@
 mod callers;
 mod dispatch;
 mod effects;
+mod events;
 mod ready;
 mod returns;
 mod sweeps;
-mod tales;
+#[cfg(test)]
+#[path = "../../tests/explore/state/core.rs"]
+mod test_access;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Random};
-#[cfg(test)]
-use crate::explore::Digest;
 use crate::report::event::{Close, Freed, Outage};
 use crate::report::outcome::Eviction;
 use crate::report::stats::Stats;
 use crate::state::barging::Convoy;
 use crate::state::breaker::Breaker;
 use crate::state::queue::{Answer, Failure, Queue, Seat, Ticket};
-use crate::state::slots::{Closed, Ending, SlotKey, Slots, Usage};
+use crate::state::slots::{Closed, Ending, SlotKey, Slots};
 
 pub(crate) use callers::{Caller, Turn};
 pub(crate) use effects::{Effects, Reserved};
+pub(crate) use events::{ConnectionEvent, EventKind};
 pub(crate) use ready::Readiness;
-pub(crate) use returns::{Dead, WhoCloses};
+pub(crate) use returns::{CloseWhen, Dead};
 pub(crate) use sweeps::IdlePeriod;
-pub(crate) use tales::{Tale, What};
 
 /// The settings that the decisions depend on.
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ pub(crate) struct Rules {
     reason = "they are independent of each other"
 )]
 pub(crate) struct Core<L, H, W> {
-    /// What the clock showed when anybody last looked; it never goes back.
+    /// What the clock showed when it was last read; it never goes back.
     now: Instant,
     /// What is to be done once the lock is free.
     effects: Effects<L, H, W>,
@@ -76,11 +77,11 @@ pub(crate) struct Core<L, H, W> {
     ended: bool,
     /// Whether connects are made for `min_idle`: from a sweep on until it is reached or one fails.
     refilling: bool,
-    /// The first waiter, and when it must look again to keep the pool trying during an outage.
+    /// The first waiter, and when it must poll again to keep the pool trying during an outage.
     alarm: Option<(Seat, Instant)>,
     /// When idle connections and waiters were last brought together.
     dispatched: Instant,
-    /// Leases whose holders wait for nothing on them any more, and their clients.
+    /// Leases whose holders have left them here, and their clients.
     abandoned: Vec<(SlotKey, L)>,
     /// Leases that were aborted and whose guards are still out.
     aborted: usize,
@@ -90,12 +91,12 @@ pub(crate) struct Core<L, H, W> {
     has_reaper: bool,
     /// Whether a ping is under way.
     pinging: bool,
-    /// Connections of which a thread is telling, and what is to be told next of those.
-    telling: Vec<u64>,
-    untold: Vec<Tale>,
+    /// Connections of which a thread is reporting, and what is to be reported next of those.
+    reporting: Vec<u64>,
+    unreported: Vec<ConnectionEvent>,
     /// Threads that wait until so many connections are open.
-    readiers: Vec<ready::Readier<W>>,
-    readiers_so_far: u64,
+    ready_waiters: Vec<ready::ReadyWaiter<W>>,
+    ready_waiters_so_far: u64,
     /// In a box, because its histograms are large and seldom written.
     counts: Box<Stats>,
     random: Random,
@@ -122,17 +123,17 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             drainers: 0,
             has_reaper: false,
             pinging: false,
-            telling: Vec::new(),
-            untold: Vec::new(),
-            readiers: Vec::new(),
-            readiers_so_far: 0,
+            reporting: Vec::new(),
+            unreported: Vec::new(),
+            ready_waiters: Vec::new(),
+            ready_waiters_so_far: 0,
             counts: Box::default(),
             random: Random::new(),
         }
     }
 
-    /// Moves the clock forward, never back: a thread may be held up between its look at the clock
-    /// and the lock.
+    /// Moves the clock forward, never back: a thread may be held up between reading the clock and
+    /// the lock.
     pub(crate) fn advance(&mut self, now: Instant) {
         if self.now < now {
             self.now = now;
@@ -173,9 +174,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.has_reaper = true;
     }
 
-    /// Whether every lease should come back soon: others wait and no connect under way will serve
-    /// them, or the limit was lowered.
-    pub(crate) fn is_short(&self) -> bool {
+    /// Whether leases should come back soon: callers wait whom no connect under way will serve, or
+    /// more connections are open than the limit, which was lowered.
+    pub(crate) fn wants_leases_back(&self) -> bool {
         self.waiters.len() > self.slots.connecting_current() || self.is_over_limit()
     }
 
@@ -231,7 +232,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         while let Some(seat) = self.waiters.first() {
             self.answer_last(seat, Answer::Ended);
         }
-        self.wake_readiers();
+        self.wake_ready_waiters();
         self.dispatch();
         first
     }
@@ -240,7 +241,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.limit = limit;
         let surplus = self.slots.in_use().saturating_sub(limit);
         self.shed(surplus.min(self.slots.idle()), Eviction::OverLimit);
-        self.wake_readiers();
+        self.wake_ready_waiters();
         while self.is_over_limit() && self.close_abandoned(Eviction::OverLimit) {}
         self.dispatch();
     }
@@ -308,15 +309,17 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.slots.in_use() > self.limit
     }
 
-    /// Whether there is a place to connect in, or will be once what is closing has been closed by
-    /// whoever wants its place.
+    /// Whether the limit allows another connect. Places of connections that are closing count as
+    /// free where [`make_place`](Self::make_place) can have them closed before the connect begins.
     fn has_place(&mut self) -> bool {
-        let free_soon = self.slots.left() + self.effects.occupying().count();
-        self.slots.occupied() < self.limit + free_soon
+        let can_be_freed = self.slots.left() + self.effects.occupying().count();
+        self.slots.occupied() < self.limit + can_be_freed
     }
 
-    /// Gives up the connects under way but for so many that somebody counts on, and cuts those that
-    /// have a socket. The others come to nothing when they get one.
+    /// Gives up the connects under way, except for `keep` of those that were not given up before.
+    ///
+    /// One that has a socket already is cut: its socket is shut down, so that a handshake which hangs
+    /// on it ends. One that has none yet is refused when it comes with one.
     fn give_up_connects(&mut self, mut keep: usize) {
         for index in 0..self.slots.len() {
             let Some(key) = self.slots.connect_in(index) else {
@@ -331,9 +334,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
     }
 
-    /// Makes a free place out of those that connections occupy which are closing.
+    /// Makes a place for a connect where the limit leaves none: frees that of a connection which is
+    /// closing.
     ///
-    /// Effects close before they connect, so these are closed before the connect begins.
+    /// It is closed before the connect begins, because effects close before they connect.
     fn make_place(&mut self) {
         while self.slots.occupied() >= self.limit {
             if self.effects.occupying().next().is_none() {
@@ -379,11 +383,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let Some(open) = self.slots.get_mut(key) else {
             return;
         };
-        if let Usage::Leased {
-            doom: doom @ None, ..
-        } = &mut open.usage
-        {
-            *doom = Some(why);
+        if let Some(leased) = open.leased_mut().filter(|leased| leased.doom.is_none()) {
+            leased.doom = Some(why);
             self.effects.recall.push(open.handle.clone());
         }
     }
@@ -429,107 +430,5 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     fn note_drained(&mut self) {
         self.effects.drained |= self.drainers > 0 && self.is_drained();
-    }
-}
-
-#[cfg(test)]
-impl<L, H, W> Core<L, H, W> {
-    pub(crate) fn effects(&mut self) -> &mut Effects<L, H, W> {
-        &mut self.effects
-    }
-
-    pub(crate) fn breaker(&self) -> &Breaker {
-        &self.breaker
-    }
-
-    pub(crate) fn convoy(&mut self) -> &mut Convoy {
-        &mut self.convoy
-    }
-}
-
-#[cfg(test)]
-impl<L, H: Clone, W: Clone> Core<L, H, W> {
-    pub(crate) fn queue(&self) -> &Queue<L, W> {
-        &self.waiters
-    }
-
-    pub(crate) fn aborted(&self) -> usize {
-        self.aborted
-    }
-
-    /// Until when the first waiter may be overtaken.
-    pub(crate) fn barging_until(&self) -> Option<Instant> {
-        let first = self.waiters.first();
-        first.and_then(|first| self.waiters.barging_until(first))
-    }
-
-    pub(crate) fn breaker_mut(&mut self) -> &mut Breaker {
-        &mut self.breaker
-    }
-
-    /// Pins all that is drawn, and whether there is a convoy.
-    pub(crate) fn pin(&mut self, greatest: bool, convoy: bool) {
-        self.random = Random::pinned(greatest);
-        self.breaker.pin(Random::pinned(greatest));
-        self.convoy = Convoy::pinned(convoy, self.now);
-    }
-
-    /// What is to come depends on this, and on what the waiters' seats say, alone.
-    pub(crate) fn digest(&self, digest: &mut Digest, waiters: &[Seat]) {
-        let Self {
-            now: _,
-            effects: _,
-            slots,
-            waiters: queue,
-            breaker,
-            convoy: _,
-            rules: _,
-            limit,
-            backoff: _,
-            ended,
-            refilling,
-            alarm,
-            dispatched,
-            aborted,
-            drainers,
-            has_reaper,
-            pinging,
-            abandoned,
-            telling: _,
-            untold: _,
-            readiers,
-            readiers_so_far: _,
-            counts: _,
-            random: _,
-        } = self;
-        slots.digest(digest);
-        breaker.digest(digest, slots.connecting() > 0);
-        for index in 0..slots.len() {
-            if let Some((_, open)) = slots.open_in(index) {
-                breaker.digest_birth(digest, open.born);
-            }
-        }
-        for number in [*limit, *aborted, *drainers, abandoned.len(), readiers.len()] {
-            digest.put(number as u64);
-        }
-        for flag in [ended, refilling, has_reaper, pinging] {
-            digest.put(u64::from(*flag));
-        }
-        for (key, _) in abandoned {
-            digest.id(key.id);
-        }
-        for &seat in waiters {
-            queue.digest(digest, seat);
-            let keeps = alarm.filter(|&(first, _)| first == seat);
-            digest.due(keeps.map(|(_, at)| at));
-            digest.put(u64::from(
-                keeps.is_some_and(|(_, at)| Some(at) == breaker.retry_at()),
-            ));
-            if let Some(until) = queue.barging_until(seat) {
-                let at = until + until.saturating_duration_since(queue.ticket(seat).since());
-                digest.put(u64::from(at > *dispatched));
-                digest.due(Some(at));
-            }
-        }
     }
 }

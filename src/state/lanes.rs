@@ -51,6 +51,7 @@ pub(crate) struct Rules {
 /// All calls and lanes. `S` is where a caller sleeps, `K` what a leader works with, and `P` what
 /// the others write with.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 #[expect(clippy::struct_field_names, reason = "they are the lanes' lanes")]
 pub(crate) struct Lanes<S, K, P> {
     rules: Rules,
@@ -79,6 +80,7 @@ pub(crate) struct Lanes<S, K, P> {
 
 /// What is to be told once the lock is free.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Effects<S, K> {
     pub(crate) lead: Option<(S, Lead<K>)>,
     pub(crate) fates: Vec<(S, Fate)>,
@@ -86,6 +88,7 @@ pub(crate) struct Effects<S, K> {
 
 /// A lane passes to a caller.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Lead<K> {
     pub(crate) lane: usize,
     pub(crate) kit: Option<K>,
@@ -111,6 +114,7 @@ pub(crate) enum Fate {
 type Ticket = (usize, u64);
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Call<S> {
     seat: S,
     ticket: u64,
@@ -146,6 +150,7 @@ enum Phase {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "they are independent of each other"
@@ -178,6 +183,7 @@ struct Lane<K, P> {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Flight {
     /// Nobody once the caller has given up.
     key: Option<usize>,
@@ -375,8 +381,14 @@ impl<S, K> Default for Effects<S, K> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/explore/lanes.rs"]
+mod explore;
+#[cfg(test)]
 #[path = "../../tests/model/lanes.rs"]
 mod model;
 #[cfg(test)]
 #[path = "../../tests/model/lane_rules.rs"]
 mod rules;
+#[cfg(test)]
+#[path = "../../tests/model/lane_world.rs"]
+mod world;

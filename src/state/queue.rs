@@ -4,12 +4,14 @@
 //! or by leaving. Both happen under the pool's lock, as the hand-off does, so a connection is
 //! either given to a waiter or not; there is no in between in which it could be lost.
 
+#[cfg(test)]
+#[path = "../../tests/explore/state/queue.rs"]
+mod test_access;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-#[cfg(test)]
-use crate::explore::Digest;
 use crate::report::error::Error;
 use crate::report::stats::{CallSites, Stats};
 use crate::state::slots::Lease;
@@ -339,55 +341,6 @@ impl<L, W: Clone> Queue<L, W> {
         self.seats[seat.0 as usize]
             .as_mut()
             .expect("bug: nobody sits there")
-    }
-}
-
-#[cfg(test)]
-impl<L, W: Clone> Queue<L, W> {
-    pub(crate) fn number(&self, seat: Seat) -> u64 {
-        self.seat(seat).ticket.number
-    }
-
-    pub(crate) fn pending(&self, seat: Seat) -> Option<&Answer<L>> {
-        self.seat(seat).answer.as_ref()
-    }
-
-    /// What is to come for this waiter depends on this, and on who is before it, alone.
-    pub(crate) fn digest(&self, digest: &mut Digest, seat: Seat) {
-        let Waiter {
-            ticket: _,
-            waker: _,
-            trying,
-            stays,
-            waits,
-            barging_until,
-            connect,
-            answer,
-        } = self.seat(seat);
-        for flag in [trying, stays, waits] {
-            digest.put(u64::from(*flag));
-        }
-        digest.due(*barging_until);
-        digest.id(connect.unwrap_or(0));
-        match answer {
-            None => digest.put(0),
-            Some(Answer::Granted(lease)) => {
-                digest.put(1 + u64::from(lease.probe));
-                digest.id(lease.key.id);
-            }
-            Some(Answer::Failed(Failure::Full)) => digest.put(5),
-            Some(Answer::Failed(Failure::Connect(error))) => {
-                digest.put(6 + u64::from(error.is_permanent()));
-            }
-            Some(Answer::Ended) => digest.put(8),
-        }
-    }
-}
-
-#[cfg(test)]
-impl Ticket {
-    pub(crate) fn number(self) -> u64 {
-        self.number
     }
 }
 

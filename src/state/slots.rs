@@ -5,15 +5,20 @@
 //! the slot while the connection is idle; `H` is the pool's own handle on the connection, which
 //! stays in the slot.
 
-use std::panic::Location;
-use std::thread::Thread;
-use std::time::{Duration, Instant};
-
+mod connects;
+mod leaving;
+mod open;
 #[cfg(test)]
-use crate::explore::Digest;
-use crate::report::outcome::Eviction;
+#[path = "../../tests/explore/state/slots.rs"]
+mod test_access;
+
+use std::time::Instant;
+
 use crate::report::stats::State;
-use crate::state::list::List;
+use open::{Leased, Usage};
+
+pub(crate) use leaving::{Closed, Ending};
+pub(crate) use open::{CallSite, Holder, Open, Taker};
 
 /// A slot together with the connection in it, so that its next connection is not mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,48 +37,6 @@ pub(crate) struct Lease<L> {
     pub(crate) probe: bool,
 }
 
-/// Where in the user's program a lease was taken.
-pub(crate) type CallSite = &'static Location<'static>;
-
-/// Who takes a lease; the default is nobody in particular yet.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Taker {
-    /// `None` for a ping.
-    pub(crate) at: Option<CallSite>,
-    /// If leases are watched, until it has been reported overdue.
-    pub(crate) holder: Option<Holder>,
-}
-
-/// How a connection that leaves ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// It is closed.
-    Close,
-    /// It is shut down under the holder of its lease.
-    Abort,
-    /// It is left to the holder of its lease.
-    Detach,
-}
-
-/// A connection that leaves; to be closed once the lock is free.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-pub(crate) struct Closed<L, H> {
-    pub(crate) key: SlotKey,
-    pub(crate) why: Eviction,
-    pub(crate) age: Duration,
-    /// How long its lease lasted, if that ends with it and was told when it began.
-    pub(crate) held: Option<Duration>,
-    pub(crate) ending: Ending,
-    /// What lay in the slot, or came back with the lease.
-    pub(crate) client: Option<L>,
-    pub(crate) handle: H,
-    /// Whether its place is free only once the core hears that it has been closed.
-    pub(crate) occupies: bool,
-    /// Whether its eviction is to be told now; else the core keeps that for later.
-    pub(crate) tell: bool,
-}
-
 /// An idle connection that is out for a ping.
 #[derive(Clone, Copy, Debug)]
 struct Pinged {
@@ -88,7 +51,7 @@ pub(crate) struct Slots<L, H> {
     all: Vec<Slot<L, H>>,
     vacant: Vec<u32>,
     /// Idle slots, the least recently used one first.
-    idle: List,
+    idle: Vec<u32>,
     /// The one that is being pinged, which keeps its place among the idle ones. There is one at
     /// most, so to pass over it is no walk.
     pinged: Option<Pinged>,
@@ -106,14 +69,18 @@ pub(crate) struct Slots<L, H> {
     next_id: u64,
 }
 
-/// The factory of a connect that was given up.
-const GIVEN_UP: u64 = 0;
-
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 struct Slot<L, H> {
     id: u64,
     content: Content<L, H>,
+}
+
+impl<L, H> Slot<L, H> {
+    const VACANT: Self = Self {
+        id: 0,
+        content: Content::Vacant,
+    };
 }
 
 #[derive(Debug)]
@@ -131,29 +98,9 @@ enum Content<L, H> {
     /// It has left the pool, and waits here to be closed unless somebody is at it.
     Closing(Option<Closed<L, H>>),
 }
-
-/// An open connection.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-pub(crate) struct Open<L, H> {
-    pub(crate) handle: H,
-    pub(crate) usage: Usage<L>,
-    pub(crate) born: Instant,
-    /// When it became idle, or its lease began; the last look at the clock before that, where
-    /// nobody looked then.
-    pub(crate) since: Instant,
-    /// When it last proved to answer: came back from a lease or a ping.
-    pub(crate) answered: Instant,
-    /// When it is too old.
-    pub(crate) expires: Option<Instant>,
-    pub(crate) leases: u64,
-    /// How many of them were pings.
-    pub(crate) pings: u64,
-}
-
 /// What a slot shows of its connection.
 #[derive(Debug)]
-pub(crate) struct Occupant<'a, H> {
+pub(crate) struct Occupant<H> {
     pub(crate) id: u64,
     pub(crate) state: State,
     /// When it was open, or its connect was started.
@@ -163,100 +110,7 @@ pub(crate) struct Occupant<'a, H> {
     pub(crate) leases: u64,
     pub(crate) taken_at: Option<CallSite>,
     /// Once it is open.
-    pub(crate) handle: Option<&'a H>,
-}
-
-impl<H> Occupant<'_, H> {
-    pub(crate) fn without_handle(self) -> Occupant<'static, H> {
-        Occupant {
-            handle: None,
-            ..self
-        }
-    }
-}
-
-/// Who has a lease.
-#[derive(Clone, Debug)]
-pub(crate) enum Holder {
-    /// A caller, by its thread.
-    Caller(Thread),
-    /// The pool itself, for a ping.
-    Ping,
-}
-
-/// What an open connection is at.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-pub(crate) enum Usage<L> {
-    Idle {
-        client: L,
-    },
-    Leased {
-        /// Why it is to close when it comes back.
-        doom: Option<Eviction>,
-        /// Whether the lease's beginning has been told, and its end has not.
-        is_told: bool,
-        taker: Taker,
-    },
-}
-
-impl<L, H> Open<L, H> {
-    pub(crate) fn is_idle(&self) -> bool {
-        matches!(self.usage, Usage::Idle { .. })
-    }
-
-    /// Why it is to close when it comes back, if it is.
-    pub(crate) fn doom(&self) -> Option<Eviction> {
-        match self.usage {
-            Usage::Idle { .. } => None,
-            Usage::Leased { doom, .. } => doom,
-        }
-    }
-
-    /// Who took the lease, if leases are watched and it has not been reported overdue.
-    pub(crate) fn holder(&mut self) -> Option<&mut Option<Holder>> {
-        match &mut self.usage {
-            Usage::Leased { taker, .. } => Some(&mut taker.holder),
-            Usage::Idle { .. } => None,
-        }
-    }
-
-    pub(crate) fn taken_at(&self) -> Option<CallSite> {
-        match &self.usage {
-            Usage::Leased { taker, .. } => taker.at,
-            Usage::Idle { .. } => None,
-        }
-    }
-
-    pub(crate) fn set_taker(&mut self, by: Taker) {
-        if let Usage::Leased { taker, .. } = &mut self.usage {
-            *taker = by;
-        }
-    }
-
-    /// The beginning of this lease is told.
-    pub(crate) fn begin_told_lease(&mut self) {
-        if let Usage::Leased { is_told, .. } = &mut self.usage {
-            *is_told = true;
-        }
-    }
-
-    /// The end of this lease is told: how long it lasted, if its beginning was told.
-    pub(crate) fn end_told_lease(&mut self, now: Instant) -> Option<Duration> {
-        let Usage::Leased { is_told, .. } = &mut self.usage else {
-            return None;
-        };
-        std::mem::take(is_told).then(|| now.saturating_duration_since(self.since))
-    }
-
-    /// How often callers have had it.
-    pub(crate) fn uses(&self) -> u64 {
-        self.leases - self.pings
-    }
-
-    pub(crate) fn has_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
-    }
+    pub(crate) handle: Option<H>,
 }
 
 impl<L, H> Slots<L, H> {
@@ -264,7 +118,7 @@ impl<L, H> Slots<L, H> {
         Self {
             all: Vec::new(),
             vacant: Vec::new(),
-            idle: List::new(),
+            idle: Vec::new(),
             pinged: None,
             left: Vec::new(),
             open: 0,
@@ -284,21 +138,6 @@ impl<L, H> Slots<L, H> {
         self.open - self.idle()
     }
 
-    pub(crate) fn connecting(&self) -> usize {
-        self.connecting
-    }
-
-    /// How many connects are under way that somebody may count on: through the factory that is in
-    /// use now, and not given up.
-    pub(crate) fn connecting_current(&self) -> usize {
-        self.connecting - self.outdated
-    }
-
-    /// How many connects are under way that nobody counts on any more.
-    pub(crate) fn outdated(&self) -> usize {
-        self.outdated
-    }
-
     pub(crate) fn open(&self) -> usize {
         self.open
     }
@@ -313,138 +152,19 @@ impl<L, H> Slots<L, H> {
         self.in_use() + self.closing
     }
 
-    /// How many connections wait in their slots to be closed.
-    pub(crate) fn left(&self) -> usize {
-        self.left.len()
-    }
-
     /// How many slots there are, vacant ones too: the range of the indices.
     pub(crate) fn len(&self) -> u32 {
         u32::try_from(self.all.len()).expect("bug: indices outgrew u32")
     }
 
-    /// Takes a slot for a connection that is to be made.
-    pub(crate) fn reserve(&mut self, now: Instant) -> SlotKey {
-        let index = self.vacant.pop().unwrap_or_else(|| {
-            self.all.push(Slot {
-                id: 0,
-                content: Content::Vacant,
-            });
-            self.len() - 1
-        });
-        let id = self.next_id;
-        self.next_id += 1;
-        let slot = &mut self.all[index as usize];
-        debug_assert!(matches!(slot.content, Content::Vacant));
-        *slot = Slot {
-            id,
-            content: Content::Connecting {
-                since: now,
-                factory: self.factory,
-                handle: None,
-            },
-        };
-        self.connecting += 1;
-        SlotKey { index, id }
-    }
-
-    /// The factory has been replaced: nobody counts on the connects under way any more.
-    pub(crate) fn outdate_connects(&mut self) {
-        self.factory += 1;
-        self.outdated = self.connecting;
-    }
-
-    /// Whether this connect, which is under way, uses a factory that has been replaced, or was
-    /// given up.
-    pub(crate) fn is_outdated(&self, key: SlotKey) -> bool {
-        matches!(
-            self.slot(key).content,
-            Content::Connecting { factory, .. } if factory != self.factory
-        )
-    }
-
-    /// This connect, which is under way, has a socket; false if it was given up.
-    pub(crate) fn set_connect_handle(&mut self, key: SlotKey, socket: H) -> bool {
-        match &mut self.all[key.index as usize].content {
-            Content::Connecting {
-                factory, handle, ..
-            } if *factory != GIVEN_UP => {
-                *handle = Some(socket);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// The connect under way in this slot, if there is one.
-    pub(crate) fn connect_in(&self, index: u32) -> Option<SlotKey> {
-        let content = &self.all[index as usize].content;
-        matches!(content, Content::Connecting { .. }).then(|| self.key(index))
-    }
-
-    /// Gives up a connect that is under way; what can be cut of it, unless it was given up before.
-    pub(crate) fn give_up_connect(&mut self, key: SlotKey) -> Option<H>
-    where
-        H: Clone,
-    {
-        let was_outdated = self.is_outdated(key);
-        let Content::Connecting {
-            factory, handle, ..
-        } = &mut self.all[key.index as usize].content
-        else {
-            return None;
-        };
-        let is_news = std::mem::replace(factory, GIVEN_UP) != GIVEN_UP;
-        let handle = handle.clone().filter(|_| is_news);
-        self.outdated += usize::from(!was_outdated);
-        handle
-    }
-
-    /// The connection was not made: its slot is vacant again. Its handle, if it came so far.
-    pub(crate) fn abandon(&mut self, key: SlotKey) -> Option<H> {
-        self.end_connect(key);
-        match self.empty(key) {
-            Content::Connecting { handle, .. } => handle,
-            _ => None,
-        }
-    }
-
-    fn end_connect(&mut self, key: SlotKey) {
-        debug_assert!(matches!(self.slot(key).content, Content::Connecting { .. }));
-        self.outdated -= usize::from(self.is_outdated(key));
-        self.connecting -= 1;
-    }
-
-    /// The connection was made, and counts as leased until it is idle.
-    pub(crate) fn fill(&mut self, key: SlotKey, handle: H, now: Instant) {
-        self.end_connect(key);
-        self.open += 1;
-        let slot = &mut self.all[key.index as usize];
-        slot.content = Content::Open(Open {
-            handle,
-            usage: Usage::Leased {
-                doom: None,
-                is_told: false,
-                taker: Taker::default(),
-            },
-            born: now,
-            since: now,
-            answered: now,
-            expires: None,
-            leases: 0,
-            pings: 0,
-        });
-    }
-
     /// The most recently used idle connection.
     #[inline]
     pub(crate) fn newest(&self) -> Option<u32> {
-        let last = self.idle.last()?;
+        let last = *self.idle.last()?;
         if self.is_pinged(last) {
-            self.idle.before(last)
-        } else {
-            Some(last)
+            return self.idle.iter().rev().nth(1).copied();
         }
+        Some(last)
     }
 
     /// The least recently used idle connection.
@@ -454,7 +174,8 @@ impl<L, H> Slots<L, H> {
 
     /// The idle connections from the least to the most recently used.
     pub(crate) fn by_age(&self) -> impl Iterator<Item = u32> + '_ {
-        self.idle.iter().filter(|&index| !self.is_pinged(index))
+        let all = self.idle.iter().copied();
+        all.filter(|&index| !self.is_pinged(index))
     }
 
     /// Takes an idle connection out for a lease that began at `since`, and since when it had been
@@ -470,7 +191,11 @@ impl<L, H> Slots<L, H> {
         since: Instant,
         taker: Taker,
     ) -> (Lease<L>, Instant) {
-        self.idle.remove(index);
+        if self.idle.last() == Some(&index) {
+            self.idle.pop();
+        } else {
+            self.leave_idle(index);
+        }
         self.take_out(index, since, taker)
     }
 
@@ -495,6 +220,14 @@ impl<L, H> Slots<L, H> {
         self.pinged.is_some()
     }
 
+    /// Takes this one off the idle ones, which is a walk: those that go for their age, or because
+    /// they are too many, are the first ones.
+    #[cold]
+    fn leave_idle(&mut self, index: u32) {
+        let place = self.idle.iter().position(|&other| other == index);
+        self.idle.remove(place.expect("bug: it is not idle"));
+    }
+
     #[inline]
     fn is_pinged(&self, index: u32) -> bool {
         self.pinged.is_some_and(|pinged| pinged.index == index)
@@ -511,11 +244,10 @@ impl<L, H> Slots<L, H> {
         let Content::Open(open) = &mut slot.content else {
             panic!("bug: lease of a slot that is not open");
         };
-        let usage = Usage::Leased {
-            doom: None,
-            is_told: false,
+        let usage = Usage::Leased(Leased {
             taker,
-        };
+            ..Leased::default()
+        });
         let Usage::Idle { client } = std::mem::replace(&mut open.usage, usage) else {
             panic!("bug: lease of a leased slot");
         };
@@ -540,92 +272,13 @@ impl<L, H> Slots<L, H> {
         let pinged = self.pinged.take_if(|pinged| pinged.index == key.index);
         let open = self.get_mut(key).expect("bug: idle without a slot");
         let usage = std::mem::replace(&mut open.usage, Usage::Idle { client });
-        let Usage::Leased { taker, .. } = usage else {
-            panic!("bug: idle already");
-        };
-        drop(taker);
+        assert!(matches!(usage, Usage::Leased(_)), "bug: idle already");
+        drop(usage);
         open.since = pinged.map_or(now, |pinged| pinged.idle_since);
         open.answered = now;
         if pinged.is_none() {
             self.idle.push(key.index);
         }
-    }
-
-    /// An open connection, idle or leased, leaves; it occupies its slot until [`vacate`](Self::vacate).
-    pub(crate) fn close(
-        &mut self,
-        key: SlotKey,
-        why: Eviction,
-        now: Instant,
-        returned: Option<L>,
-        ending: Ending,
-    ) -> Closed<L, H> {
-        let slot = &mut self.all[key.index as usize];
-        let content = std::mem::replace(&mut slot.content, Content::Closing(None));
-        let Content::Open(mut open) = content else {
-            panic!("bug: closed a slot that is not open");
-        };
-        let held = open.end_told_lease(now);
-        let client = match open.usage {
-            Usage::Idle { client } => {
-                self.idle.remove(key.index);
-                Some(client)
-            }
-            Usage::Leased { .. } => {
-                if self.is_pinged(key.index) {
-                    self.pinged = None;
-                    self.idle.remove(key.index);
-                }
-                returned
-            }
-        };
-        self.open -= 1;
-        self.closing += 1;
-        Closed {
-            key,
-            why,
-            age: now.saturating_duration_since(open.born),
-            held,
-            ending,
-            client,
-            handle: open.handle,
-            occupies: true,
-            tell: true,
-        }
-    }
-
-    /// Leaves a connection in its slot, for whoever closes it.
-    pub(crate) fn leave(&mut self, closed: Closed<L, H>) {
-        let index = closed.key.index;
-        self.all[index as usize].content = Content::Closing(Some(closed));
-        self.left.push(index);
-    }
-
-    /// One of those that wait to be closed.
-    pub(crate) fn take_left(&mut self) -> Option<Closed<L, H>> {
-        let index = self.left.pop()?;
-        match &mut self.all[index as usize].content {
-            Content::Closing(closed) => closed.take(),
-            _ => panic!("bug: left and not closing"),
-        }
-    }
-
-    /// A connection that was closing has been closed.
-    pub(crate) fn vacate(&mut self, key: SlotKey) {
-        debug_assert!(matches!(self.slot(key).content, Content::Closing(None)));
-        debug_assert_eq!(self.slot(key).id, key.id);
-        self.closing -= 1;
-        self.empty(key);
-    }
-
-    fn empty(&mut self, key: SlotKey) -> Content<L, H> {
-        let vacant = Slot {
-            id: 0,
-            content: Content::Vacant,
-        };
-        let slot = std::mem::replace(&mut self.all[key.index as usize], vacant);
-        self.vacant.push(key.index);
-        slot.content
     }
 
     /// The open connection of this key, unless it has left.
@@ -661,7 +314,10 @@ impl<L, H> Slots<L, H> {
     }
 
     /// The connection in each slot, unless it is closing.
-    pub(crate) fn occupants(&self) -> impl Iterator<Item = Occupant<'_, H>> {
+    pub(crate) fn occupants(&self) -> impl Iterator<Item = Occupant<H>>
+    where
+        H: Clone,
+    {
         self.all.iter().filter_map(|slot| match &slot.content {
             Content::Vacant | Content::Closing(_) => None,
             Content::Connecting { since, .. } => Some(Occupant {
@@ -684,7 +340,7 @@ impl<L, H> Slots<L, H> {
                 since: open.since,
                 leases: open.leases,
                 taken_at: open.taken_at(),
-                handle: Some(&open.handle),
+                handle: Some(open.handle.clone()),
             }),
         })
     }
@@ -696,14 +352,6 @@ impl<L, H> Slots<L, H> {
             _ => None,
         });
         open.collect()
-    }
-
-    /// When this connect was started.
-    pub(crate) fn connect_began(&self, key: SlotKey) -> Option<Instant> {
-        match self.slot(key).content {
-            Content::Connecting { since, .. } => Some(since),
-            _ => None,
-        }
     }
 
     pub(crate) fn key(&self, index: u32) -> SlotKey {
@@ -719,112 +367,12 @@ impl<L, H> Slots<L, H> {
 }
 
 #[cfg(test)]
-impl<L, H> Slots<L, H> {
-    /// The client of the idle connection in this slot.
-    pub(crate) fn idle_client(&self, index: u32) -> &L {
-        match &self.all[index as usize].content {
-            Content::Open(Open {
-                usage: Usage::Idle { client },
-                ..
-            }) => client,
-            _ => panic!("no idle connection among the idle ones"),
-        }
-    }
-
-    /// How many slots have each kind of content: idle, leased, connecting, closing.
-    pub(crate) fn counted(&self) -> [usize; 4] {
-        let mut counts = [0; 4];
-        for slot in &self.all {
-            match &slot.content {
-                Content::Vacant => {}
-                Content::Open(open) => counts[usize::from(!open.is_idle())] += 1,
-                Content::Connecting { .. } => counts[2] += 1,
-                Content::Closing(_) => counts[3] += 1,
-            }
-        }
-        counts
-    }
-
-    /// What is to come depends on this alone.
-    pub(crate) fn digest(&self, digest: &mut Digest) {
-        let Self {
-            all,
-            vacant,
-            idle,
-            pinged,
-            left,
-            open: _,
-            connecting: _,
-            closing: _,
-            outdated: _,
-            factory: current,
-            next_id: _,
-        } = self;
-        digest.put(all.len() as u64);
-        for Slot { id, content } in all {
-            digest.id(*id);
-            match content {
-                Content::Vacant => digest.put(0),
-                Content::Connecting {
-                    since: _,
-                    factory,
-                    handle,
-                } => {
-                    digest.put(1 + u64::from(factory == current));
-                    digest.put(u64::from(*factory == GIVEN_UP) + 2 * u64::from(handle.is_some()));
-                }
-                Content::Open(open) => open.digest(digest),
-                Content::Closing(closed) => digest.put(5 + u64::from(closed.is_some())),
-            }
-        }
-        for &index in vacant.iter().chain(left) {
-            digest.put(u64::from(index));
-        }
-        for index in idle.iter() {
-            digest.put(u64::from(index));
-        }
-        if let Some(Pinged { index, idle_since }) = pinged {
-            digest.put(u64::from(*index));
-            digest.idle_age(*idle_since);
-        }
-    }
-}
-
-#[cfg(test)]
-impl<L, H> Open<L, H> {
-    fn digest(&self, digest: &mut Digest) {
-        let Self {
-            handle: _,
-            usage,
-            born: _,
-            since,
-            answered,
-            expires,
-            leases,
-            pings: _,
-        } = self;
-        match usage {
-            Usage::Idle { .. } => digest.put(3),
-            Usage::Leased {
-                doom,
-                is_told: _,
-                taker,
-            } => {
-                digest.put(4);
-                digest.put(doom.map_or(0, |why| 1 + why as u64));
-                digest.put(u64::from(taker.holder.is_some()));
-            }
-        }
-        digest.idle_age(*since);
-        digest.silence(*answered);
-        digest.due(*expires);
-        digest.put((*leases).min(2));
-    }
-}
-
-#[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::report::outcome::Eviction;
+    use std::panic::Location;
 
     /// Slots whose clients are their own ids, on a clock that counts seconds.
     struct Clocked {
@@ -1007,5 +555,25 @@ mod tests {
             (slots.occupied(), slots.reserve(now).index),
             (1, keys[0].index)
         );
+    }
+    #[test]
+    fn the_call_sites_are_those_of_the_leases_that_are_out() {
+        let (mut clocked, keys) = Clocked::idle(3);
+        let now = clocked.at(9);
+        let slots = &mut clocked.slots;
+        assert!(slots.call_sites().is_empty());
+        let (here, there) = (Location::caller(), Location::caller());
+        for (key, at) in keys.iter().zip([here, there]) {
+            let taker = Taker {
+                at: Some(at),
+                holder: None,
+            };
+            slots.lease(key.index, now, taker);
+        }
+        slots.lease_for_ping(keys[2].index, now, None);
+        slots.reserve(now);
+        assert_eq!(slots.call_sites(), [here, there]);
+        let closed = slots.close(keys[0], Eviction::Discarded, now, None, Ending::Close);
+        assert_eq!((closed.key, slots.call_sites()), (keys[0], vec![there]));
     }
 }

@@ -52,3 +52,56 @@ fn message(payload: &(dyn Any + Send)) -> String {
         "no message".to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::panic_any;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    #[test]
+    fn a_hook_succeeds_fails_or_panics_with_what_it_said() {
+        let hooks: [(Hook<u32>, Result<(), &str>); 5] = [
+            (
+                Box::new(|client| {
+                    *client += 1;
+                    Ok(())
+                }),
+                Ok(()),
+            ),
+            (Box::new(|_| Err("no answer".into())), Err("no answer")),
+            (
+                Box::new(|_| panic!("as a text")),
+                Err("panicked: as a text"),
+            ),
+            (
+                Box::new(|client| panic!("with {client}")),
+                Err("panicked: with 2"),
+            ),
+            (Box::new(|_| panic_any(7)), Err("panicked: no message")),
+        ];
+        let mut client = 1;
+        for (hook, said) in hooks {
+            let result = guarded_call(&hook, &mut client);
+            assert_eq!(result, said.map_err(str::to_owned));
+        }
+        assert_eq!(client, 2);
+    }
+
+    /// Counts its drops, and throws another one each time.
+    struct Bomb<'a>(&'a AtomicUsize);
+
+    impl Drop for Bomb<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Relaxed);
+            panic_any(Bomb(Box::leak(Box::default())));
+        }
+    }
+
+    #[test]
+    fn a_destructor_runs_and_its_panic_ends_here_whatever_it_throws() {
+        let drops = AtomicUsize::new(0);
+        destroy(Bomb(&drops));
+        assert_eq!(drops.load(Relaxed), 1);
+    }
+}

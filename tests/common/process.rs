@@ -16,5 +16,9 @@ pub(crate) fn threads_named(prefix: &str) -> usize {
 
 /// How many descriptors are open, one for this look among them.
 pub(crate) fn descriptors() -> Option<usize> {
+    // A Windows program under Wine finds the folder too, with what Wine opens for itself.
+    if cfg!(windows) {
+        return None;
+    }
     Some(fs::read_dir("/proc/self/fd").ok()?.count())
 }

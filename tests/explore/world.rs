@@ -4,13 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::digest::Digest;
-use super::{Config, LONGEST, LONGEST_WINDOW, SPACING};
+use super::pool::{Config, LONGEST, LONGEST_WINDOW, SPACING};
+use super::{Choices, Digest};
 use crate::backoff::Backoff;
 use crate::report::error::Error;
 use crate::report::event::Close;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::state::core::{self, Dead, IdlePeriod, Turn, WhoCloses};
+use crate::state::core::{self, CloseWhen, Dead, IdlePeriod, Turn};
 use crate::state::queue::{Answer, Seat};
 use crate::state::slots::{Ending, Lease, SlotKey, Taker};
 
@@ -82,10 +82,10 @@ struct Guest {
     probes: Option<Lease<u64>>,
     /// Whether its parker has been woken.
     is_woken: bool,
-    look_at: Option<Instant>,
+    poll_at: Option<Instant>,
     /// Whether it was told that its try failed.
     is_asleep: bool,
-    is_hopeless: bool,
+    is_permanent: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -125,8 +125,11 @@ fn is_past(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| at <= now)
 }
 
-impl World {
-    pub(super) fn new(config: &Config) -> Self {
+impl super::World for World {
+    type Config = Config;
+    type Act = Act;
+
+    fn new(config: &Config) -> Self {
         let now = Instant::now();
         let rules = config.rules.clone();
         let mut core = Core::new(config.limit, rules, Backoff::new(), now);
@@ -149,8 +152,7 @@ impl World {
         }
     }
 
-    /// Everything that may happen next.
-    pub(super) fn acts(&self, config: &Config, acts: &mut Vec<Act>) {
+    fn acts(&self, config: &Config, acts: &mut Vec<Act>) {
         acts.clear();
         let now = self.core.now();
         if self.guests.len() < config.callers && self.leases.len() <= config.most_leases() {
@@ -176,11 +178,11 @@ impl World {
                 acts.push(Act::ProbedDeadTooLate(i));
                 continue;
             }
-            if guest.is_hopeless {
+            if guest.is_permanent {
                 acts.push(Act::Leave(i));
                 continue;
             }
-            if guest.is_woken || is_past(guest.look_at, now) {
+            if guest.is_woken || is_past(guest.poll_at, now) {
                 acts.push(Act::Poll(i));
             }
             if guest.is_asleep {
@@ -204,6 +206,79 @@ impl World {
         }
     }
 
+    fn act(&mut self, act: Act, config: &Config, _: &mut Choices) {
+        self.core.pin(config.draws_greatest, config.has_convoy);
+        let before = Before {
+            waiting: self.waiting().map(|guest| guest.number).collect(),
+            occupied: self.core.slots().occupied(),
+            is_open: self.core.breaker().error().is_some(),
+        };
+        let came = self.make(act, config);
+        self.settle(&before, came);
+        self.check(config);
+    }
+
+    fn digest(&self, config: &Config) -> u64 {
+        let mut digest = Digest::new(self.core.now(), config.ages);
+        let seats: Vec<Seat> = self.guests.iter().filter_map(Guest::seat).collect();
+        self.core.digest(&mut digest, &seats);
+        for guest in &self.guests {
+            let Guest {
+                itself,
+                number: _,
+                probes,
+                is_woken,
+                poll_at,
+                is_asleep,
+                is_permanent,
+            } = guest;
+            for flag in [itself.stays, *is_woken, *is_asleep, *is_permanent] {
+                digest.put(u64::from(flag));
+            }
+            digest.put(u64::from(itself.number().is_some()));
+            digest.due(*poll_at);
+            digest.id(probes.as_ref().map_or(0, |lease| lease.key.id));
+        }
+        for lease in &self.leases {
+            digest.put(2 + u64::from(lease.key.index));
+            digest.id(lease.key.id);
+        }
+        digest.put(99);
+        for connect in &self.connects {
+            digest.id(connect.key.id);
+            digest.put(connect.is_open.map_or(0, |open| 1 + u64::from(open)));
+        }
+        digest.put(98);
+        for key in &self.closing {
+            digest.put(u64::from(key.index));
+        }
+        digest.put(97);
+        for period in &self.seen {
+            digest.put(u64::from(period.key.index));
+            let open = self.core.slots().get(period.key);
+            digest.put(u64::from(
+                open.is_some_and(|open| period.is_of(open.leases)),
+            ));
+        }
+        if let Some(lease) = &self.ping {
+            digest.id(lease.key.id);
+        }
+        digest.put(u64::from(self.drains));
+        digest.finish()
+    }
+
+    fn go_on(&mut self, returns_first: bool, config: &Config, acts: &mut Vec<Act>) -> bool {
+        let Some(act) = self.next_fair(returns_first) else {
+            self.check_quiet();
+            return false;
+        };
+        acts.push(act);
+        super::World::act(self, act, config, &mut Choices::First);
+        true
+    }
+}
+
+impl World {
     fn returns(&self, config: &Config, acts: &mut Vec<Act>) {
         for i in 0..self.leases.len() {
             let lease = place(i);
@@ -298,17 +373,17 @@ impl World {
     }
 
     /// What happens next if the other side answers and nobody gives up: `None` once all is quiet.
-    pub(super) fn next_fair(&self, returns_first: bool) -> Option<Act> {
+    fn next_fair(&self, returns_first: bool) -> Option<Act> {
         let now = self.core.now();
         for (i, guest) in self.guests.iter().enumerate() {
             let i = place(i);
             if guest.probes.is_some() {
                 return Some(Act::ProbedAlive(i));
             }
-            if guest.is_hopeless {
+            if guest.is_permanent {
                 return Some(Act::Leave(i));
             }
-            if guest.is_woken || is_past(guest.look_at, now) {
+            if guest.is_woken || is_past(guest.poll_at, now) {
                 return Some(Act::Poll(i));
             }
         }
@@ -342,79 +417,17 @@ impl World {
             return Some(Act::SetLimit(1));
         }
         assert!(
-            self.guests.iter().any(|guest| guest.look_at.is_some()),
+            self.guests.iter().any(|guest| guest.poll_at.is_some()),
             "somebody waits for ever"
         );
         Some(Act::Jump)
     }
 
     /// All is quiet: nobody waits, and whoever drains has been told.
-    pub(super) fn check_quiet(&self) {
+    fn check_quiet(&self) {
         assert!(self.core.is_drained(), "something is outstanding for ever");
         assert!(!self.drains, "somebody drains for ever");
         assert_eq!(self.core.aborted(), 0);
-    }
-
-    pub(super) fn digest(&self, config: &Config) -> u64 {
-        let mut digest = Digest::new(self.core.now(), config.ages);
-        let seats: Vec<Seat> = self.guests.iter().filter_map(Guest::seat).collect();
-        self.core.digest(&mut digest, &seats);
-        for guest in &self.guests {
-            let Guest {
-                itself,
-                number: _,
-                probes,
-                is_woken,
-                look_at,
-                is_asleep,
-                is_hopeless,
-            } = guest;
-            for flag in [itself.stays, *is_woken, *is_asleep, *is_hopeless] {
-                digest.put(u64::from(flag));
-            }
-            digest.put(u64::from(itself.number().is_some()));
-            digest.due(*look_at);
-            digest.id(probes.as_ref().map_or(0, |lease| lease.key.id));
-        }
-        for lease in &self.leases {
-            digest.put(2 + u64::from(lease.key.index));
-            digest.id(lease.key.id);
-        }
-        digest.put(99);
-        for connect in &self.connects {
-            digest.id(connect.key.id);
-            digest.put(connect.is_open.map_or(0, |open| 1 + u64::from(open)));
-        }
-        digest.put(98);
-        for key in &self.closing {
-            digest.put(u64::from(key.index));
-        }
-        digest.put(97);
-        for period in &self.seen {
-            digest.put(u64::from(period.key.index));
-            let open = self.core.slots().get(period.key);
-            digest.put(u64::from(
-                open.is_some_and(|open| period.is_of(open.leases)),
-            ));
-        }
-        if let Some(lease) = &self.ping {
-            digest.id(lease.key.id);
-        }
-        digest.put(u64::from(self.drains));
-        digest.finish()
-    }
-
-    /// Makes a transition, carries out its effects and checks what must hold.
-    pub(super) fn act(&mut self, act: Act, config: &Config) {
-        self.core.pin(config.draws_greatest, config.has_convoy);
-        let before = Before {
-            waiting: self.waiting().map(|guest| guest.number).collect(),
-            occupied: self.core.slots().occupied(),
-            is_open: self.core.breaker().error().is_some(),
-        };
-        let came = self.make(act, config);
-        self.settle(&before, came);
-        self.check(config);
     }
 
     fn waiting(&self) -> impl Iterator<Item = &Guest> {
@@ -468,7 +481,7 @@ impl World {
                     why: Eviction::PeerClosed,
                     silent: false,
                 };
-                self.core.found_dead(dead, WhoCloses::Others);
+                self.core.found_dead(dead, CloseWhen::Later);
             }
             Act::GiveBack { lease, fit, signal } => {
                 let Lease { key, client, .. } = self.leases.remove(usize::from(lease));
@@ -504,7 +517,7 @@ impl World {
             }
             Act::Pass(i) => self.pass(Duration::from_micros(config.steps[usize::from(i)])),
             Act::Jump => {
-                let looks = self.guests.iter().filter_map(|guest| guest.look_at);
+                let looks = self.guests.iter().filter_map(|guest| guest.poll_at);
                 let left = looks.min().map(|at| at - self.core.now());
                 self.pass(left.unwrap());
             }
@@ -581,9 +594,9 @@ impl World {
             itself,
             probes: None,
             is_woken: false,
-            look_at: None,
+            poll_at: None,
             is_asleep: false,
-            is_hopeless: false,
+            is_permanent: false,
         };
         self.guests.push(guest);
         self.told(self.guests.len() - 1, turn);
@@ -600,7 +613,7 @@ impl World {
         if leaves
             && matches!(
                 turn,
-                Turn::Pending(_) | Turn::Failed(..) | Turn::Hopeless(_)
+                Turn::Pending(_) | Turn::Failed(..) | Turn::Permanent(_)
             )
         {
             self.core.cause();
@@ -616,7 +629,7 @@ impl World {
         let guest = &mut self.guests[i];
         match turn {
             Turn::Granted(lease) if lease.probe => {
-                guest.look_at = None;
+                guest.poll_at = None;
                 guest.is_asleep = false;
                 guest.probes = Some(lease);
                 return Some(guest.number);
@@ -627,15 +640,15 @@ impl World {
                 self.keep(lease);
                 return Some(number);
             }
-            Turn::Failed(_, look_at) if guest.itself.stays => {
+            Turn::Failed(_, poll_at) if guest.itself.stays => {
                 guest.is_asleep = true;
-                guest.look_at = look_at;
+                guest.poll_at = poll_at;
             }
-            Turn::Hopeless(_) if guest.itself.stays => {
-                guest.is_hopeless = true;
-                guest.look_at = None;
+            Turn::Permanent(_) if guest.itself.stays => {
+                guest.is_permanent = true;
+                guest.poll_at = None;
             }
-            Turn::Pending(look_at) => guest.look_at = look_at,
+            Turn::Pending(poll_at) => guest.poll_at = poll_at,
             _ => {
                 self.guests.remove(i);
             }
@@ -846,12 +859,12 @@ impl World {
         let (slots, queue, now) = (core.slots(), core.queue(), core.now());
         for guest in &self.guests {
             let Some(seat) = guest.seat() else { continue };
-            if guest.is_woken || guest.is_hopeless {
+            if guest.is_woken || guest.is_permanent {
                 continue;
             }
             assert!(queue.pending(seat).is_none(), "an answer and no wake-up");
-            if let Some(at) = core.look_at(seat).filter(|_| queue.is_waiting(seat)) {
-                let knows = guest.look_at.is_some_and(|look_at| look_at <= at);
+            if let Some(at) = core.poll_at(seat).filter(|_| queue.is_waiting(seat)) {
+                let knows = guest.poll_at.is_some_and(|poll_at| poll_at <= at);
                 assert!(knows, "somebody does not know when to look");
             }
         }
@@ -859,7 +872,7 @@ impl World {
             return;
         };
         let looks_within = |most: Duration| {
-            first.is_woken || first.is_hopeless || first.look_at.is_some_and(|at| at <= now + most)
+            first.is_woken || first.is_permanent || first.poll_at.is_some_and(|at| at <= now + most)
         };
         if slots.idle() > 0 {
             assert!(config.has_convoy, "idle beside a waiter");

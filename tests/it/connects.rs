@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jackpot::Connection;
+use jackpot::{Connection, Pool};
 
 use crate::line::{Line, Queue};
 use crate::support::{Peer, Server, background, eventually};
@@ -11,7 +11,7 @@ use crate::support::{Peer, Server, background, eventually};
 const MOMENT: Duration = Duration::from_millis(30);
 
 #[test]
-fn a_connect_outlives_the_caller_it_was_for_and_parks() {
+fn a_connect_outlives_the_caller_it_was_for_and_becomes_idle() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
     let gate = line.held();
@@ -20,7 +20,7 @@ fn a_connect_outlives_the_caller_it_was_for_and_parks() {
     eventually("its connect goes on", || gate.waiting() == 1);
     assert_eq!(pool.stats().waiting, 0);
     gate.open();
-    eventually("it parks", || pool.stats().idle == 1);
+    eventually("it is idle", || pool.stats().idle == 1);
     drop(pool.pull_timeout(Duration::ZERO).unwrap());
     let stats = pool.stats();
     assert_eq!((stats.connects, stats.releases, line.calls()), (1, 0, 1));
@@ -75,7 +75,7 @@ fn a_waiter_takes_a_connection_that_comes_back_before_its_connect_is_through() {
     let (_, lease) = queue.next();
     assert_eq!(Connection::id(&lease), id);
     gate.open();
-    eventually("the surplus one parks", || pool.stats().idle == 1);
+    eventually("the surplus one is idle", || pool.stats().idle == 1);
 }
 
 #[test]
@@ -157,10 +157,25 @@ fn a_queued_connect_is_dropped_when_its_waiter_has_given_up() {
         assert!(caller.join().unwrap_err().is_timeout());
     }
     gate.open();
-    eventually("the connect that was under way parks", || {
+    eventually("what was made by the connect under way is idle", || {
         pool.stats().idle == 1
     });
     assert_eq!((line.calls(), pool.stats().connecting), (1, 0));
+}
+
+/// Fifty callers at once, each of whom uses its connection for a while; which ones they got.
+fn burst(pool: &Pool) -> Vec<u64> {
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let pool = pool.clone();
+            background(move || {
+                let lease = pool.pull().unwrap();
+                thread::sleep(Duration::from_millis(2));
+                Connection::id(&lease)
+            })
+        })
+        .collect();
+    callers.into_iter().map(|caller| caller.join()).collect()
 }
 
 #[test]
@@ -172,19 +187,7 @@ fn a_burst_on_a_few_idle_connections_opens_few_more() {
     drop(idle);
     // Connects take longer than the burst.
     let gate = line.held();
-    let callers: Vec<_> = (0..50)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || {
-                let lease = pool.pull().unwrap();
-                thread::sleep(Duration::from_millis(2));
-                drop(lease);
-            })
-        })
-        .collect();
-    for caller in callers {
-        caller.join();
-    }
+    burst(&pool);
     gate.open();
     eventually("what was under way is through", || {
         pool.stats().connecting == 0
@@ -200,18 +203,8 @@ fn a_burst_is_served_by_the_idle_connections_while_the_connects_are_stuck() {
     let idle: Vec<_> = (0..5).map(|_| pool.allocate().unwrap()).collect();
     drop(idle);
     let gate = line.held();
-    let callers: Vec<_> = (0..50)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || {
-                let lease = pool.pull().unwrap();
-                thread::sleep(Duration::from_millis(2));
-                Connection::id(&lease)
-            })
-        })
-        .collect();
-    for caller in callers {
-        assert!(caller.join() <= 5, "not one of the idle ones");
+    for id in burst(&pool) {
+        assert!(id <= 5, "not one of the idle ones");
     }
     gate.open();
 }

@@ -118,7 +118,10 @@ fn connections_show_every_state() {
     drop(pool.pull().unwrap());
     let info = &pool.connections()[0];
     assert_eq!((info.id, info.leases), (1, 2));
-    assert!(info.in_state <= given_back.elapsed(), "idle anew");
+    assert!(
+        info.in_state <= given_back.elapsed(),
+        "idle since it was given back"
+    );
     let stats = pool.stats();
     assert_eq!((stats.idle, stats.allocations, stats.connects), (1, 2, 1));
 

@@ -1,6 +1,6 @@
 //! The public interface against its listing, docs/public-interface.txt, so that a change of it is seen in review.
 //!
-//! `JACKPOT_LIST=1 cargo test interface` writes the listing anew.
+//! `JACKPOT_LIST=1 cargo test interface` writes the listing again.
 //!
 //! It is read from the sources. They are formatted, and `unreachable_pub` is on: so what begins with `pub `
 //! is public, and a signature ends with the line that ends in `{`, `}` or `;`.

@@ -1,4 +1,4 @@
-//! Which file may import which: no circle, and nothing from a folder above.
+//! Which file may import which: no circle, and nothing from a folder above. And how long a file is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,8 +18,11 @@ const LAYERS: [&[&str]; 7] = [
 /// Within the layer of what a user meets the files stand in this order too.
 const USER: [&str; 3] = ["pool", "builder", "pipeline"];
 
-/// Each file of the library, by its module's path, and the modules that it imports.
-fn imports() -> BTreeMap<String, BTreeSet<String>> {
+/// How many lines of code a file of the library may have.
+const LONGEST: usize = 450;
+
+/// The code of each file of the library, by its module's path, without comments and unit tests.
+fn files() -> BTreeMap<String, String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeMap::new();
     let mut folders = vec![source.clone()];
@@ -32,10 +35,29 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
             }
             let name = path.strip_prefix(&source).unwrap().with_extension("");
             let name = name.to_str().unwrap().replace(['/', '\\'], "::");
-            found.insert(name, imports_of(&fs::read_to_string(&path).unwrap()));
+            found.insert(name, code_of(&fs::read_to_string(&path).unwrap()));
         }
     }
-    let modules: BTreeSet<String> = found.keys().cloned().collect();
+    found
+}
+
+fn code_of(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let lines = code.lines().map(str::trim_start);
+    let code: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("//"))
+        .collect();
+    code.join("\n")
+}
+
+/// The modules that each file of the library imports.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let files = files();
+    let found = files
+        .iter()
+        .map(|(name, code)| (name.clone(), imports_of(code)));
+    let mut found: BTreeMap<_, _> = found.collect();
+    let modules: BTreeSet<String> = files.into_keys().collect();
     for (name, all) in &mut found {
         *all = all
             .iter()
@@ -46,12 +68,8 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// The paths after `use crate::` and `crate::`, outside comments and unit tests.
-fn imports_of(text: &str) -> BTreeSet<String> {
-    let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
-    let lines = code.lines().map(str::trim_start);
-    let code: Vec<&str> = lines.filter(|line| !line.starts_with("//")).collect();
-    let code = code.join("\n");
+/// The paths after `use crate::` and `crate::`.
+fn imports_of(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for rest in code.split("crate::").skip(1) {
         let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
@@ -139,4 +157,15 @@ fn no_imports_run_in_a_circle() {
         }
     }
     assert!(left.is_empty(), "{:?}", left.keys());
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    for (name, code) in files() {
+        let lines = code.lines().count();
+        assert!(
+            lines <= LONGEST,
+            "src/{name} has {lines} lines of code, more than {LONGEST}: divide it by what its readers look for"
+        );
+    }
 }

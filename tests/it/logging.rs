@@ -17,7 +17,7 @@ use crate::support::{
     NEVER, Peer, background, eventually, lease, overhear, refused, reset, reset_cause, shows_resets,
 };
 
-const TICK: Duration = Duration::from_millis(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 type Records = Receiver<(Level, String, String)>;
 
@@ -59,7 +59,15 @@ fn the_log_says_debug_for_life_and_warn_for_what_an_operator_should_see() {
     pool.free(0);
     pool.end();
 
-    let records: Vec<_> = records.try_iter().collect();
+    let records = {
+        let mut told = Vec::new();
+        // The failed connect is told on its thread, behind the caller's answer.
+        eventually("all is told", || {
+            told.extend(records.try_iter());
+            told.len() >= 6
+        });
+        told
+    };
     let us = thread::current().name().unwrap().to_owned();
     for (level, parts) in [
         (
@@ -112,7 +120,7 @@ fn a_logger_may_ask_the_pool() {
     .leak_after(Some(Duration::ZERO))
     .max_connecting(1)
     .reap_interval(None)
-    .ping(TICK, {
+    .ping(MILLISECOND, {
         let listen = listen.clone();
         move |stream| {
             listen();
@@ -227,7 +235,12 @@ fn the_destructor_of_a_connect_error_may_ask_the_pool() {
     })
     .limit(1)
     .reap_interval(None)
-    .backoff(Backoff::new().min(TICK).max(TICK).retries(100_000))
+    .backoff(
+        Backoff::new()
+            .min(MILLISECOND)
+            .max(MILLISECOND)
+            .retries(100_000),
+    )
     .build()
     .unwrap();
     way.lead_to(&pool);
@@ -247,7 +260,7 @@ fn the_destructor_of_a_connect_error_may_ask_the_pool() {
         }
         let held = pool.pull().unwrap();
         for _ in 0..20 {
-            assert!(pool.pull_timeout(TICK).is_err());
+            assert!(pool.pull_timeout(MILLISECOND).is_err());
         }
         drop(held);
         eventually("all errors are gone", || gone.load(SeqCst) == 5);

@@ -7,6 +7,14 @@ use jackpot::{Connection, Pool};
 
 use crate::support::{Events, NEVER, Peer, background, eventually};
 
+/// A pool of one connection, and its events.
+fn watched(leak_after: Duration) -> (Peer, Events, Pool) {
+    let (peer, events) = (Peer::new(), Events::default());
+    let builder = peer.builder(1).leak_after(Some(leak_after));
+    let pool = builder.on_event(events.listener()).build().unwrap();
+    (peer, events, pool)
+}
+
 /// Takes a lease on a thread with this name.
 fn lease_on(name: &str, pool: &Pool) -> Connection {
     let pool = pool.clone();
@@ -17,14 +25,7 @@ fn lease_on(name: &str, pool: &Pool) -> Connection {
 
 #[test]
 fn a_lease_that_is_out_too_long_is_reported_once_with_its_thread() {
-    let peer = Peer::new();
-    let events = Events::default();
-    let pool = peer
-        .builder(1)
-        .leak_after(Some(Duration::ZERO))
-        .on_event(events.listener())
-        .build()
-        .unwrap();
+    let (_peer, events, pool) = watched(Duration::ZERO);
     for (holder, reports) in [("clerk-1", 1), ("clerk-2", 1), ("clerk-1", 2)] {
         let held = lease_on(holder, &pool);
         for _ in 0..3 {
@@ -39,14 +40,7 @@ fn a_lease_that_is_out_too_long_is_reported_once_with_its_thread() {
 
 #[test]
 fn a_lease_that_was_waited_for_is_reported_with_the_thread_that_waited() {
-    let peer = Peer::new();
-    let events = Events::default();
-    let pool = peer
-        .builder(1)
-        .leak_after(Some(Duration::ZERO))
-        .on_event(events.listener())
-        .build()
-        .unwrap();
+    let (_peer, events, pool) = watched(Duration::ZERO);
     let first = pool.pull().unwrap();
     let waiter = background({
         let pool = pool.clone();
@@ -62,14 +56,7 @@ fn a_lease_that_was_waited_for_is_reported_with_the_thread_that_waited() {
 
 #[test]
 fn a_lease_that_is_not_out_for_long_is_not_reported() {
-    let peer = Peer::new();
-    let events = Events::default();
-    let pool = peer
-        .builder(1)
-        .leak_after(Some(NEVER))
-        .on_event(events.listener())
-        .build()
-        .unwrap();
+    let (_peer, events, pool) = watched(NEVER);
     let held = pool.pull().unwrap();
     pool.reap();
     drop(held);

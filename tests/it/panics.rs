@@ -1,7 +1,7 @@
 //! Functions of the user's that panic: nothing is lost, and the message is kept.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use jackpot::{Backoff, Close, Connection, Error, Event, Eviction, Pool, Stream};
+use jackpot::{Backoff, Builder, Close, Connection, Error, Event, Eviction, Pool, Stream};
 
 use crate::support::{
     Gate, Peer, assert_sums, background, eventually, impatient, lease, overhear, panic_quietly,
     reset,
 };
 
-const TICK: Duration = Duration::from_millis(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn no_retries() -> Backoff {
     Backoff::new().retries(0)
@@ -139,7 +139,7 @@ fn a_ping_that_panics_closes_the_connection_and_is_not_the_last_ping() {
     let pings = Arc::new(AtomicUsize::new(0));
     let pool = peer
         .builder(2)
-        .ping(TICK, {
+        .ping(MILLISECOND, {
             let pings = Arc::clone(&pings);
             move |_| {
                 assert!(pings.fetch_add(1, SeqCst) > 0, "wrong tone");
@@ -196,7 +196,7 @@ fn an_event_function_that_panics_disturbs_nobody() {
     let pool = peer
         .builder(2)
         .leak_after(Some(Duration::ZERO))
-        .reap_interval(Some(TICK))
+        .reap_interval(Some(MILLISECOND))
         .on_event({
             let events = Arc::clone(&events);
             move |_| {
@@ -274,19 +274,22 @@ impl DerefMut for Grenade {
 
 /// A pool of clients that panic when they are dropped, and how many were.
 fn armed(peer: &Peer, limit: usize) -> (Pool<Grenade>, Arc<AtomicUsize>) {
+    armed_with(peer.builder(limit).max_connecting(1), |_| Ok(()))
+}
+
+/// The same with these settings, and with what each handshake does to its socket at last.
+fn armed_with(
+    builder: Builder,
+    spoil: impl Fn(&Stream) -> io::Result<()> + Send + Sync + 'static,
+) -> (Pool<Grenade>, Arc<AtomicUsize>) {
     let thrown = Arc::new(AtomicUsize::new(0));
-    let pool = peer
-        .builder(limit)
-        .max_connecting(1)
-        .handshake({
-            let thrown = Arc::clone(&thrown);
-            move |stream| {
-                let thrown = Arc::clone(&thrown);
-                Ok::<_, io::Error>(Grenade { stream, thrown })
-            }
-        })
-        .build()
-        .unwrap();
+    let counter = Arc::clone(&thrown);
+    let shake_hands = move |stream: Stream| {
+        spoil(&stream)?;
+        let thrown = Arc::clone(&counter);
+        Ok::<_, io::Error>(Grenade { stream, thrown })
+    };
+    let pool = builder.handshake(shake_hands).build().unwrap();
     (pool, thrown)
 }
 
@@ -296,11 +299,7 @@ fn a_clients_destructor_that_panics_is_survived_wherever_it_runs() {
     let (pool, thrown) = armed(&peer, 5);
     let mut leases = lease(&pool, 5);
     Connection::discard(leases.pop().unwrap());
-    leases
-        .pop()
-        .unwrap()
-        .shutdown(std::net::Shutdown::Both)
-        .unwrap();
+    leases.pop().unwrap().shutdown(Shutdown::Both).unwrap();
     let all_thrown = |count| eventually("it is dropped", || thrown.load(SeqCst) == count);
     all_thrown(2);
     pool.free_with(2, Close::Hard);
@@ -322,19 +321,8 @@ fn a_clients_destructor_that_panics_is_survived_wherever_it_runs() {
 #[test]
 fn a_panicking_lease_with_a_panicking_client_and_listener_frees_its_place() {
     let peer = Peer::new();
-    let thrown = Arc::new(AtomicUsize::new(0));
-    let pool = peer
-        .builder(1)
-        .on_event(|_| panic!("bad news"))
-        .handshake({
-            let thrown = Arc::clone(&thrown);
-            move |stream| {
-                let thrown = Arc::clone(&thrown);
-                Ok::<_, io::Error>(Grenade { stream, thrown })
-            }
-        })
-        .build()
-        .unwrap();
+    let builder = peer.builder(1).on_event(|_| panic!("bad news"));
+    let (pool, thrown) = armed_with(builder, |_| Ok(()));
     let held = pool.pull().unwrap();
     let waiter = background({
         let pool = pool.clone();
@@ -378,21 +366,13 @@ fn a_thread_that_panics_while_finishing_closes_its_connection() {
 #[test]
 fn a_destructor_that_panics_while_a_connect_fails_loses_no_place() {
     let peer = Peer::new();
-    let (thrown, broken) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
-    let pool = peer
-        .builder(1)
-        .handshake({
-            let thrown = Arc::clone(&thrown);
-            move |stream| {
-                if broken.fetch_add(1, SeqCst) == 0 {
-                    stream.shutdown(std::net::Shutdown::Both)?;
-                }
-                let thrown = Arc::clone(&thrown);
-                Ok::<_, io::Error>(Grenade { stream, thrown })
-            }
-        })
-        .build()
-        .unwrap();
+    let broken = AtomicUsize::new(0);
+    let (pool, thrown) = armed_with(peer.builder(1), move |stream| {
+        match broken.fetch_add(1, SeqCst) {
+            0 => stream.shutdown(Shutdown::Both),
+            _ => Ok(()),
+        }
+    });
     let failing = background({
         let pool = pool.clone();
         move || pool.allocate().map(drop)

@@ -13,7 +13,7 @@ use crate::support::{
     Background, Gate, NEVER, Peer, assert_sums, background, eventually, idle, lease, shutdown_wakes,
 };
 
-const TICK: Duration = Duration::from_millis(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Where a probe switches the blocking mode (`--cfg jackpot_switching`, Windows), it must not meet
 /// a ping that does.
@@ -23,7 +23,7 @@ fn sweeps_beside_pings_that_change_the_blocking_mode_never_block() {
     let pool = peer
         .builder(8)
         .min_idle(8)
-        .ping(TICK / 1000, |stream| stream.set_nonblocking(true))
+        .ping(MILLISECOND / 1000, |stream| stream.set_nonblocking(true))
         .build()
         .unwrap();
     let _far: Vec<TcpStream> = (0..8).map(|_| peer.accept()).collect();
@@ -48,7 +48,7 @@ fn pings_run_one_at_a_time_on_a_thread_of_their_own() {
     let names = Arc::new(Mutex::new(Vec::new()));
     let pool = peer
         .builder(3)
-        .ping(TICK, {
+        .ping(MILLISECOND, {
             let (gate, names) = (gate.clone(), Arc::clone(&names));
             move |_| {
                 let name = thread::current().name().map(str::to_owned);
@@ -106,7 +106,7 @@ fn a_ping_that_ends_serves_the_oldest_waiter_and_no_other_ping() {
     let pings = Arc::new(AtomicUsize::new(0));
     let pool = peer
         .builder(1)
-        .ping(TICK, {
+        .ping(MILLISECOND, {
             let (gate, pings) = (gate.clone(), Arc::clone(&pings));
             move |_| {
                 pings.fetch_add(1, SeqCst);
@@ -138,7 +138,7 @@ fn a_ping_that_fails_or_leaves_its_question_open_closes_the_connection() {
     let peer = Peer::new();
     let pool = peer
         .builder(3)
-        .ping(TICK, |stream| {
+        .ping(MILLISECOND, |stream| {
             let port = stream.peer_addr()?.port();
             match stream.ttl()? {
                 10 => Err(io::Error::other(format!("port {port} is out of tune"))),
@@ -173,7 +173,7 @@ fn with_a_hanging_ping(peer: &Peer, connections: usize) -> (Pool, Gate) {
     let pool = peer
         .builder(connections)
         .max_connecting(1)
-        .ping(TICK, {
+        .ping(MILLISECOND, {
             let gate = gate.clone();
             move |_| {
                 gate.pass();
@@ -213,7 +213,7 @@ fn a_ping_is_no_use_of_the_connection() {
     let peer = Peer::new();
     let pool = peer
         .builder(3)
-        .ping(TICK, |_| {
+        .ping(MILLISECOND, |_| {
             thread::sleep(Duration::from_millis(5)); // the time that an answer takes
             Ok::<_, io::Error>(())
         })
@@ -258,7 +258,7 @@ fn a_hard_close_cuts_a_hanging_ping() {
     let pinging = Arc::new(AtomicBool::new(false));
     let pool = peer
         .builder(1)
-        .ping(TICK, {
+        .ping(MILLISECOND, {
             let pinging = Arc::clone(&pinging);
             move |stream| {
                 pinging.store(true, SeqCst);

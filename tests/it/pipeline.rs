@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use jackpot::{CallError, Error, Pipeline, PipelineBuilder, Pool};
 
-use crate::support::{Background, Peer, SOON, Server, background, eventually, read_line};
+use crate::support::{Background, Peer, SOON, Server, background, connect, eventually, read_line};
 
 /// One line, without its newline.
 pub(crate) fn line(reply: &mut dyn BufRead) -> io::Result<String> {
@@ -25,10 +25,13 @@ pub(crate) fn line(reply: &mut dyn BufRead) -> io::Result<String> {
     Ok(line)
 }
 
+/// Time enough for a call to be sent on a loaded machine too, and short enough to wait until it is up.
+const SENT: Duration = Duration::from_secs(1);
+
 /// Calls over `limit` connections to this server.
 fn lines(server: &Server, limit: usize) -> Pipeline<String> {
     let address = server.address();
-    let pool = Pool::new(limit, move || TcpStream::connect(address)).unwrap();
+    let pool = Pool::new(limit, move || connect(address)).unwrap();
     Pipeline::new(pool, line)
 }
 
@@ -301,7 +304,7 @@ fn lanes_are_never_more_than_was_said() {
 fn calls_go_through_a_client_that_buffers() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::builder(move || TcpStream::connect(address))
+    let pool = Pool::builder(move || connect(address))
         .limit(2)
         .buffered()
         .build()

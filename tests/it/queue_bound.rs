@@ -163,8 +163,10 @@ fn a_ping_is_no_use() {
         .unwrap();
     drop(lease(&pool, 1));
     for n in 2..6 {
-        pool.reap();
-        eventually("it is pinged", || pool.connections()[0].leases == n);
+        eventually("it is pinged", || {
+            pool.reap();
+            pool.connections()[0].leases >= n
+        });
         eventually("it is idle", || pool.stats().idle == 1);
     }
     drop(pool.pull().unwrap());

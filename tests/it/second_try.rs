@@ -137,7 +137,7 @@ fn finish_says_that_a_second_try_is_over() {
         read_one(&mut lease, &mut far);
         Connection::finish(lease);
         assert_back(&pool);
-        // And it is over: the next lease starts anew.
+        // And it is over: the next lease has a fresh start.
         let mut lease = pool.allocate().unwrap();
         lease.write_all(b"third").unwrap();
         read_one(&mut lease, &mut far);

@@ -105,7 +105,7 @@ fn tickets_do_no_harm_where_unread_bytes_are_allowed() {
 fn lasts_unused(server: &TlsServer, builder: Builder<Tls>) {
     let pool = builder.min_idle(1).build().unwrap();
     eventually("it is made, and the server has sent all it will", || {
-        pool.stats().idle == 1 && server.settled() == 1
+        pool.stats().idle == 1 && server.shaken_hands() == 1
     });
     assert_eq!(pool.reap(), 0);
     drop(pool.pull().unwrap()); // not used either
@@ -247,7 +247,7 @@ pub(crate) struct TlsServer {
     server: Server,
     stalls: Arc<AtomicBool>,
     goodbye: Gate,
-    settled: Arc<AtomicUsize>,
+    shaken_hands: Arc<AtomicUsize>,
     closed: Arc<AtomicUsize>,
 }
 
@@ -262,17 +262,17 @@ impl TlsServer {
         config.send_tls13_tickets = tickets;
         let config = Arc::new(config);
         let (stalls, goodbye) = (Arc::<AtomicBool>::default(), Gate::default());
-        let (settled, closed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (shaken_hands, closed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let server = Server::serving({
             let (stalls, goodbye) = (Arc::clone(&stalls), goodbye.clone());
-            let (settled, closed) = (Arc::clone(&settled), Arc::clone(&closed));
+            let (shaken_hands, closed) = (Arc::clone(&shaken_hands), Arc::clone(&closed));
             move |mut socket| {
                 if stalls.load(SeqCst) {
                     let _ = io::copy(&mut socket, &mut io::sink());
                     return;
                 }
                 let session = ServerConnection::new(Arc::clone(&config)).unwrap();
-                let _ = serve(StreamOwned::new(session, socket), &goodbye, &settled);
+                let _ = serve(StreamOwned::new(session, socket), &goodbye, &shaken_hands);
                 let _ = socket.shutdown(std::net::Shutdown::Both);
                 closed.fetch_add(1, SeqCst);
             }
@@ -281,14 +281,14 @@ impl TlsServer {
             server,
             stalls,
             goodbye,
-            settled,
+            shaken_hands,
             closed,
         }
     }
 
     /// How many handshakes are over, tickets included.
-    fn settled(&self) -> usize {
-        self.settled.load(SeqCst)
+    fn shaken_hands(&self) -> usize {
+        self.shaken_hands.load(SeqCst)
     }
 
     /// How many sessions are over.
@@ -328,12 +328,12 @@ impl TlsServer {
 fn serve(
     mut tls: StreamOwned<ServerConnection, &TcpStream>,
     goodbye: &Gate,
-    settled: &AtomicUsize,
+    shaken_hands: &AtomicUsize,
 ) -> io::Result<()> {
     while tls.conn.is_handshaking() || tls.conn.wants_write() {
         tls.conn.complete_io(&mut tls.sock)?;
     }
-    settled.fetch_add(1, SeqCst);
+    shaken_hands.fetch_add(1, SeqCst);
     loop {
         let line = read_line(&mut tls)?;
         match line.trim_ascii() {

@@ -1,4 +1,4 @@
-//! A peer that vanishes without a word: in a network namespace whose link is taken down.
+//! A peer that vanishes without closing: in a network namespace whose link is taken down.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

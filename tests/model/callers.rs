@@ -49,7 +49,7 @@ impl Walk {
         let is_back = !self.leases.is_empty();
         let turn = if is_back {
             let dead = self.dead();
-            self.remove_dead(&dead, WhoCloses::Finder, &mut expected);
+            self.remove_dead(&dead, CloseWhen::Now, &mut expected);
             let turn = self.core.come_back(&mut comeback.itself, dead);
             self.heard(&expected);
             turn
@@ -155,10 +155,10 @@ impl Walk {
         self.dispatch(expected);
         let mut callers = self.queue.iter().chain(&self.served);
         let caller = callers.find(|caller| caller.who == who).unwrap();
-        let look_at = self.core.look_at(caller.itself.seat.unwrap());
+        let poll_at = self.core.poll_at(caller.itself.seat.unwrap());
         match turn {
-            Turn::Pending(at) | Turn::Failed(_, at) => assert_eq!(*at, look_at),
-            Turn::Hopeless(_) => {}
+            Turn::Pending(at) | Turn::Failed(_, at) => assert_eq!(*at, poll_at),
+            Turn::Permanent(_) => {}
             _ => panic!("{turn:?}"),
         }
     }
@@ -170,7 +170,7 @@ impl Walk {
             Turn::Failed(failure, _) => {
                 assert!(*cause == *failure && !(is_permanent && self.open() == 0));
             }
-            Turn::Hopeless(failure) => {
+            Turn::Permanent(failure) => {
                 assert!(*cause == *failure && is_permanent && self.open() == 0);
             }
             _ => panic!("{turn:?}, but {cause:?}"),
@@ -230,7 +230,7 @@ impl Walk {
     fn poll(&mut self, who: u64, expected: &mut Expected) -> Turn<Value> {
         let caller = self.callers().find(|caller| caller.who == who).unwrap();
         let (seat, has_answer) = (caller.itself.seat.unwrap(), caller.pending.is_some());
-        let look_at = self.core.look_at(seat);
+        let poll_at = self.core.poll_at(seat);
         let mut itself = std::mem::replace(
             &mut self
                 .callers()
@@ -240,11 +240,11 @@ impl Walk {
             core::Caller::new(who, true, taker(false)),
         );
         let turn = self.core.poll(&mut itself);
-        if !has_answer && look_at.is_some_and(|at| at <= self.clock) {
+        if !has_answer && poll_at.is_some_and(|at| at <= self.clock) {
             self.dispatch(expected);
         }
         if let Turn::Pending(at) = turn {
-            assert_eq!(at, self.core.look_at(seat));
+            assert_eq!(at, self.core.poll_at(seat));
         }
         self.callers()
             .find(|caller| caller.who == who)
@@ -262,7 +262,7 @@ impl Walk {
         };
         match (turn, expected) {
             (Turn::Pending(_), None) => false,
-            (turn @ (Turn::Failed(..) | Turn::Hopeless(_)), Some(Told::Failed(cause))) => {
+            (turn @ (Turn::Failed(..) | Turn::Permanent(_)), Some(Told::Failed(cause))) => {
                 self.check_failure(&turn, &cause);
                 let was_its_only_try = place.is_some();
                 if let Some(place) = place {

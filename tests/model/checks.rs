@@ -64,13 +64,13 @@ impl Walk {
 
     /// Those who wait for connections to be open are woken when one is, or none will be.
     fn check_readiers(&self, expected: &Expected, fx: &mut Effects) {
-        let (readiers, others) = std::mem::take(&mut fx.wake)
+        let (ready_waiters, others) = std::mem::take(&mut fx.wake)
             .into_iter()
             .partition(|&who| who >= READIERS);
         fx.wake = others;
-        let mut woken: Vec<u64> = readiers;
+        let mut woken: Vec<u64> = ready_waiters;
         woken.dedup();
-        let all = self.readiers.iter().map(|r| READIERS + r.count as u64);
+        let all = self.ready_waiters.iter().map(|r| READIERS + r.count as u64);
         let wanted: Vec<u64> = all.filter(|_| expected.wakes_readiers).collect();
         assert_eq!(woken, wanted);
     }
@@ -83,7 +83,7 @@ impl Walk {
             .filter(|first| Some(first.who) == self.keeper);
         let mut alarm = None;
         if let (Some(first), Some(outage)) = (first, &mut self.outage) {
-            let at = self.core.look_at(first.itself.seat.unwrap());
+            let at = self.core.poll_at(first.itself.seat.unwrap());
             let at = at.expect("nobody keeps the pool trying");
             assert!(outage.earliest <= at && at <= outage.latest, "{at:?}");
             (outage.earliest, outage.latest) = (at.max(outage.earliest), at);
@@ -94,7 +94,7 @@ impl Walk {
             let looks = caller.barging_until.map(|at| at + (at - caller.since));
             let looks = looks.filter(|&at| at > self.dispatched);
             let wanted = keeps.map(|(_, at)| at).or(looks);
-            assert_eq!(self.core.look_at(caller.itself.seat.unwrap()), wanted);
+            assert_eq!(self.core.poll_at(caller.itself.seat.unwrap()), wanted);
         }
         for who in &expected.answered {
             assert!(fx.wake.contains(who), "{who} has an answer and sleeps");
@@ -149,13 +149,15 @@ impl Walk {
         assert_eq!(self.core.slots().in_use(), in_use);
         assert_eq!(self.core.slots().occupied(), in_use + closing);
         assert_eq!(self.core.slots().left(), self.left.len());
+        let is_short = stats.waiting > self.connecting_current() || in_use > stats.limit;
+        assert_eq!(self.core.wants_leases_back(), is_short);
         assert!(
             stats.idle == 0 || stats.waiting == 0 || self.may_overtake_first(self.dispatched),
             "idle beside a waiter whom nobody may overtake"
         );
         let first = self.queue.first().filter(|_| stats.idle > 0);
         assert!(
-            first.is_none_or(|first| self.core.look_at(first.itself.seat.unwrap()).is_some()),
+            first.is_none_or(|first| self.core.poll_at(first.itself.seat.unwrap()).is_some()),
             "idle beside a waiter who will not look"
         );
         assert!(

@@ -31,7 +31,9 @@ use crate::report::event::{Close, Freed};
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::report::stats::{State, Stats};
 use crate::state::barging::Convoy;
-use crate::state::core::{self, Dead, IdlePeriod, Readiness, Rules, Tale, Turn, What, WhoCloses};
+use crate::state::core::{
+    self, CloseWhen, ConnectionEvent, Dead, EventKind, IdlePeriod, Readiness, Rules, Turn,
+};
 use crate::state::queue::Failure;
 use crate::state::slots::{Ending, Holder, Lease, SlotKey, Taker};
 
@@ -250,19 +252,19 @@ enum Said {
     Evicted(Eviction),
 }
 
-impl From<&Tale> for Said {
-    fn from(tale: &Tale) -> Self {
-        match tale.what {
-            What::Leased { .. } => Self::Leased,
-            What::Overdue { held, .. } => Self::Overdue(held),
-            What::Returned { held } => Self::Returned(held),
-            What::Evicted { why, .. } => Self::Evicted(why),
+impl From<&ConnectionEvent> for Said {
+    fn from(event: &ConnectionEvent) -> Self {
+        match event.kind {
+            EventKind::Leased { .. } => Self::Leased,
+            EventKind::Overdue { held, .. } => Self::Overdue(held),
+            EventKind::Returned { held } => Self::Returned(held),
+            EventKind::Evicted { why, .. } => Self::Evicted(why),
         }
     }
 }
 
 /// A thread that waits until so many connections are open.
-struct Readier {
+struct ReadyWaiter {
     number: u64,
     count: usize,
     failures: u64,
@@ -334,9 +336,9 @@ struct Walk {
     dispatched: Instant,
     aborted: usize,
     drainers: usize,
-    telling: Vec<u64>,
-    untold: Vec<(u64, Said)>,
-    readiers: Vec<Readier>,
+    reporting: Vec<u64>,
+    unreported: Vec<(u64, Said)>,
+    ready_waiters: Vec<ReadyWaiter>,
     next_who: u64,
     next_number: u64,
     highest_id: u64,
@@ -410,9 +412,9 @@ impl Walk {
             dispatched: now,
             aborted: 0,
             drainers: 0,
-            telling: Vec::new(),
-            untold: Vec::new(),
-            readiers: Vec::new(),
+            reporting: Vec::new(),
+            unreported: Vec::new(),
+            ready_waiters: Vec::new(),
             next_who: 0,
             next_number: 0,
             highest_id: 0,
@@ -702,11 +704,11 @@ impl Walk {
         if let Some(held) = held {
             self.counts.lease_times.record(held);
         }
-        let is_told = !self.telling.contains(&id);
+        let is_told = !self.reporting.contains(&id);
         if !is_told {
-            self.untold
+            self.unreported
                 .extend(held.map(|held| (id, Said::Returned(held))));
-            self.untold.push((id, Said::Evicted(why)));
+            self.unreported.push((id, Said::Evicted(why)));
         }
         Gone {
             id,
@@ -772,7 +774,7 @@ impl Walk {
 
     fn dispatch(&mut self, expected: &mut Expected) {
         let now = self.clock;
-        // Patience ends by the latest time that anybody has seen, however late this thread comes.
+        // Barging ends by the latest time that anybody has seen, however late this thread comes.
         self.dispatched = self.clock;
         let min_idle = self.rules.min_idle.min(self.limit);
         self.is_refilling &= self.idle.len() < min_idle;
@@ -824,18 +826,18 @@ impl Walk {
         self.keeper = first.map(|first| first.who);
     }
 
-    /// This is to be told now, unless somebody is telling of the same connection.
-    fn begin_telling(&mut self, id: u64, said: Said) -> Option<(u64, Said)> {
-        if self.telling.contains(&id) {
-            self.untold.push((id, said));
+    /// This is to be told now, unless somebody is reporting of the same connection.
+    fn begin_reporting(&mut self, id: u64, said: Said) -> Option<(u64, Said)> {
+        if self.reporting.contains(&id) {
+            self.unreported.push((id, said));
             return None;
         }
-        self.telling.push(id);
+        self.reporting.push(id);
         Some((id, said))
     }
 
     fn wanted_open(&self) -> usize {
-        let counts = self.readiers.iter().map(|readier| readier.count);
+        let counts = self.ready_waiters.iter().map(|waiter| waiter.count);
         counts.max().unwrap_or(0).min(self.limit)
     }
 

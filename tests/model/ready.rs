@@ -7,42 +7,42 @@ impl Walk {
     pub(super) fn get_ready(&mut self) {
         let mut expected = Expected::default();
         let choice = self.random.below(4);
-        if choice == 0 && self.readiers.len() < 2 {
+        if choice == 0 && self.ready_waiters.len() < 2 {
             // No two with the same, by which the model tells them apart.
             let count = self.random.below(7);
-            if self.readiers.iter().any(|r| r.count == count) {
+            if self.ready_waiters.iter().any(|r| r.count == count) {
                 return;
             }
             let number = self.core.begin_ready(count, READIERS + count as u64);
             let failures = self.counts.connect_failures;
-            self.readiers.push(Readier {
+            self.ready_waiters.push(ReadyWaiter {
                 number,
                 count,
                 failures,
             });
-        } else if self.readiers.is_empty() {
+        } else if self.ready_waiters.is_empty() {
             return;
         } else if choice == 1 {
-            let gone = self.readiers.remove(0);
+            let gone = self.ready_waiters.remove(0);
             self.core.end_ready(gone.number);
         } else {
             self.look_at_the_clock();
-            let index = self.random.below(self.readiers.len());
+            let index = self.random.below(self.ready_waiters.len());
             self.poll_ready(index, &mut expected);
         }
         self.check(&expected);
     }
 
     fn poll_ready(&mut self, index: usize, expected: &mut Expected) {
-        let Readier {
+        let ReadyWaiter {
             number,
             count,
             failures,
-        } = self.readiers[index];
+        } = self.ready_waiters[index];
         let readiness = self.core.poll_ready(number);
         let has_failed = self.counts.connect_failures > failures;
         let outage = self.outage.as_ref().map(|outage| Arc::clone(&outage.error));
-        let hopeless = outage.filter(|error| has_failed && error.is_permanent());
+        let permanent = outage.filter(|error| has_failed && error.is_permanent());
         match readiness {
             Readiness::Ended => assert!(self.has_ended),
             _ if self.has_ended => panic!("{readiness:?} of a pool that has ended"),
@@ -50,14 +50,14 @@ impl Walk {
             _ if count > self.limit => panic!("{readiness:?} above the limit"),
             Readiness::Ready => assert!(self.open() >= count),
             _ if self.open() >= count => panic!("{readiness:?}, but it is ready"),
-            Readiness::Hopeless(error) => assert!(Arc::ptr_eq(&error, &hopeless.unwrap())),
-            Readiness::Waits(look_at) => {
-                assert!(hopeless.is_none());
+            Readiness::Permanent(error) => assert!(Arc::ptr_eq(&error, &permanent.unwrap())),
+            Readiness::Waits(poll_at) => {
+                assert!(permanent.is_none());
                 self.dispatch(expected);
-                assert!(look_at.is_none_or(|at| at > self.clock), "a busy loop");
+                assert!(poll_at.is_none_or(|at| at > self.clock), "a busy loop");
                 // Else a connect is under way, or begins when a place falls free.
                 let may = self.may_try_connect() && self.outage.is_some();
-                assert!(look_at.is_some() || !may, "nobody will try again");
+                assert!(poll_at.is_some() || !may, "nobody will try again");
             }
         }
     }
@@ -82,7 +82,7 @@ impl Walk {
             conn.is_held &= !was_told;
             was_told.then_some(Said::Returned(held))
         });
-        let tale = if begins {
+        let event = if begins {
             self.core
                 .lease_begins(key, Duration::ZERO, callers::taker(is_watched))
         } else {
@@ -91,19 +91,19 @@ impl Walk {
         if let Some(Said::Returned(held)) = said {
             self.counts.lease_times.record(held);
         }
-        let wanted = said.and_then(|said| self.begin_telling(key.id, said));
-        assert_eq!(tale.as_ref().map(|tale| (tale.id, tale.into())), wanted);
+        let wanted = said.and_then(|said| self.begin_reporting(key.id, said));
+        assert_eq!(event.as_ref().map(|event| (event.id, event.into())), wanted);
         self.check(&Expected::default());
     }
 
     pub(super) fn tell_what_is_next(&mut self) {
-        let id = self.random.pick(&self.telling);
-        let next = self.core.next_tale(id);
-        let wanted = self.untold.iter().position(|&(of, _)| of == id);
-        let wanted = wanted.map(|at| self.untold.remove(at));
+        let id = self.random.pick(&self.reporting);
+        let next = self.core.next_event(id);
+        let wanted = self.unreported.iter().position(|&(of, _)| of == id);
+        let wanted = wanted.map(|at| self.unreported.remove(at));
         if wanted.is_none() {
-            self.telling.retain(|&other| other != id);
+            self.reporting.retain(|&other| other != id);
         }
-        assert_eq!(next.as_ref().map(|tale| (tale.id, tale.into())), wanted);
+        assert_eq!(next.as_ref().map(|event| (event.id, event.into())), wanted);
     }
 }

@@ -333,10 +333,10 @@ impl Walk {
         let mut expected = Expected::default();
         match self.random.below(3) {
             0 => {
-                let who_closes = self.random.pick(&[WhoCloses::Finder, WhoCloses::Others]);
+                let close_when = self.random.pick(&[CloseWhen::Now, CloseWhen::Later]);
                 let dead = self.dead();
-                self.remove_dead(&dead, who_closes, &mut expected);
-                self.core.found_dead(dead, who_closes);
+                self.remove_dead(&dead, close_when, &mut expected);
+                self.core.found_dead(dead, close_when);
             }
             1 => {
                 let (key, client, signal) = self.end_lease(&mut expected);
@@ -391,7 +391,7 @@ impl Walk {
     pub(super) fn remove_dead(
         &mut self,
         dead: &Dead<Value>,
-        who_closes: WhoCloses,
+        close_when: CloseWhen,
         expected: &mut Expected,
     ) {
         let key = dead.lease.key;
@@ -407,7 +407,7 @@ impl Walk {
             return;
         };
         let gone = self.depart(&conn, dead.why);
-        if who_closes == WhoCloses::Others && calls_reaper && self.has_reaper {
+        if close_when == CloseWhen::Later && calls_reaper && self.has_reaper {
             self.left.push((key, gone));
         } else {
             self.hand_out(key, gone, expected);

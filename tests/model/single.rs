@@ -176,17 +176,17 @@ fn a_retry_that_is_due_and_finds_no_place_is_no_time_to_look_again() {
 fn a_connection_has_rested_unless_it_was_leased_when_it_was_made() {
     let mut core = small(3);
     let first = leased(&mut core, 1);
-    assert!(!core.had_rested(first.key));
+    assert!(!core.is_reused(first.key));
     core.give_back(first.key, 1, None, PeerSignal::Heard);
     let again = core.take(true, Taker::default()).expect("it is idle");
-    assert!(core.had_rested(again.key), "at the same moment");
+    assert!(core.is_reused(again.key), "at the same moment");
 
     idle(&mut core, 2);
     core.advance(core.now() + Duration::from_millis(1));
     let late = core.take(true, Taker::default()).expect("it is idle");
-    assert!(core.had_rested(late.key), "its first lease");
+    assert!(core.is_reused(late.key), "its first lease");
     core.end(Close::Hard);
-    assert!(core.had_rested(late.key), "it was aborted");
+    assert!(core.is_reused(late.key), "it was aborted");
 }
 
 #[test]

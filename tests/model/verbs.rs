@@ -72,9 +72,12 @@ impl Walk {
             }
         }
         for (id, said) in overtime {
-            late.extend(self.begin_telling(id, said));
+            late.extend(self.begin_reporting(id, said));
         }
-        let told: Vec<(u64, Said)> = overdue.iter().map(|tale| (tale.id, tale.into())).collect();
+        let told: Vec<(u64, Said)> = overdue
+            .iter()
+            .map(|event| (event.id, event.into()))
+            .collect();
         assert_eq!(told, late);
         for (period, id) in idle {
             let conn = self.idle.iter().find(|conn| conn.key.id == id);
@@ -277,7 +280,7 @@ impl Walk {
 
     pub(super) fn drain_or_tell(&mut self) {
         if self.random.chance(50) {
-            while !self.telling.is_empty() && self.random.chance(80) {
+            while !self.reporting.is_empty() && self.random.chance(80) {
                 self.tell_what_is_next();
             }
         } else if self.drainers > 0 {

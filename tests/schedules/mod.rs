@@ -81,14 +81,14 @@ fn play(time: Time, scene: fn()) {
     config.max_steps = MaxSteps::FailAfter(100_000);
     config.silence_warnings = true;
     if let Ok(schedule) = env::var("JACKPOT_REPLAY") {
-        IN_HASTE.set(env::var_os("JACKPOT_IN_HASTE").is_some());
+        INEXACT_ENDS.set(env::var_os("JACKPOT_INEXACT_ENDS").is_some());
         Runner::new(ReplayScheduler::new_from_encoded(&schedule), config).run(play);
         return;
     }
     let count = schedules().div_ceil(2);
-    for in_haste in [false, true] {
-        IN_HASTE.set(in_haste);
-        eprintln!("returns in haste, JACKPOT_IN_HASTE: {in_haste}");
+    for inexact_ends in [false, true] {
+        INEXACT_ENDS.set(inexact_ends);
+        eprintln!("JACKPOT_INEXACT_ENDS: {inexact_ends}");
         let random = Patient(time, RandomScheduler::new(count));
         let few_switches = Patient(time, PctScheduler::new(3, count));
         let exhaustive = Patient(time, DfsScheduler::new(Some(count), false));
@@ -99,9 +99,9 @@ fn play(time: Time, scene: fn()) {
 }
 
 std::thread_local! {
-    /// Whether leases come back without a look at the clock, as with `probe_after`: half of all
+    /// Whether leases come back without reading the clock, as with `probe_after`: half of all
     /// schedules. All threads of a scene are the checker's, on one of the system's.
-    static IN_HASTE: Cell<bool> = const { Cell::new(false) };
+    static INEXACT_ENDS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A scheduler that, where the time waits, lets it run only when nobody else can.
@@ -221,7 +221,7 @@ impl World {
         Pool::builder(self.door(dead))
             .limit(self.most)
             .reap_interval(None)
-            .returns_in_haste(IN_HASTE.get())
+            .exact_lease_end(!INEXACT_ENDS.get())
             .backoff(Backoff::new().retries(20).min(EVER).max(EVER))
     }
 
@@ -847,9 +847,9 @@ fn form_convoy(pool: &Pool) {
     });
 }
 
-/// A connection that lies idle while a waiter is patient is taken up when the patience ends.
+/// A connection that lies idle while a waiter may be overtaken is taken up when that time is over.
 #[test]
-fn nobody_in_a_convoy_waits_longer_than_his_patience() {
+fn nobody_in_a_convoy_is_overtaken_for_longer_than_may_be() {
     play(Time::Waits, || {
         let world = World::new(1);
         let pool = world.pool();
@@ -865,7 +865,7 @@ fn nobody_in_a_convoy_waits_longer_than_his_patience() {
 }
 
 #[test]
-fn a_return_in_a_convoy_meets_the_end_of_a_waiters_patience() {
+fn a_return_in_a_convoy_meets_the_end_of_barging() {
     play(Time::Jumps, || {
         let world = World::new(1);
         let pool = world.pool();

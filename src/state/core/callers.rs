@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Answer, Core, Dead, Failure, Seat, Ticket, WhoCloses};
-use crate::state::slots::{Lease, Taker};
+use super::{Answer, CloseWhen, Core, Dead, Failure, Seat, Ticket};
+use crate::state::slots::{Lease, Open, Taker};
 
 /// A call that found nothing idle.
 #[derive(Debug)]
@@ -26,12 +26,12 @@ pub(crate) struct Caller<W> {
 pub(crate) enum Turn<L> {
     /// It has a connection.
     Granted(Lease<L>),
-    /// Its try failed. One that stays is still in the queue, and looks again at this time.
+    /// Its try failed. One that stays is still in the queue, and polls again at this time.
     Failed(Failure, Option<Instant>),
     /// Its try failed for a cause that no waiting cures, and no connection is open that could come
-    /// back. One that stays is still in the queue, but only to leave it.
-    Hopeless(Failure),
-    /// Nothing yet; it looks again when woken, and at this time.
+    /// back. One that stays is still in the queue, and is to leave it.
+    Permanent(Failure),
+    /// Nothing yet; it polls again when woken, and at this time.
     Pending(Option<Instant>),
     /// It is not let into the line, which is as long as it may be.
     QueueFull,
@@ -70,14 +70,17 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if let Some(lease) = self.take(caller.stays, caller.taker.clone()) {
             return Turn::Granted(lease);
         }
-        // Whoever comes back stands before those who came later.
-        let claims = if caller.ticket.is_some() {
-            0
-        } else {
-            let served = self.slots.connecting_current().max(self.waiters.len());
-            self.slots.outdated() + served
+        // Beside the open connections a new caller cannot have the places of connects that nobody
+        // counts on, nor of those made for waiters or, where more of them wait, of the waiters. One
+        // that comes back with its ticket stands before all these.
+        let claimed = match caller.ticket {
+            Some(_) => 0,
+            None => {
+                let by_waiters = self.slots.connecting_current().max(self.waiters.len());
+                self.slots.outdated() + by_waiters
+            }
         };
-        let refusal = self.refusal(claims);
+        let refusal = self.refusal(claimed);
         if let Some(failure) = refusal.clone().filter(|_| !caller.stays) {
             return self.failed(failure, None);
         }
@@ -98,9 +101,12 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.go_on(seat, refusal)
     }
 
-    /// Whether one more would make the line longer than it may be, where it is not provided for.
+    /// Whether as many callers stand in line as `max_waiting` allows.
+    ///
+    /// Those for whom the pool connects do not stand in line. While there are fewer waiters than it
+    /// could connect for, another one would not either.
     fn is_line_full(&self) -> bool {
-        let in_line = self.waiters.len().checked_sub(self.provided_for());
+        let in_line = self.waiters.len().checked_sub(self.served_by_connects());
         let most = self.rules.max_waiting;
         most.zip(in_line)
             .is_some_and(|(most, in_line)| in_line >= most)
@@ -110,25 +116,25 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     ///
     /// All in one transition, so that nobody who came later is served in between.
     pub(crate) fn come_back(&mut self, caller: &mut Caller<W>, dead: Dead<L>) -> Turn<L> {
-        self.remove_dead(dead, WhoCloses::Finder);
+        self.remove_dead(dead, CloseWhen::Now);
         let turn = self.enter(caller);
         self.dispatch();
         turn
     }
 
-    /// What this waiter is told, or when it should look again.
+    /// What this waiter is told, or when it should poll again.
     pub(crate) fn poll(&mut self, caller: &mut Caller<W>) -> Turn<L> {
         let seat = caller.waiting_seat();
         if let Some(turn) = self.answer(caller) {
             return turn;
         }
-        let look_at = self.look_at(seat);
-        if look_at.is_none_or(|at| self.now < at) {
-            return Turn::Pending(look_at);
+        let poll_at = self.poll_at(seat);
+        if poll_at.is_none_or(|at| self.now < at) {
+            return Turn::Pending(poll_at);
         }
         self.dispatch();
         self.answer(caller)
-            .unwrap_or_else(|| Turn::Pending(self.look_at(seat)))
+            .unwrap_or_else(|| Turn::Pending(self.poll_at(seat)))
     }
 
     /// The next try of a waiter that has just been polled.
@@ -167,21 +173,21 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             self.begin_try(seat);
         }
         self.dispatch();
-        let look_at = self.look_at(seat);
+        let poll_at = self.poll_at(seat);
         match refusal {
-            None => Turn::Pending(look_at),
-            Some(failure) => self.failed(failure, look_at),
+            None => Turn::Pending(poll_at),
+            Some(failure) => self.failed(failure, poll_at),
         }
     }
 
-    /// A try failed. That is the end where no waiting cures the cause, and only there: no error
-    /// ends the wait of a caller that an open connection could still serve.
-    fn failed(&self, failure: Failure, look_at: Option<Instant>) -> Turn<L> {
+    /// A try failed: for good where no waiting cures the cause and no connection is open that could
+    /// come back to the caller.
+    fn failed(&self, failure: Failure, poll_at: Option<Instant>) -> Turn<L> {
         let is_permanent = matches!(&failure, Failure::Connect(error) if error.is_permanent());
         if is_permanent && self.slots.open() == 0 {
-            return Turn::Hopeless(failure);
+            return Turn::Permanent(failure);
         }
-        Turn::Failed(failure, look_at)
+        Turn::Failed(failure, poll_at)
     }
 
     /// What a waiter has been told; an answer that ends the wait ends its seat.
@@ -191,14 +197,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let is_over = !self.waiters.is_waiting(seat);
         let turn = match self.waiters.take_answer(seat)? {
             Answer::Granted(lease) => {
-                if let Some(open) = self.slots.get_mut(lease.key) {
-                    open.set_taker(caller.taker.clone());
+                let open = self.slots.get_mut(lease.key);
+                if let Some(leased) = open.and_then(Open::leased_mut) {
+                    leased.taker = caller.taker.clone();
                 }
                 Turn::Granted(lease)
             }
             Answer::Failed(failure) => {
-                let look_at = if is_over { None } else { self.look_at(seat) };
-                self.failed(failure, look_at)
+                let poll_at = if is_over { None } else { self.poll_at(seat) };
+                self.failed(failure, poll_at)
             }
             Answer::Ended => Turn::Ended,
         };
@@ -209,15 +216,20 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         Some(turn)
     }
 
-    /// When this waiter must look again by itself: to keep the pool trying during an outage, or to
-    /// see whether a connection was left lying while others might overtake it.
-    pub(crate) fn look_at(&self, seat: Seat) -> Option<Instant> {
-        let keeper = self.alarm.filter(|&(first, _)| first == seat);
-        if let Some((_, at)) = keeper {
+    /// When this waiter must poll again without being woken. There is no timer thread, so waiters
+    /// keep the times at which something is to be done.
+    ///
+    /// During an outage the first waiter keeps the time of the pool's next connect. And a waiter
+    /// that others may overtake for a while must find what lies idle when that is over, since nobody
+    /// may come who would give it to the waiter.
+    pub(crate) fn poll_at(&self, seat: Seat) -> Option<Instant> {
+        let alarm = self.alarm.filter(|&(first, _)| first == seat);
+        if let Some((_, at)) = alarm {
             return Some(at);
         }
         let until = self.waiters.barging_until(seat)?;
-        // After twice the time: by then most have been served and need not wake up for nothing.
+        // After twice the time: by then most have been served and need not wake up for nothing. A
+        // dispatch after that time has served the waiter if anything was idle.
         let since = self.waiters.ticket(seat).since();
         let at = until + until.saturating_duration_since(since);
         (at > self.dispatched).then_some(at)

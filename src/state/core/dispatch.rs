@@ -10,7 +10,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// The most recently used idle connection, for a caller that is not in the queue.
     ///
     /// Where an idle connection lies beside waiters, the first of them may be overtaken for a while
-    /// (see `barging`), and then only by a caller that may `barge` and has just looked at the clock.
+    /// (see `barging`), and then only by a caller that may `barge` and has just read the clock.
     #[expect(
         clippy::inline_always,
         reason = "a part of each pull or drop, and a tenth of it if it is a call"
@@ -52,7 +52,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// Brings idle connections and waiters together, and starts the connects that are wanted.
     pub(super) fn dispatch(&mut self) {
         self.dispatched = self.now;
-        if self.waiters.is_empty() && !self.refilling && self.readiers.is_empty() {
+        if self.waiters.is_empty() && !self.refilling && self.ready_waiters.is_empty() {
             self.alarm = None;
             return self.note_drained();
         }
@@ -137,13 +137,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
     }
 
-    /// Why a try that comes behind `claims` others would fail at once.
+    /// Why a try would fail at once, where others claim so many places that are not open yet.
     ///
-    /// During an outage those who wait claim nothing: what stops the try is the failed connect.
-    pub(super) fn refusal(&mut self, claims: usize) -> Option<Failure> {
+    /// During an outage those claims do not count: what stops the try is the failed connect.
+    pub(super) fn refusal(&mut self, claimed: usize) -> Option<Failure> {
         let open = self.slots.open();
         let Some(error) = self.breaker.error().map(Arc::clone) else {
-            return (open + claims >= self.limit).then_some(Failure::Full);
+            return (open + claimed >= self.limit).then_some(Failure::Full);
         };
         if open >= self.limit {
             return Some(Failure::Full);
@@ -172,7 +172,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
     }
 
-    /// A connect that nobody counts on any more occupies a place, and nothing else.
+    /// A connect that nobody counts on any more occupies a place, but not one of `max_connecting`.
     fn may_connect(&mut self) -> bool {
         self.slots.connecting_current() < self.rules.max_connecting && self.has_place()
     }
@@ -193,9 +193,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.waiters.len().saturating_add(spare).max(unopened)
     }
 
-    /// How many of those who wait need no place to fall free: a connect is under way for them, or
-    /// begins when its turn comes.
-    pub(super) fn provided_for(&self) -> usize {
+    /// How many waiters can be served by connects: those under way, and those that start as soon as
+    /// `max_connecting` lets them. During an outage none of the latter starts for sure.
+    pub(super) fn served_by_connects(&self) -> usize {
         if self.breaker.error().is_some() {
             return self.slots.connecting_current();
         }

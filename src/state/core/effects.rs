@@ -9,7 +9,7 @@ use crate::state::slots::{Closed, SlotKey};
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Effects<L, H, W> {
-    /// Waiters that have an answer, or a new time at which to look again.
+    /// Waiters that have an answer, or a new time at which to poll.
     pub(crate) wake: Vec<W>,
     /// Connections that their holders are to give back as soon as they can.
     pub(crate) recall: Vec<H>,
@@ -25,7 +25,7 @@ pub(crate) struct Effects<L, H, W> {
     pub(crate) aborted: Option<L>,
     /// No lease and no connect is outstanding any more, and somebody waits for that.
     pub(crate) drained: bool,
-    /// A connection was found dead, so the reaper should look at all others.
+    /// A connection was found dead, so the reaper should probe all others.
     pub(crate) wake_reaper: bool,
     /// The other side keeps hanging up, which the log should say.
     pub(crate) warn_of_hang_ups: bool,

@@ -9,7 +9,7 @@ use crate::report::error::Error;
 /// A thread that waits until so many connections are open.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct Readier<W> {
+pub(super) struct ReadyWaiter<W> {
     number: u64,
     count: usize,
     waker: W,
@@ -22,12 +22,12 @@ pub(super) struct Readier<W> {
 pub(crate) enum Readiness {
     /// So many are open.
     Ready,
-    /// Not yet; it looks again when woken, and at this time.
+    /// Not yet; it polls again when woken, and at this time.
     Waits(Option<Instant>),
     /// Never: this is the limit.
     AboveLimit(usize),
     /// Never: no waiting cures this.
-    Hopeless(Arc<Error>),
+    Permanent(Arc<Error>),
     /// The pool has ended.
     Ended,
 }
@@ -35,9 +35,9 @@ pub(crate) enum Readiness {
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// From now on connects are made until `count` are open; the number under which to ask.
     pub(crate) fn begin_ready(&mut self, count: usize, waker: W) -> u64 {
-        self.readiers_so_far += 1;
-        let number = self.readiers_so_far;
-        self.readiers.push(Readier {
+        self.ready_waiters_so_far += 1;
+        let number = self.ready_waiters_so_far;
+        self.ready_waiters.push(ReadyWaiter {
             number,
             count,
             waker,
@@ -48,25 +48,25 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// Ends that, whether or not it came so far.
     pub(crate) fn end_ready(&mut self, number: u64) {
-        self.readiers.retain(|readier| readier.number != number);
+        self.ready_waiters.retain(|waiter| waiter.number != number);
     }
 
     pub(crate) fn poll_ready(&mut self, number: u64) -> Readiness {
-        let readier = self.readiers.iter().find(|r| r.number == number);
-        let readier = readier.expect("bug: nobody waits for connections to be open");
-        let has_failed = self.counts.connect_failures > readier.failures;
+        let waiter = self.ready_waiters.iter().find(|r| r.number == number);
+        let waiter = waiter.expect("bug: nobody waits for connections to be open");
+        let has_failed = self.counts.connect_failures > waiter.failures;
         if self.ended {
             return Readiness::Ended;
         }
-        if readier.count > self.limit {
+        if waiter.count > self.limit {
             return Readiness::AboveLimit(self.limit);
         }
-        if self.slots.open() >= readier.count {
+        if self.slots.open() >= waiter.count {
             return Readiness::Ready;
         }
         let error = self.breaker.error().filter(|error| error.is_permanent());
         if let Some(error) = error.filter(|_| has_failed) {
-            return Readiness::Hopeless(Arc::clone(error));
+            return Readiness::Permanent(Arc::clone(error));
         }
         self.dispatch();
         // What is due already begins when a connect ends or a place falls free.
@@ -76,13 +76,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// How many connections are wanted for those who wait for it.
     pub(super) fn wanted_open(&self) -> usize {
-        let counts = self.readiers.iter().map(|readier| readier.count);
+        let counts = self.ready_waiters.iter().map(|waiter| waiter.count);
         counts.max().unwrap_or(0).min(self.limit)
     }
 
     /// There is news for those who wait for connections to be open.
-    pub(super) fn wake_readiers(&mut self) {
-        let wakers = self.readiers.iter().map(|readier| readier.waker.clone());
+    pub(super) fn wake_ready_waiters(&mut self) {
+        let wakers = self.ready_waiters.iter().map(|waiter| waiter.waker.clone());
         self.effects.wake.extend(wakers);
     }
 }

@@ -16,16 +16,17 @@ pub(crate) struct Dead<L> {
     pub(crate) silent: bool,
 }
 
-/// Who closes a connection that was found dead.
+/// When a connection that a caller found dead is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WhoCloses {
-    /// Who found it.
-    Finder,
-    /// Whoever wants its place, else the reaper if there is one, and if it is called for this.
+pub(crate) enum CloseWhen {
+    /// At once, by the caller that found it.
+    Now,
+    /// When its place is wanted, by whoever wants it, or else by the reaper's next sweep.
     ///
-    /// To close a socket takes far longer than to find it dead, and after a restart of the server
-    /// the caller that comes first finds one after the other.
-    Others,
+    /// After a restart of the server all idle connections are dead, and the first caller finds them
+    /// one after the other. To close a socket takes far longer than to find it dead, so this caller
+    /// is spared that. Without a reaper, or where it is not woken, it closes them all the same.
+    Later,
 }
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
@@ -60,8 +61,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// A fit lease is over, and becomes idle where there is nothing else to decide.
     ///
-    /// That is what happens nearly always, and it needs no look at the clock. Where there is more
-    /// to it, the client comes out again, for [`give_back`](Self::give_back).
+    /// That is what happens nearly always, and it does not read the clock. Where there is something
+    /// to decide, the client comes out again, for [`give_back`](Self::give_back).
     #[inline]
     pub(crate) fn make_idle(
         &mut self,
@@ -69,12 +70,12 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         client: L,
         signal: PeerSignal,
     ) -> Result<(), L> {
-        let says_nothing_new = match signal {
+        let is_no_news = match signal {
             PeerSignal::Silence => true,
             PeerSignal::Heard => self.breaker.is_untroubled(),
             PeerSignal::HungUp => false,
         };
-        let stays = says_nothing_new
+        let stays = is_no_news
             && self.wants_nothing()
             && self
                 .slots
@@ -95,7 +96,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         verdict: Option<Eviction>,
         signal: PeerSignal,
     ) {
-        self.hear(key, signal);
+        self.note_signal(key, signal);
         let open = self.slots.get(key);
         match open.map(|open| self.reason_to_close(open, verdict)) {
             None => self.end_aborted(Some(client)),
@@ -107,7 +108,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// The holder of a lease closes it.
     pub(crate) fn discard(&mut self, key: SlotKey, client: L, signal: PeerSignal) {
-        self.hear(key, signal);
+        self.note_signal(key, signal);
         if self.slots.get(key).is_none() {
             self.end_aborted(Some(client));
         } else {
@@ -118,7 +119,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// The holder of a lease keeps the client for good; the place is free at once.
     pub(crate) fn detach(&mut self, key: SlotKey, signal: PeerSignal) {
-        self.hear(key, signal);
+        self.note_signal(key, signal);
         if self.slots.get(key).is_none() {
             self.end_aborted(None);
         } else {
@@ -130,42 +131,44 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.dispatch();
     }
 
-    /// A connection was found dead by a caller that is not in the queue.
-    pub(crate) fn found_dead(&mut self, dead: Dead<L>, who_closes: WhoCloses) {
-        self.remove_dead(dead, who_closes);
+    /// A caller that is not in the queue found its connection dead.
+    pub(crate) fn found_dead(&mut self, dead: Dead<L>, close_when: CloseWhen) {
+        self.remove_dead(dead, close_when);
         self.dispatch();
     }
 
-    pub(super) fn remove_dead(&mut self, dead: Dead<L>, who_closes: WhoCloses) {
+    pub(super) fn remove_dead(&mut self, dead: Dead<L>, close_when: CloseWhen) {
         let Dead { lease, why, silent } = dead;
         let key = lease.key;
-        let is_first = |open: &Open<L, H>| open.leases == 1;
-        let was_of_no_use = silent && self.slots.get(key).is_some_and(is_first);
-        self.died(key, was_of_no_use);
-        // Unread bytes say nothing of the other connections.
-        let calls_reaper = why != Eviction::Unread;
-        self.effects.wake_reaper |= calls_reaper;
+        let is_first_lease = self.slots.get(key).is_some_and(|open| open.leases == 1);
+        self.note_death(key, silent && is_first_lease);
+        // Where one is dead others are, so the reaper comes; but unread bytes say nothing of others.
+        let wakes_reaper = why != Eviction::Unread;
+        self.effects.wake_reaper |= wakes_reaper;
         if self.slots.get(key).is_none() {
             return self.end_aborted(Some(lease.client));
         }
         let closed = self.depart(key, why, Some(lease.client), Ending::Close);
-        if who_closes == WhoCloses::Others && calls_reaper && self.has_reaper {
+        if close_when == CloseWhen::Later && wakes_reaper && self.has_reaper {
             self.slots.leave(closed);
         } else {
             self.effects.close.push(closed);
         }
     }
 
-    /// A connection died idle. If nobody ever had it and the other side never sent a byte, then the
-    /// other side hung up on it: else a pool that keeps `min_idle` would connect again and again.
-    pub(super) fn died(&mut self, key: SlotKey, was_of_no_use: bool) {
-        if was_of_no_use {
-            self.hear(key, PeerSignal::HungUp);
+    /// A connection died while no caller had it.
+    ///
+    /// Where no caller ever had it and the other side never sent a byte, this counts as hanging up,
+    /// which the breaker limits: else a pool that keeps `min_idle` would connect again and again to
+    /// a server that closes each connection at once.
+    pub(super) fn note_death(&mut self, key: SlotKey, was_unused: bool) {
+        if was_unused {
+            self.note_signal(key, PeerSignal::HungUp);
         }
     }
 
-    /// The holder of a lease waits for nothing on it any more. It may come back for it, unless
-    /// somebody has wanted the place meanwhile.
+    /// The holder of a lease needs it no longer and leaves it here. It may take it back, unless the
+    /// connection was closed meanwhile because somebody wanted its place.
     pub(crate) fn abandon(&mut self, key: SlotKey, client: L) {
         let open = self.slots.get(key);
         match open.map(|open| self.reason_to_close(open, None)) {
@@ -176,7 +179,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.dispatch();
     }
 
-    /// The holder of an abandoned lease comes back for it; none if it has been closed.
+    /// The holder of an abandoned lease takes it back; `None` if it has been closed.
     pub(crate) fn take_abandoned(&mut self, key: SlotKey) -> Option<L> {
         let place = self.abandoned.iter().position(|(other, _)| *other == key)?;
         Some(self.abandoned.swap_remove(place).1)
@@ -186,7 +189,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.abandoned.iter().any(|(other, _)| *other == key)
     }
 
-    /// Closes one that its holder has abandoned; false if there is none.
+    /// Closes one abandoned lease; false if there is none.
     pub(super) fn close_abandoned(&mut self, why: Eviction) -> bool {
         let Some((key, client)) = self.abandoned.pop() else {
             return false;
@@ -200,9 +203,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.effects.aborted = client;
     }
 
-    /// A lease that is about to end tells of the other side. Of an aborted one it tells nothing: it
-    /// was ended by us.
-    fn hear(&mut self, key: SlotKey, signal: PeerSignal) {
+    /// The breaker hears what a lease that is about to end has shown of the other side. An aborted
+    /// lease shows nothing: the pool itself ended the connection.
+    fn note_signal(&mut self, key: SlotKey, signal: PeerSignal) {
         let Some(born) = self.slots.get(key).map(|open| open.born) else {
             return;
         };
@@ -251,7 +254,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             self.slots.make_idle(key, client, self.now);
             self.serve_first(key.index, owner);
         }
-        self.wake_readiers();
+        self.wake_ready_waiters();
         self.dispatch();
     }
 
@@ -275,7 +278,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             }
             self.breaker.failed(error, self.now);
         }
-        self.wake_readiers();
+        self.wake_ready_waiters();
         self.dispatch();
     }
 
@@ -291,9 +294,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.slots.get(key).is_none_or(|open| open.doom().is_some())
     }
 
-    /// Whether the connection of this lease had been made before it; so, too, if it was aborted.
-    pub(crate) fn had_rested(&self, key: SlotKey) -> bool {
-        let is_first = |open: &Open<L, H>| open.leases == 1 && open.since == open.born;
-        self.slots.get(key).is_none_or(|open| !is_first(open))
+    /// Whether the connection of this lease was idle or in another lease before, as opposed to made
+    /// for it. If the lease was aborted, that is not known any more, and counts as yes.
+    pub(crate) fn is_reused(&self, key: SlotKey) -> bool {
+        let is_new = |open: &Open<L, H>| open.leases == 1 && open.since == open.born;
+        self.slots.get(key).is_none_or(|open| !is_new(open))
     }
 }

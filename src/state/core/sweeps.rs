@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Core, Tale, What};
+use super::{ConnectionEvent, Core, EventKind};
 use crate::report::outcome::Eviction;
 use crate::state::slots::{Holder, Lease, SlotKey};
 
-/// How many slots a search for the next ping looks at between two locks.
+/// How many slots a search for the next ping goes through between two locks.
 const PING_BATCH: u32 = 64;
 
 /// An idle connection between two leases.
@@ -39,7 +39,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// Closes an idle connection that was found dead, unless it has been leased meanwhile.
     ///
-    /// It is `silent` if the other side ended it without having sent a byte.
+    /// `silent`: the other side ended it without having sent a byte.
     pub(crate) fn evict_idle(&mut self, period: IdlePeriod, why: Eviction, silent: bool) -> bool {
         let IdlePeriod { key, leases } = period;
         let is_idle_still = self
@@ -47,7 +47,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             .get(key)
             .is_some_and(|open| open.is_idle() && open.leases == leases);
         if is_idle_still {
-            self.died(key, leases == 0 && silent);
+            self.note_death(key, leases == 0 && silent);
             self.close(key, why, None);
             self.dispatch();
         }
@@ -77,15 +77,16 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         stale.len()
     }
 
-    /// One batch of a sweep: closes idle connections that may not stay, and hands out the others to
-    /// be probed; recalls leases that are too old, and finds those that have been out too long.
+    /// One batch of a sweep, over these slots; how many connections it closed.
     ///
-    /// Returns how many it closed.
+    /// Idle connections that have a reason to leave are closed. The others come out in `idle`, to be
+    /// probed without the lock. Leases whose connections are too old are recalled, and those that
+    /// have been out for longer than `leak_after` come out in `overdue`, to be reported.
     pub(crate) fn inspect(
         &mut self,
         slots: std::ops::Range<u32>,
         idle: &mut Vec<(IdlePeriod, H)>,
-        overdue: &mut Vec<Tale>,
+        overdue: &mut Vec<ConnectionEvent>,
     ) -> usize {
         let mut closed = 0;
         for index in slots.start..slots.end.min(self.slots.len()) {
@@ -109,13 +110,14 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         closed
     }
 
-    fn overdue(&mut self, key: SlotKey) -> Option<Tale> {
+    fn overdue(&mut self, key: SlotKey) -> Option<ConnectionEvent> {
         let leak_after = self.rules.leak_after?;
         let open = self.slots.get_mut(key)?;
         let held = self.now.saturating_duration_since(open.since);
-        let holder = open.holder()?.take_if(|_| held >= leak_after)?;
-        let at = open.taken_at();
-        self.begin_telling(key.id, What::Overdue { held, holder, at })
+        let taker = &mut open.leased_mut()?.taker;
+        let holder = taker.holder.take_if(|_| held >= leak_after)?;
+        let at = taker.at;
+        self.begin_reporting(key.id, EventKind::Overdue { held, holder, at })
     }
 
     /// The next idle connection, from this slot on, that has not answered for so long.

@@ -11,7 +11,7 @@ use crate::state::lanes::{
 /// A server that has ever answered faster is near: a leader looks at the queue soon.
 pub(super) const FAR: Duration = Duration::from_micros(100);
 /// A leader that waits for longer than this in one read may not look for a long time, near or far.
-const LONG: Duration = Duration::from_micros(500);
+pub(super) const LONG: Duration = Duration::from_micros(500);
 /// What goes into the buffers of a socket in any case, if they are not set small. A caller that does
 /// not lead writes no more, because that write has no deadline.
 const HELD: usize = 16 * 1024;

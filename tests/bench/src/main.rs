@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 
 use crate::plot::Plots;
 use crate::profile::Peer;
-use crate::report::Report;
+use crate::report::{Goal, Report};
 use crate::rows::{Bench, GROUPS};
 
 /// Measures jackpot against its peers; docs/BENCHMARKS.md says how to read the table.
@@ -107,9 +107,10 @@ fn measure(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         }
     }
     let machine = machine::describe();
-    let table = bench.report.table();
-    println!("{table}\n{machine}");
+    println!("{}\n{machine}", bench.report.table(|_| true));
     if arguments.rows.is_empty() && !arguments.quick {
+        // The page shows what has a goal.
+        let table = bench.report.table(|row| !matches!(row.goal, Goal::None));
         page::write(&table, &machine)?;
     }
     if arguments.draw || (arguments.rows.is_empty() && !arguments.quick) {

@@ -48,12 +48,12 @@ impl Report {
         self.rows.push(row);
     }
 
-    /// The whole table, in Markdown with its columns aligned; a benchmark's name stands once.
-    pub(crate) fn table(&self) -> String {
+    /// The rows that are shown, in Markdown with its columns aligned; a benchmark's name stands once.
+    pub(crate) fn table(&self, is_shown: impl Fn(&Row) -> bool) -> String {
         let head = ["benchmark", "measured", "figure", "goal"].map(str::to_owned);
         let mut cells = vec![head];
         let mut above = "";
-        for row in &self.rows {
+        for row in self.rows.iter().filter(|row| is_shown(row)) {
             let mut these = row.cells();
             if row.benchmark == above {
                 these[0].clear();

@@ -301,8 +301,11 @@ fn a_network_that_is_cut_in_the_middle_of_shared_calls_harms_only_those() {
             let opened = Opened::default();
             let builder = network.builder(&opened).read_timeout(Some(SECOND / 3));
             let pool = builder.write_timeout(Some(SECOND / 3)).build().unwrap();
-            let calls = Calls::start(&pool, |number| {
-                Duration::from_millis(100 + number as u64 % 7 * 100)
+            // Some wait longer than the read timeout, whenever the network is cut, and some never so
+            // long.
+            let calls = Calls::start(&pool, |number| match number % 3 {
+                0 => 2 * SECOND,
+                _ => Duration::from_millis(100 + number as u64 % 7 * 20),
             });
             calls.hear(100);
             for packets in [1, 20, 50, 51, 52] {

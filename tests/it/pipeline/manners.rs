@@ -182,7 +182,7 @@ fn a_pull_that_failed_is_told_to_all_who_are_queued() {
 fn connections_wear_out_under_a_pipeline_too() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::builder(move || TcpStream::connect(address))
+    let pool = Pool::builder(move || connect(address))
         .limit(1)
         .max_lifetime(Some(Duration::from_millis(50)))
         .reap_interval(Some(Duration::from_millis(10)))
@@ -210,7 +210,7 @@ fn a_pipeline_that_is_dropped_leaves_no_foreign_reply_behind() {
     let peer = Peer::new();
     let pool = peer.pool(1);
     let pipeline = Pipeline::new(pool.clone(), line);
-    let hasty = call_timeout(&pipeline, "hasty", Duration::from_millis(30));
+    let hasty = call_timeout(&pipeline, "hasty", SENT);
     let socket = peer.accept();
     expect(&socket, "hasty");
     hasty.join().unwrap_err();
@@ -221,7 +221,7 @@ fn a_pipeline_that_is_dropped_leaves_no_foreign_reply_behind() {
 /// A pipeline of one lane on which nobody waits any more, and the other side of its connection.
 fn adrift(peer: &Peer) -> (Pipeline<String>, TcpStream) {
     let pipeline = by_hand(peer, 1);
-    let hasty = call_timeout(&pipeline, "hasty", Duration::from_millis(30));
+    let hasty = call_timeout(&pipeline, "hasty", SENT);
     let socket = peer.accept();
     expect(&socket, "hasty");
     assert!(hasty.join().unwrap_err().was_sent());

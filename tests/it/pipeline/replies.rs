@@ -252,7 +252,7 @@ fn half_a_reply_behind_the_last_one_closes_the_connection() {
 fn a_reply_function_that_fails_breaks_its_lane_and_nothing_else() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::new(2, move || TcpStream::connect(address)).unwrap();
+    let pool = Pool::new(2, move || connect(address)).unwrap();
     let pipeline = Pipeline::new(pool, |reply| {
         let text = line(reply)?;
         if text == "nonsense" {
@@ -273,7 +273,7 @@ fn a_reply_function_that_fails_breaks_its_lane_and_nothing_else() {
 fn a_reply_function_that_panics_breaks_its_lane_and_nothing_else() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::new(2, move || TcpStream::connect(address)).unwrap();
+    let pool = Pool::new(2, move || connect(address)).unwrap();
     let pipeline = Pipeline::new(pool, |reply| {
         let text = line(reply)?;
         if text == "bomb" {
@@ -293,11 +293,9 @@ fn a_reply_function_that_panics_breaks_its_lane_and_nothing_else() {
 fn a_reply_function_that_waits_for_too_much_ends_with_the_deadline() {
     let server = Server::echo();
     let address = server.address();
-    let pool = Pool::new(1, move || TcpStream::connect(address)).unwrap();
+    let pool = Pool::new(1, move || connect(address)).unwrap();
     let pipeline = Pipeline::new(pool, exactly(100));
-    let error = pipeline
-        .call_timeout(b"too little\n", Duration::from_millis(50))
-        .unwrap_err();
+    let error = pipeline.call_timeout(b"too little\n", SENT).unwrap_err();
     assert!(error.is_timeout() && error.was_sent(), "{error:?}");
     // What came is no whole reply; whoever comes next gets a new connection, or reads on.
     let request = [b'x'; 99];
@@ -316,11 +314,11 @@ fn a_reply_function_that_reads_past_its_reply_hurts_only_its_own_pipeline() {
         Ok(text)
     });
     let first = greedy.clone();
-    let first = background(move || first.call_timeout(b"1\n", Duration::from_millis(100)));
+    let first = background(move || first.call_timeout(b"1\n", SENT));
     let socket = peer.accept();
     expect(&socket, "1");
     let second = greedy.clone();
-    let second = background(move || second.call_timeout(b"2\n", Duration::from_millis(100)));
+    let second = background(move || second.call_timeout(b"2\n", SENT));
     expect(&socket, "2");
     let mut both = &socket;
     both.write_all(b"1\n2\n").unwrap();

@@ -112,7 +112,7 @@ fn what_may_be_repeated_survives_most_of_a_storm() {
     let seen = Arc::new(Mutex::new(HashMap::new()));
     let server = storm_server(Arc::clone(&seen), Duration::from_millis(40));
     let address = server.address();
-    let pool = Pool::new(4, move || TcpStream::connect(address)).unwrap();
+    let pool = Pool::new(4, move || connect(address)).unwrap();
     let pipeline = Pipeline::builder(pool, line)
         .repeatable(true)
         .build()

@@ -40,6 +40,7 @@ impl Lateness {
         }
     }
 
+    #[cfg(target_os = "linux")]
     pub(crate) fn end(&self) {
         self.is_over.store(true, SeqCst);
     }

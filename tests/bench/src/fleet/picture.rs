@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
+use jackpot::Jitter;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
@@ -32,7 +33,8 @@ pub(crate) fn draw(rows: &[Row], folder: &Path) -> Result {
     };
     // The pools' rows hardly differ by jitter: the default's stand for all.
     let by_shape = |pick: fn(&Row) -> Vec<(f64, f64)>| -> Vec<Curve> {
-        let rows = pools.iter().skip(1).step_by(4).zip(&COLORS[1..]);
+        let rows = pools.iter().filter(|row| row.jitter == Jitter::Equal);
+        let rows = rows.zip(&COLORS[1..]);
         rows.map(|(row, &color)| (row.name.to_owned(), color, pick(row)))
             .collect()
     };

@@ -1,4 +1,4 @@
-//! What the pool's own looks at a socket take away from it, and what its holder sees of that.
+//! What a sweep's probe takes away from a socket, and what the holder of its lease sees of that.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -25,7 +25,7 @@ fn resetting() -> Server {
     })
 }
 
-/// A lease that began between a sweep's decision to look at its socket and that look.
+/// A lease that began between a sweep's decision to probe its socket and that probe.
 ///
 /// The sweep finds two idle connections, and the first one dead. While it says so to the logger,
 /// which is this test, the second one is leased, answers, and is reset.
@@ -67,7 +67,7 @@ fn swept_too_late(use_it: fn(&mut Connection, TcpStream)) -> Option<(Pool, Conne
 }
 
 #[test]
-fn a_reset_that_a_late_look_took_is_the_holders_error() {
+fn a_reset_that_a_late_probe_took_is_the_holders_error() {
     let half = swept_too_late(|lease, mut far| {
         lease.write_all(b"ask").unwrap();
         far.write_all(b"half").unwrap();
@@ -84,10 +84,10 @@ fn a_reset_that_a_late_look_took_is_the_holders_error() {
     assert_eq!(pool.stats().evicted(Eviction::Broken), 1);
 }
 
-/// Where a look switches the blocking mode, it passes over what is leased.
+/// Where a probe switches the blocking mode, it passes over what is leased.
 #[test]
 #[cfg(not(any(windows, jackpot_switching)))]
-fn a_reset_that_a_late_look_took_closes_a_lease_that_did_not_see_it() {
+fn a_reset_that_a_late_probe_took_closes_a_lease_that_did_not_see_it() {
     let whole = swept_too_late(|lease, mut far| {
         lease.write_all(b"ask").unwrap();
         far.write_all(b"whole").unwrap();
@@ -103,7 +103,7 @@ fn a_reset_that_a_late_look_took_closes_a_lease_that_did_not_see_it() {
     assert_eq!(pool.stats().open, 0);
 }
 
-/// A look at an idle socket may come late, when it has been leased already.
+/// A probe of an idle socket may come late, when it has been leased already.
 #[test]
 fn a_sweep_does_not_turn_a_reset_into_the_end_of_a_reply() {
     if !shows_resets() {

@@ -1,0 +1,645 @@
+//! Every state of small pipelines: one or two lanes, two or three callers.
+//!
+//! The callers, leaders and writers are those of the random walks (`model/lane_world.rs`), in the
+//! same steps; here each choice is taken each way. The clock stands still or moves by one step,
+//! which is half of the longest time that anything asks for, so that each time is over now or is
+//! not. The shortest round trip is given: near, far or unknown.
+
+use std::time::Duration;
+
+use super::world::{At, Caller, Config, Kit, Leading, Message, Pen, Step, Then, World};
+use super::{Call, Flight, Lane, Lanes, Lead, Phase, Rules, Stage};
+use crate::explore::{Ages, Choices, Digest, explore};
+
+/// Half of the time for which no further lane is started.
+const HALF: Duration = Duration::from_millis(50);
+/// So long are small calls: no shorter than their numbers and their lengths.
+const SMALL: usize = 8;
+/// Of tickets that were left behind in a queue, so many are told apart.
+const STALE: usize = 1;
+
+/// One transition. The numbers are places in the lists of [`World`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Call {
+        is_large: bool,
+        hurries: bool,
+        is_first: bool,
+    },
+    Step(usize),
+    Serve(usize),
+    Cut(usize),
+    /// The pool closes a connection on which nobody waits.
+    Close(u32),
+    Pass,
+    End,
+}
+
+impl crate::explore::World for World {
+    type Config = Config;
+    type Act = Act;
+
+    fn new(config: &Config) -> Self {
+        let mut world = Self::new(config);
+        world.pin(config);
+        world
+    }
+
+    fn acts(&self, config: &Config, acts: &mut Vec<Act>) {
+        acts.clear();
+        if self.callers.len() < config.callers {
+            calls(config, acts);
+        }
+        let callers = 0..self.callers.len();
+        acts.extend(callers.filter(|&at| self.can_step(at)).map(Act::Step));
+        for (at, (_, wire)) in self.wires.iter().enumerate() {
+            if !wire.is_broken && !wire.owed.is_empty() {
+                acts.push(Act::Serve(at));
+            }
+            if config.cuts && !wire.is_broken {
+                acts.push(Act::Cut(at));
+            }
+        }
+        if config.recalls {
+            let is_there = |wire: &u32| self.wires.iter().any(|(number, _)| number == wire);
+            acts.extend(self.left().filter(is_there).map(Act::Close));
+        }
+        acts.extend(config.step.map(|_| Act::Pass));
+        if config.ends && !self.has_ended {
+            acts.push(Act::End);
+        }
+    }
+
+    fn act(&mut self, act: Act, config: &Config, choices: &mut Choices) {
+        match act {
+            Act::Call {
+                is_large,
+                hurries,
+                is_first,
+            } => {
+                let len = if is_large {
+                    config.rules.max_bytes + 1
+                } else {
+                    SMALL
+                };
+                self.call(len, config.step.filter(|_| hurries), is_first);
+            }
+            Act::Step(at) => self.step(at, config, choices),
+            Act::Serve(at) => self.serve(at),
+            Act::Cut(at) => self.cut(at),
+            Act::Close(wire) => self.close_left(wire),
+            Act::Pass => self.pass(config.step.unwrap()),
+            Act::End => self.end(),
+        }
+        self.pin(config);
+        self.check(config);
+    }
+
+    fn digest(&self, config: &Config) -> u64 {
+        Digester::new(self, config).all()
+    }
+
+    /// Everybody takes a step, and each server answers. Only if that changes nothing do those who
+    /// sleep look by themselves; only if that changes nothing does time go by.
+    fn go_on(&mut self, returns_first: bool, config: &Config, acts: &mut Vec<Act>) -> bool {
+        if self.callers.is_empty() {
+            // Whatever drifts is drained or replaced by who comes next.
+            let drifts = |lane: &Lane<Kit, Pen>| lane.phase == Phase::Drifting;
+            if !self.lanes.lanes.iter().any(drifts) {
+                self.check_quiet();
+                return false;
+            }
+            let (is_large, hurries, is_first) = (false, false, false);
+            let next = Act::Call {
+                is_large,
+                hurries,
+                is_first,
+            };
+            self.fair(next, config, acts);
+            return true;
+        }
+        let before = self.digest(config);
+        for patience in 0..4 {
+            if patience > 1 && config.step.is_some() {
+                self.fair(Act::Pass, config, acts);
+            }
+            let many = self.callers.len();
+            for i in 0..many {
+                // From the last one on, so that who leaves does not move the others.
+                let at = if returns_first { many - 1 - i } else { i };
+                if at < self.callers.len() && self.is_awake(at, patience > 0) {
+                    self.fair(Act::Step(at), config, acts);
+                }
+            }
+            for at in 0..self.wires.len() {
+                if !self.wires[at].1.owed.is_empty() {
+                    self.fair(Act::Serve(at), config, acts);
+                }
+            }
+            if self.digest(config) != before {
+                return true;
+            }
+        }
+        panic!("somebody waits for ever");
+    }
+}
+
+impl World {
+    fn fair(&mut self, act: Act, config: &Config, acts: &mut Vec<Act>) {
+        acts.push(act);
+        crate::explore::World::act(self, act, config, &mut Choices::First);
+    }
+
+    fn pin(&mut self, config: &Config) {
+        if let Some(shortest) = config.shortest {
+            self.lanes.shortest = shortest;
+        }
+    }
+
+    /// Whether a caller has something to do, where no read wakes up without a byte.
+    fn is_awake(&self, at: usize, looks_by_itself: bool) -> bool {
+        let caller = &self.callers[at];
+        match &caller.at {
+            At::Asleep { .. } if !looks_by_itself => self.message_for(caller).is_some(),
+            At::Leading(Leading {
+                kit,
+                step: Step::Read,
+                ..
+            }) => {
+                let mut wires = self.wires.iter();
+                let (_, wire) = wires.find(|(number, _)| Some(*number) == kit.wire).unwrap();
+                wire.is_broken || !wire.answers.is_empty() || caller.is_late(self.now)
+            }
+            _ => self.can_step(at),
+        }
+    }
+}
+
+/// Each kind of call that there is.
+fn calls(config: &Config, acts: &mut Vec<Act>) {
+    for is_first in [false, true] {
+        for hurries in [false, true] {
+            for is_large in [false, true] {
+                let may = (config.firsts || !is_first)
+                    && (config.step.is_some() || !hurries)
+                    && (config.larges || !is_large);
+                if may {
+                    acts.push(Act::Call {
+                        is_large,
+                        hurries,
+                        is_first,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What a state is told apart by. Whatever has a counter counts from where it matters; a caller, or
+/// the place of one that has gone, is a number given in the order in which they come up.
+struct Digester<'a> {
+    world: &'a World,
+    config: &'a Config,
+    digest: Digest,
+}
+
+impl<'a> Digester<'a> {
+    fn new(world: &'a World, config: &'a Config) -> Self {
+        Self {
+            world,
+            config,
+            digest: Digest::new(world.now, Ages::default()),
+        }
+    }
+
+    fn all(mut self) -> u64 {
+        let world = self.world;
+        let mut callers: Vec<(u64, &Caller)> = world
+            .callers
+            .iter()
+            .map(|caller| (self.alone(caller), caller))
+            .collect();
+        callers.sort_by_key(|(alone, caller)| (*alone, caller.id));
+        for (alone, caller) in callers {
+            self.digest.put(alone);
+            self.digest.id(u64::from(caller.id));
+            match &caller.at {
+                At::Leading(leading) => {
+                    self.kit(&leading.kit);
+                    if let Step::HandOver(mat, lead) = &leading.step {
+                        let next = world.callers.iter().find(|other| other.mat.is(mat));
+                        self.digest.id(next.map_or(0, |next| u64::from(next.id)));
+                        self.lead(lead);
+                    }
+                }
+                At::Writing { pen, done, .. } => {
+                    self.bytes(&pen.ink[*done..]);
+                    self.digest.put(*done as u64);
+                }
+                At::Asleep { .. } | At::Over => {}
+            }
+            if let Some(message) = world.message_for(caller) {
+                self.message(&world.post[message].1);
+            }
+        }
+        self.digest.put(u64::from(world.has_ended));
+        self.lanes(&world.lanes);
+        self.digest.finish()
+    }
+
+    /// What can be said of a caller without another one: callers are in the order of that.
+    fn alone(&self, caller: &Caller) -> u64 {
+        let Caller {
+            id: _,
+            len,
+            deadline,
+            key,
+            mat: _,
+            at,
+            outcome,
+            was_touched,
+            was_executed,
+        } = caller;
+        let lanes = &self.world.lanes;
+        let mut digest = Digest::new(self.world.now, Ages::default());
+        digest.put(*len as u64);
+        digest.due(*deadline);
+        digest.put(outcome.map_or(0, |outcome| 1 + outcome as u64));
+        for flag in [was_touched, was_executed] {
+            digest.put(u64::from(*flag));
+        }
+        let Call {
+            seat: _,
+            ticket,
+            stage,
+            leads,
+            request: _,
+            deadline: _,
+            entered: _,
+        } = &lanes.calls[*key];
+        digest.put(u64::from(*leads));
+        match *stage {
+            Stage::Queued => {
+                let tickets = lanes.queue.iter().chain(&lanes.large);
+                let mut places = tickets.filter(|(other, _)| lanes.is_queued(*other));
+                digest.put(1);
+                digest.put(
+                    places
+                        .position(|&other| other == (*key, *ticket))
+                        .map_or(0, |n| n as u64),
+                );
+            }
+            Stage::Own => digest.put(2),
+            Stage::Sent(at, number) => {
+                digest.put(3 + at as u64);
+                digest.put(number - lanes.lanes[at].first);
+            }
+            Stage::Over => digest.put(0),
+        }
+        match at {
+            At::Asleep { looks, is_settled } => {
+                digest.put(1 + u64::from(*looks) + 2 * u64::from(*is_settled));
+            }
+            At::Writing { lane, .. } => digest.put(10 + *lane as u64),
+            At::Leading(leading) => {
+                digest.put(20 + leading.lane as u64);
+                let (step, more) = match leading.step {
+                    Step::Begin { others, stale } => (0, u64::from(others) + 2 * u64::from(stale)),
+                    Step::Connect { others } => (1, u64::from(others)),
+                    Step::Look => (2, 0),
+                    Step::Write => (3, 0),
+                    Step::WriteOwn(done) => (4, done as u64),
+                    Step::Read => (5, 0),
+                    Step::Abandon(then) => (
+                        6,
+                        match then {
+                            Then::Look => 0,
+                            Then::Break => 1,
+                            Then::Leave => 2,
+                        },
+                    ),
+                    Step::HandOver(..) => (7, 0),
+                    Step::LayDown => (8, 0),
+                    Step::Drift => (9, 0),
+                    Step::Wait => (10, 0),
+                    Step::Break => (11, 0),
+                    Step::Leave { is_clean } => (12, u64::from(is_clean)),
+                };
+                digest.put(step);
+                digest.put(more);
+            }
+            At::Over => digest.put(0),
+        }
+        digest.finish()
+    }
+
+    fn message(&mut self, message: &Message) {
+        match message {
+            Message::Reply(id) => {
+                self.digest.put(1);
+                self.digest.id(u64::from(*id));
+            }
+            Message::Fate(fate) => self.digest.put(match fate {
+                super::Fate::Lost(_) => 2,
+                super::Fate::Unsent(_) => 3,
+                super::Fate::NoConnection(_) => 4,
+            }),
+            Message::Lead(lead) => {
+                self.digest.put(5);
+                self.lead(lead);
+            }
+        }
+    }
+
+    fn lead(&mut self, lead: &Lead<Kit>) {
+        let Lead {
+            lane,
+            kit,
+            others,
+            stale,
+        } = lead;
+        self.digest.put(*lane as u64);
+        self.digest.put(u64::from(*others) + 2 * u64::from(*stale));
+        if let Some(kit) = kit {
+            self.kit(kit);
+        }
+    }
+
+    fn kit(&mut self, kit: &Kit) {
+        let Kit {
+            wire,
+            left,
+            is_fresh,
+            out,
+            wrote,
+            is_writing,
+            has_failed,
+            has_heard,
+            has_half,
+            replies,
+        } = kit;
+        let flags = [
+            *is_fresh,
+            *is_writing,
+            *has_failed,
+            *has_heard,
+            *has_half,
+            left.is_some(),
+        ];
+        for flag in flags {
+            self.digest.put(u64::from(flag));
+        }
+        self.bytes(out);
+        self.digest.put(*wrote as u64);
+        self.ids(replies.iter());
+        let number = wire.or(*left);
+        let wire = self
+            .world
+            .wires
+            .iter()
+            .find(|(other, _)| Some(*other) == number);
+        let Some((_, wire)) = wire else {
+            return self.digest.put(0);
+        };
+        self.digest.put(1 + u64::from(wire.is_broken));
+        self.bytes(&wire.partial);
+        self.ids(wire.owed.iter());
+        self.ids(wire.answers.iter());
+    }
+
+    fn ids<'b>(&mut self, ids: impl ExactSizeIterator<Item = &'b u32>) {
+        self.digest.put(ids.len() as u64);
+        for id in ids {
+            self.digest.id(u64::from(*id));
+        }
+    }
+
+    /// Requests, or parts of them: each has its number somewhere else too.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.digest.put(bytes.len() as u64);
+    }
+
+    /// The caller of a call, or the place of one that has gone.
+    fn call(&mut self, key: usize) {
+        let caller = self.world.callers.iter().find(|caller| caller.key == key);
+        let id = caller.map_or(1 << 40 | key as u64, |caller| u64::from(caller.id));
+        self.digest.id(id);
+    }
+
+    fn lanes(&mut self, lanes: &super::world::Machine) {
+        let Lanes {
+            rules: _,
+            now: _,
+            calls,
+            over,
+            tickets: _,
+            queue,
+            large,
+            unsent: _,
+            lanes,
+            grow_at,
+            shortest: _,
+            usual: _,
+            stats: _,
+            ended: _,
+            effects: _,
+        } = lanes;
+        for lane in lanes {
+            self.lane(lane);
+        }
+        if lanes.len() > 1 {
+            self.digest.due(Some(*grow_at));
+        }
+        for queue in [queue, large] {
+            let mut stale = 0;
+            for &(key, ticket) in queue {
+                let call = &calls[key];
+                if call.ticket == ticket && call.stage == Stage::Queued {
+                    self.digest.put(1);
+                } else if stale < STALE {
+                    stale += 1;
+                    self.digest.put(2);
+                } else {
+                    continue;
+                }
+                self.call(key);
+            }
+            self.digest.put(3);
+        }
+        for &key in over {
+            self.call(key);
+            self.digest
+                .put(u64::from(super::Seat::is_free(&calls[key].seat)));
+        }
+    }
+
+    fn lane(&mut self, lane: &Lane<Kit, Pen>) {
+        let Lane {
+            phase,
+            kit,
+            pen,
+            writing,
+            reading,
+            overdue,
+            wanted,
+            failing,
+            rounds,
+            flights,
+            first: _,
+            outstanding: _,
+            booked,
+            written,
+        } = lane;
+        self.digest.put(*phase as u64);
+        for flag in [pen.is_some(), *writing, *overdue, *wanted, *failing] {
+            self.digest.put(u64::from(flag));
+        }
+        self.digest.age(*reading, super::flow::LONG);
+        // They count while somebody writes who does not lead.
+        let counts = *writing && pen.is_none() && self.config.has_pens;
+        self.digest.put(if counts { *rounds as u64 } else { 0 });
+        self.digest.put(booked - written);
+        self.digest.put(flights.len() as u64);
+        for flight in flights {
+            let Flight {
+                key,
+                len,
+                start,
+                sent,
+                alone: _,
+            } = flight;
+            match key {
+                None => self.digest.put(0),
+                Some(key) => self.call(*key),
+            }
+            self.digest.put(*len as u64);
+            self.digest.put(u64::from(start < written));
+            if self
+                .config
+                .shortest
+                .flatten()
+                .is_some_and(|far| !far.is_zero())
+            {
+                self.digest.age(Some(*sent), 2 * HALF);
+            }
+        }
+        if let Some(kit) = kit.as_ref().filter(|_| *phase == Phase::Drifting) {
+            self.kit(kit);
+        }
+    }
+}
+
+fn config(lanes: usize, callers: usize) -> Config {
+    Config {
+        rules: Rules {
+            lanes,
+            max_in_flight: 2,
+            max_bytes: 2 * SMALL,
+        },
+        callers,
+        step: None,
+        shortest: Some(None),
+        has_pens: true,
+        is_foreign: false,
+        firsts: false,
+        larges: false,
+        cuts: false,
+        parts: false,
+        nonsense: false,
+        recalls: false,
+        refuses: false,
+        ends: false,
+    }
+}
+
+/// With everything that may happen to a plain stream while the clock stands still.
+fn stream(lanes: usize) -> Config {
+    Config {
+        larges: true,
+        cuts: true,
+        parts: true,
+        nonsense: true,
+        recalls: true,
+        refuses: true,
+        ends: true,
+        ..config(lanes, 2)
+    }
+}
+
+#[test]
+fn one_lane() {
+    let config = Config {
+        firsts: true,
+        ..stream(1)
+    };
+    explore::<World>("one lane", &config);
+}
+
+#[test]
+fn one_lane_of_clients_that_panic() {
+    let config = Config {
+        has_pens: false,
+        is_foreign: true,
+        ..stream(1)
+    };
+    explore::<World>("one lane, clients that panic", &config);
+}
+
+#[test]
+fn one_lane_and_time_that_is_up() {
+    let config = Config {
+        step: Some(HALF),
+        cuts: true,
+        parts: true,
+        recalls: true,
+        ..config(1, 2)
+    };
+    explore::<World>("one lane, time", &config);
+}
+
+#[test]
+fn one_lane_to_a_server_far_away() {
+    let config = Config {
+        step: Some(HALF),
+        shortest: Some(Some(HALF)),
+        cuts: true,
+        ..config(1, 2)
+    };
+    explore::<World>("one lane, far away", &config);
+}
+
+#[test]
+fn one_lane_of_three_callers() {
+    let config = Config {
+        larges: true,
+        cuts: true,
+        recalls: true,
+        ..config(1, 3)
+    };
+    explore::<World>("one lane, three callers", &config);
+}
+
+#[test]
+fn two_lanes() {
+    explore::<World>("two lanes", &stream(2));
+}
+
+#[test]
+fn two_lanes_and_time_that_is_up() {
+    let config = Config {
+        step: Some(HALF),
+        refuses: true,
+        ..config(2, 2)
+    };
+    explore::<World>("two lanes, time", &config);
+}
+
+#[test]
+fn two_lanes_of_three_callers() {
+    let config = Config {
+        cuts: true,
+        recalls: true,
+        ..config(2, 3)
+    };
+    explore::<World>("two lanes, three callers", &config);
+}
