@@ -49,9 +49,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
     pub(crate) fn stats(&self) -> PipelineStats {
         let drifting: Vec<_> = self.with(|lanes| lanes.drifting().collect());
         for lane in drifting {
-            if self.lines[lane].is_closed() {
-                self.with(|lanes| lanes.closed(lane));
-            }
+            self.lines[lane].if_closed(|| self.with(|lanes| lanes.closed(lane)));
         }
         self.with(|lanes| lanes.stats())
     }

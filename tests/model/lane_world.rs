@@ -494,6 +494,7 @@ impl World {
     /// What `Core::stats` does where it finds such a lane.
     pub(super) fn find_closed(&mut self, lane: usize) {
         self.dropped += self.lanes.lanes[lane].flights.len() as u64;
+        self.overdue[lane] = false;
         self.with(|lanes| lanes.closed(lane));
     }
 
@@ -776,7 +777,7 @@ impl World {
         config: &Config,
         choices: &mut Choices,
     ) -> At {
-        let (lane, key) = (leading.lane, self.callers[at].key);
+        let lane = leading.lane;
         match std::mem::replace(&mut leading.step, Step::Look) {
             Step::Begin { others, stale } => {
                 self.begin(&mut leading, others, stale, config, choices);
