@@ -598,8 +598,7 @@ impl World {
                 At::Leading(other) => other.lane == *lane && other.has_io(),
                 _ => false,
             }),
-            At::Leading(_) => true,
-            At::Writing { .. } => true,
+            At::Leading(_) | At::Writing { .. } => true,
             At::Over => false,
         }
     }
