@@ -683,6 +683,14 @@ mod tests {
     }
 
     #[test]
+    fn debug_shows_the_settings() {
+        let shown = format!("{:?}", connector());
+        let expected = "address: \"several.example:80\", connect_timeout: 5s, spread: false, \
+                        nodelay: true, keepalive: Some(30s), user_timeout: None";
+        assert!(shown.contains(expected), "{shown}");
+    }
+
+    #[test]
     fn durations_round_up_and_fit() {
         let second = Duration::from_secs(1);
         assert_eq!(whole(Duration::from_millis(1), second), 1);

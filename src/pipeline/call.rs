@@ -91,6 +91,10 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
             let again = match entry {
                 Entry::Lead(lead) => {
                     Leader::lead(&call, lead);
+                    if !lead.own {
+                        entry = self.with(|lanes| lanes.again(key));
+                        continue;
+                    }
                     until = deadline;
                     Some(AGAIN)
                 }

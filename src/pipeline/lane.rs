@@ -33,7 +33,7 @@ pub(super) enum Message<R> {
 
 /// A lane's connection.
 pub(super) struct Line<R, C> {
-    /// Locked by the leader, and by nobody else.
+    /// Locked by the leader, and for a moment by who counts the lanes.
     io: Mutex<Io<R, C>>,
     /// What others write with; none while they cannot.
     shared: Mutex<Option<Stream>>,
@@ -150,16 +150,16 @@ impl<R, C> Line<R, C> {
         self.io.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does this if the lease that a leader has left to the pool is closed; nobody takes the lane's
-    /// lead meanwhile.
-    pub(super) fn if_closed(&self, act: impl FnOnce()) {
+    /// Does this if the lease that a leader has left to the pool is closed, and before anybody
+    /// leads the lane again.
+    pub(super) fn if_closed(&self, then: impl FnOnce()) {
         let io = match self.io.try_lock() {
             Ok(io) => io,
             Err(TryLockError::Poisoned(error)) => error.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
         if io.left.as_ref().is_some_and(Abandoned::is_closed) {
-            act();
+            then();
         }
     }
 
@@ -208,7 +208,6 @@ impl<R, C> Io<R, C> {
         self.out.clear();
         self.input.clear();
         self.report = Report::default();
-        self.timeout = Timeout::new();
         self.stop = None;
     }
 }
@@ -233,7 +232,8 @@ pub(super) struct Timeout {
 }
 
 impl Timeout {
-    fn new() -> Self {
+    /// Of a lease that begins now.
+    pub(super) fn new() -> Self {
         Self {
             quiet_since: now(),
             given: None,

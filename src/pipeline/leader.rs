@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::lane::{Io, Message, Seat, Stop, is_stream, shared_stream};
+use crate::pipeline::lane::{Io, Message, Seat, Stop, Timeout, is_stream, shared_stream};
 use crate::pipeline::shared::Core;
 use crate::runtime::connection::{Abandoned, Connection};
 use crate::state::lanes::{Condition, Lead, News, Step};
@@ -56,7 +56,8 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
     }
 
     fn run(&mut self, lead: Lead) -> Option<Successor<R>> {
-        if let Some(lease) = self.io.left.take().and_then(Abandoned::take_back) {
+        let left = self.io.left.take().filter(|_| lead.stale);
+        if let Some(lease) = left.and_then(Abandoned::take_back) {
             self.begin(lease);
         }
         if lead.stale && !self.io.has_come() {
@@ -96,7 +97,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             let left = call.deadline.map(|at| at.saturating_duration_since(now()));
             if left.is_some_and(|left| left.is_zero()) {
                 self.time_is_up();
-                core.with(|lanes| lanes.vacate(lane));
+                self.vacate();
                 return false;
             }
             let timeout = [left, others.then_some(GROW)].into_iter().flatten().min();
@@ -108,6 +109,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             core.pulling.fetch_sub(1, Relaxed);
             match pulled {
                 Ok(lease) => {
+                    self.io.timeout = Timeout::new();
                     self.begin(lease);
                     return true;
                 }
@@ -165,7 +167,8 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         let own = (self.call.key, self.call.request);
         let (lane, own, io) = (self.lane, self.own.then_some(own), &mut *self.io);
         self.call.core.with(|lanes| {
-            if !io.report(lanes, lane) {
+            // All whole replies are reported: what is left is a part of one.
+            if !io.report(lanes, lane) || io.input.has_any() && lanes.is_empty(lane) {
                 return None;
             }
             let step = lanes.next_step(lane, own, condition, &mut io.out);
@@ -185,15 +188,15 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         match step {
             Step::HandOver(seat, lead) => return Some((seat, lead)),
             Step::Pass => {}
-            Step::Release if !self.io.input.has_any() => {
+            Step::Release => {
                 if let Some(lease) = self.take_lease() {
                     Connection::finish(lease);
                 }
-                core.with(|lanes| lanes.vacate(lane));
+                self.vacate();
             }
-            Step::Release | Step::Discard => {
+            Step::Discard => {
                 self.close(false);
-                core.with(|lanes| lanes.vacate(lane));
+                self.vacate();
             }
             Step::Drift => {
                 self.io.left = self.take_lease().map(Connection::abandon);
@@ -204,8 +207,15 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         None
     }
 
+    /// Somebody else may lead the lane from here on.
+    fn vacate(&mut self) {
+        self.has_left = true;
+        self.core().with(|lanes| lanes.vacate(self.lane));
+    }
+
     /// The own call's time is up.
     fn time_is_up(&self) {
+        debug_assert!(self.own, "bug: it reads or writes for others only");
         let key = self.call.key;
         self.core().with(|lanes| lanes.time_is_up(key, true));
     }
@@ -222,7 +232,8 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         io.deliver();
         if is_told {
             self.close(by_itself);
-            core.with(|lanes| lanes.vacate(lane));
+            self.vacate();
+            destroy(error);
         } else {
             // Whoever writes finds that out at once, and leads next.
             let _ = io.stream().shutdown(Shutdown::Both);
@@ -349,7 +360,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Drop for Leader<'_, R,
         if !self.has_left {
             let error = io::Error::other("the thread that led the lane panicked");
             self.break_lane(Arc::new(error), false);
-            drop(self.call.seat.wait(Some(now())));
+            destroy(self.call.seat.wait(Some(now())));
         }
     }
 }

@@ -49,8 +49,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
     pub(crate) fn stats(&self) -> PipelineStats {
         let drifting: Vec<_> = self.with(|lanes| lanes.drifting().collect());
         for lane in drifting {
-            let line = &self.lines[lane];
-            line.if_closed(|| self.with(|lanes| lanes.closed(lane)));
+            self.lines[lane].if_closed(|| self.with(|lanes| lanes.closed(lane)));
         }
         self.with(|lanes| lanes.stats())
     }

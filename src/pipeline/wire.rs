@@ -172,7 +172,9 @@ pub(super) fn write_all(
                 done += count;
                 report.bytes += count;
             }
-            Err(error) if is_passing(&error) && deadline.is_some_and(|at| at <= now()) => {
+            Err(error)
+                if is_exact && is_passing(&error) && deadline.is_some_and(|at| at <= now()) =>
+            {
                 report.writes += 1;
                 return done;
             }
@@ -206,5 +208,46 @@ fn round_down(wanted: Duration) -> Duration {
         wanted.max(MOMENT)
     } else {
         Duration::from_millis(1 << millis.ilog2())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::builder::Builder;
+    use crate::pipeline::lane::Line;
+
+    /// To set one is a system call.
+    #[test]
+    fn a_read_time_out_that_is_nearly_right_is_left_alone() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let seconds = |seconds: u64| Some(Duration::from_secs(seconds));
+        let millis = |millis: u64| Some(Some(Duration::from_millis(millis)));
+        // What was given, how much is left until the deadline at one read and at the next, and what
+        // is set by then. So long that no stall of the machine makes a difference.
+        for (given, left, expected) in [
+            (None, [None, None], None),
+            (seconds(8000), [None, seconds(1_000_000)], None),
+            (seconds(8000), [None, seconds(3000)], millis(1 << 21)),
+            (seconds(8000), [seconds(3000), None], millis(1 << 23)),
+            (None, [None, seconds(100_000)], millis(1 << 26)),
+            (None, [seconds(3000), None], Some(None)),
+        ] {
+            let pool = Builder::new(move || TcpStream::connect(address))
+                .read_timeout(given)
+                .reap_interval(None)
+                .build()
+                .unwrap();
+            let line = Line::<(), Stream>::new();
+            let mut io = line.io();
+            io.lease = Some(pool.pull().unwrap());
+            for left in left {
+                assert!(io.arm_read(left.map(|left| now() + left)));
+            }
+            assert_eq!(io.timeout.set, expected, "{given:?} {left:?}");
+        }
     }
 }

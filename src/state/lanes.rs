@@ -329,5 +329,8 @@ mod model;
 #[path = "../../tests/model/lane_rules.rs"]
 mod rules;
 #[cfg(test)]
+#[path = "../../tests/model/lane_verbs.rs"]
+mod verbs;
+#[cfg(test)]
 #[path = "../../tests/model/lane_world.rs"]
 mod world;

@@ -15,12 +15,15 @@ use crate::explore::{Ages, Choices, Digest, explore};
 const HALF: Duration = Duration::from_millis(50);
 /// So long are small calls: no shorter than their numbers and their lengths.
 const SMALL: usize = 8;
+/// What is outstanding on a lane at most; what is longer goes out alone.
+const MOST: usize = 3 * SMALL;
+const LARGE: usize = MOST + 1;
 
 /// One transition. The numbers are places in the lists of [`World`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     Call {
-        is_large: bool,
+        len: usize,
         hurries: bool,
         is_first: bool,
     },
@@ -73,17 +76,10 @@ impl crate::explore::World for World {
     fn act(&mut self, act: Act, config: &Config, choices: &mut Choices) {
         match act {
             Act::Call {
-                is_large,
+                len,
                 hurries,
                 is_first,
-            } => {
-                let len = if is_large {
-                    config.rules.max_bytes + 1
-                } else {
-                    SMALL
-                };
-                self.call(len, config.step.filter(|_| hurries), is_first);
-            }
+            } => self.call(len, config.step.filter(|_| hurries), is_first),
             Act::Step(at) => self.step(at, config, choices),
             Act::Serve(at) => self.serve(at),
             Act::Cut(at) => self.cut(at),
@@ -110,9 +106,9 @@ impl crate::explore::World for World {
                 self.check_quiet();
                 return false;
             }
-            let (is_large, hurries, is_first) = (false, false, false);
+            let (len, hurries, is_first) = (SMALL, false, false);
             let next = Act::Call {
-                is_large,
+                len,
                 hurries,
                 is_first,
             };
@@ -180,18 +176,13 @@ impl World {
 fn calls(config: &Config, acts: &mut Vec<Act>) {
     for is_first in [false, true] {
         for hurries in [false, true] {
-            for is_large in [false, true] {
-                let may = (config.firsts || !is_first)
-                    && (config.step.is_some() || !hurries)
-                    && (config.larges || !is_large);
-                if may {
-                    acts.push(Act::Call {
-                        is_large,
-                        hurries,
-                        is_first,
-                    });
-                }
-            }
+            let may = (config.firsts || !is_first) && (config.step.is_some() || !hurries);
+            let call = |&len| Act::Call {
+                len,
+                hurries,
+                is_first,
+            };
+            acts.extend(config.sizes.iter().filter(|_| may).map(call));
         }
     }
 }
@@ -511,7 +502,7 @@ fn config(lanes: usize, callers: usize) -> Config {
         rules: Rules {
             lanes,
             max_in_flight: 2,
-            max_bytes: 2 * SMALL,
+            max_bytes: MOST,
         },
         callers,
         step: None,
@@ -519,7 +510,7 @@ fn config(lanes: usize, callers: usize) -> Config {
         is_shared: true,
         is_foreign: false,
         firsts: false,
-        larges: false,
+        sizes: &[SMALL],
         cuts: false,
         parts: false,
         nonsense: false,
@@ -532,7 +523,7 @@ fn config(lanes: usize, callers: usize) -> Config {
 /// With everything that may happen to a plain stream while the clock stands still.
 fn stream(lanes: usize) -> Config {
     Config {
-        larges: true,
+        sizes: &[SMALL, LARGE],
         cuts: true,
         parts: true,
         nonsense: true,
@@ -588,12 +579,23 @@ fn one_lane_to_a_server_far_away() {
 #[test]
 fn one_lane_of_three_callers() {
     let config = Config {
-        larges: true,
+        sizes: &[SMALL, LARGE],
         cuts: true,
         recalls: true,
         ..config(1, 3)
     };
     explore::<World>("one lane, three callers", &config);
+}
+
+/// One that fills a lane waits behind one that does not, and for one that was given up.
+#[test]
+fn one_lane_of_three_callers_and_time_that_is_up() {
+    let config = Config {
+        step: Some(HALF),
+        sizes: &[SMALL, MOST],
+        ..config(1, 3)
+    };
+    explore::<World>("one lane, three callers, time", &config);
 }
 
 #[test]

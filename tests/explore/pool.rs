@@ -3,8 +3,7 @@
 //!
 //! What the core draws is pinned to the least or the greatest, and whether there is a convoy is given:
 //! its counter is checked by itself. Times are compared up to the threshold that asks for them. Not
-//! in it: `wait_ready`, `max_uses`, `max_waiting`, leases abandoned by a pipeline, overdue leases.
-//! Those have the random walks of `model`.
+//! in it: overdue leases, which have the random walks of `model`.
 
 use std::time::Duration;
 
@@ -43,6 +42,9 @@ pub(super) struct Config {
     /// Free, end and drain.
     pub(super) frees: bool,
     pub(super) changes_factory: bool,
+    pub(super) abandons: bool,
+    /// How many connections somebody may wait for to be open.
+    pub(super) readies: &'static [u8],
 }
 
 impl Config {
@@ -67,6 +69,8 @@ impl Config {
             sweeps: false,
             frees: false,
             changes_factory: false,
+            abandons: false,
+            readies: &[],
         }
     }
 
@@ -180,4 +184,44 @@ fn a_server_that_hangs_up() {
         ..Config::new(1, 2)
     };
     explore::<World>("hang-ups", &config);
+}
+
+#[test]
+fn three_places() {
+    explore::<World>("three places", &Config::new(3, 2));
+}
+
+#[test]
+fn connections_that_are_used_up_and_a_line_that_is_full() {
+    let config = Config {
+        rules: Rules {
+            max_uses: Some(2),
+            max_waiting: Some(1),
+            ..Config::new(2, 3).rules
+        },
+        ..Config::new(2, 3)
+    };
+    explore::<World>("uses, a full line", &config);
+}
+
+#[test]
+fn leases_that_are_abandoned() {
+    let config = Config {
+        abandons: true,
+        frees: true,
+        limits: &[1, 2],
+        ..Config::new(2, 2)
+    };
+    explore::<World>("abandoned leases", &config);
+}
+
+#[test]
+fn waiting_for_connections_to_be_open() {
+    let config = Config {
+        readies: &[1, 2],
+        limits: &[1, 2],
+        fails_permanently: true,
+        ..Config::new(2, 1)
+    };
+    explore::<World>("wait_ready", &config);
 }

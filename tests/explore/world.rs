@@ -10,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::report::error::Error;
 use crate::report::event::Close;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::state::core::{self, CloseWhen, Dead, IdlePeriod, Turn};
+use crate::state::core::{self, CloseWhen, Dead, IdlePeriod, Readiness, Turn};
 use crate::state::queue::{Answer, Seat};
 use crate::state::slots::{Ending, Lease, SlotKey, Taker};
 
@@ -39,6 +39,14 @@ pub(super) enum Act {
     },
     Discard(u8),
     Detach(u8),
+    Abandon(u8),
+    TakeBack(u8),
+    /// Whoever abandoned it does not come back for it.
+    Forget(u8),
+    /// Somebody waits until so many connections are open.
+    BeginReady(u8),
+    PollReady,
+    EndReady,
     Opened(u8),
     Connected(u8),
     /// Also that no thread could be started for it.
@@ -88,6 +96,19 @@ struct Guest {
     is_permanent: bool,
 }
 
+/// Who waits for connections to be open.
+#[derive(Clone, Debug)]
+struct ReadyGuest {
+    number: u64,
+    count: usize,
+    failures: u64,
+    is_woken: bool,
+    poll_at: Option<Instant>,
+}
+
+/// Wakes the one who waits for connections to be open.
+const READY: u8 = u8::MAX;
+
 #[derive(Clone, Debug)]
 struct Connect {
     key: SlotKey,
@@ -101,6 +122,9 @@ pub(super) struct World {
     /// By their numbers in the queue.
     guests: Vec<Guest>,
     leases: Vec<Lease<u64>>,
+    /// Those that were left to the pool, which may have closed them since.
+    abandoned: Vec<Lease<u64>>,
+    ready: Option<ReadyGuest>,
     ping: Option<Lease<u64>>,
     connects: Vec<Connect>,
     closing: Vec<SlotKey>,
@@ -143,6 +167,8 @@ impl super::World for World {
             core,
             guests: Vec::new(),
             leases: Vec::new(),
+            abandoned: Vec::new(),
+            ready: None,
             ping: None,
             connects: Vec::new(),
             closing: Vec::new(),
@@ -155,7 +181,9 @@ impl super::World for World {
     fn acts(&self, config: &Config, acts: &mut Vec<Act>) {
         acts.clear();
         let now = self.core.now();
-        if self.guests.len() < config.callers && self.leases.len() <= config.most_leases() {
+        if self.guests.len() < config.callers
+            && self.leases.len() + self.abandoned.len() <= config.most_leases()
+        {
             acts.push(Act::Enter { stays: true });
             if config.allocates {
                 acts.push(Act::Enter { stays: false });
@@ -196,6 +224,19 @@ impl super::World for World {
         self.connect_acts(config, acts);
         for i in 0..self.closing.len() {
             acts.push(Act::Vacate(place(i)));
+        }
+        for i in 0..self.abandoned.len() {
+            acts.push(Act::TakeBack(place(i)));
+            acts.push(Act::Forget(place(i)));
+        }
+        match &self.ready {
+            None => acts.extend(config.readies.iter().map(|&count| Act::BeginReady(count))),
+            Some(ready) => {
+                acts.push(Act::EndReady);
+                if ready.is_woken || is_past(ready.poll_at, now) {
+                    acts.push(Act::PollReady);
+                }
+            }
         }
         if config.sweeps {
             self.sweep_acts(config, acts);
@@ -242,6 +283,21 @@ impl super::World for World {
         for lease in &self.leases {
             digest.put(2 + u64::from(lease.key.index));
             digest.id(lease.key.id);
+        }
+        for lease in &self.abandoned {
+            digest.put(96);
+            let is_there = self
+                .core
+                .abandoned()
+                .iter()
+                .any(|(key, _)| *key == lease.key);
+            digest.id(if is_there { lease.key.id } else { 0 });
+        }
+        if let Some(ready) = &self.ready {
+            let has_failed = self.core.stats(0).connect_failures > ready.failures;
+            digest.put(200 + ready.count as u64);
+            digest.put(u64::from(ready.is_woken) + 2 * u64::from(has_failed));
+            digest.due(ready.poll_at);
         }
         digest.put(99);
         for connect in &self.connects {
@@ -295,6 +351,9 @@ impl World {
                 fit: false,
                 signal: 0,
             });
+            if config.abandons && self.abandoned.len() < config.limit {
+                acts.push(Act::Abandon(lease));
+            }
             if config.detaches {
                 acts.push(Act::Discard(lease));
                 acts.push(Act::Detach(lease));
@@ -387,6 +446,11 @@ impl World {
                 return Some(Act::Poll(i));
             }
         }
+        if let Some(ready) = &self.ready {
+            if ready.is_woken || is_past(ready.poll_at, now) {
+                return Some(Act::PollReady);
+            }
+        }
         let fit = true;
         let lease_back = self.leases.first().map(|_| Act::GiveBack {
             lease: 0,
@@ -410,17 +474,29 @@ impl World {
         } else {
             ahead.or(back)
         };
-        if next.is_some() || self.guests.is_empty() {
+        if next.is_some() {
             return next;
+        }
+        if self.guests.is_empty() && self.ready.is_none() {
+            // Nobody has to wait for these.
+            return self.abandoned.first().map(|_| Act::Forget(0));
         }
         if self.core.limit() == 0 {
             return Some(Act::SetLimit(1));
         }
         assert!(
-            self.guests.iter().any(|guest| guest.poll_at.is_some()),
+            self.poll_times().next().is_some(),
             "somebody waits for ever"
         );
         Some(Act::Jump)
+    }
+
+    fn poll_times(&self) -> impl Iterator<Item = Instant> + '_ {
+        let ready = self.ready.as_ref().and_then(|ready| ready.poll_at);
+        self.guests
+            .iter()
+            .filter_map(|guest| guest.poll_at)
+            .chain(ready)
     }
 
     /// All is quiet: nobody waits, and whoever drains has been told.
@@ -439,7 +515,7 @@ impl World {
     /// Who acted, and the number of a waiter that got its connection in this very transition.
     fn make(&mut self, act: Act, config: &Config) -> (Option<u8>, Option<u64>) {
         match act {
-            Act::Enter { stays } => return self.enter(stays),
+            Act::Enter { stays } => return self.enter(stays, config),
             Act::Poll(i) => return self.poll(i, false),
             Act::Retry(i) => {
                 let i = usize::from(i);
@@ -517,8 +593,7 @@ impl World {
             }
             Act::Pass(i) => self.pass(Duration::from_micros(config.steps[usize::from(i)])),
             Act::Jump => {
-                let looks = self.guests.iter().filter_map(|guest| guest.poll_at);
-                let left = looks.min().map(|at| at - self.core.now());
+                let left = self.poll_times().min().map(|at| at - self.core.now());
                 self.pass(left.unwrap());
             }
             _ => self.verb(act, config),
@@ -568,21 +643,77 @@ impl World {
             }
             Act::SetFactory => self.core.factory_changed(),
             Act::Drain => self.drains = self.core.begin_draining(),
+            Act::Abandon(i) => {
+                let lease = self.leases.remove(usize::from(i));
+                self.core.abandon(lease.key, lease.client);
+                self.abandoned.push(lease);
+            }
+            Act::TakeBack(i) => {
+                let lease = self.abandoned.remove(usize::from(i));
+                if let Some(client) = self.core.take_abandoned(lease.key) {
+                    assert_eq!(client, lease.key.id, "another's client");
+                    self.keep(lease);
+                }
+            }
+            Act::Forget(i) => {
+                let lease = self.abandoned.remove(usize::from(i));
+                if let Some(client) = self.core.take_abandoned(lease.key) {
+                    self.core.discard(lease.key, client, PeerSignal::Silence);
+                }
+            }
+            Act::BeginReady(count) => {
+                let count = usize::from(count);
+                self.ready = Some(ReadyGuest {
+                    number: self.core.begin_ready(count, READY),
+                    count,
+                    failures: self.core.stats(0).connect_failures,
+                    is_woken: true,
+                    poll_at: None,
+                });
+            }
+            Act::PollReady => self.poll_ready(),
+            Act::EndReady => {
+                let ready = self.ready.take().unwrap();
+                self.core.end_ready(ready.number);
+            }
             _ => unreachable!("{act:?} is no verb"),
         }
+    }
+
+    fn poll_ready(&mut self) {
+        let ready = self.ready.as_mut().unwrap();
+        match self.core.poll_ready(ready.number) {
+            Readiness::Waits(poll_at) => {
+                (ready.is_woken, ready.poll_at) = (false, poll_at);
+                return;
+            }
+            Readiness::Ready => assert!(self.core.slots().open() >= ready.count),
+            Readiness::AboveLimit(limit) => assert!(ready.count > limit),
+            Readiness::Permanent(error) => assert!(error.is_permanent()),
+            Readiness::Ended => assert!(self.core.has_ended()),
+        }
+        self.core.end_ready(ready.number);
+        self.ready = None;
     }
 
     fn pass(&mut self, time: Duration) {
         self.core.advance(self.core.now() + time);
     }
 
-    fn enter(&mut self, stays: bool) -> (Option<u8>, Option<u64>) {
+    fn enter(&mut self, stays: bool, config: &Config) -> (Option<u8>, Option<u64>) {
         let waiting = self.waiting().count();
         let until = self.core.barging_until();
         let is_free = |waker: &u8| self.guests.iter().all(|guest| guest.itself.waker != *waker);
         let waker = (0..=u8::MAX).find(is_free).unwrap();
         let mut itself = core::Caller::new(waker, stays, Taker::default());
         let turn = self.core.enter(&mut itself);
+        if matches!(turn, Turn::QueueFull) {
+            let most = config.rules.max_waiting;
+            assert!(
+                most.is_some_and(|most| waiting >= most),
+                "the line is not full"
+            );
+        }
         if matches!(turn, Turn::Granted(_)) && waiting > 0 {
             let may = stays && until.is_some_and(|until| self.core.now() < until);
             assert!(may, "a newcomer overtook a waiter");
@@ -710,6 +841,12 @@ impl World {
         self.renumber();
         let effects = self.core.take_effects();
         for waker in effects.wake {
+            if waker == READY {
+                if let Some(ready) = &mut self.ready {
+                    ready.is_woken = true;
+                }
+                continue;
+            }
             let guest = self
                 .guests
                 .iter_mut()
@@ -814,8 +951,12 @@ impl World {
             slots.idle() == 0 || slots.in_use() <= core.limit(),
             "idle above the limit"
         );
-        self.check_clients();
+        self.check_clients(config);
         self.check_waiters(config);
+        if let Some(ready) = self.ready.as_ref().filter(|ready| !ready.is_woken) {
+            let waits = slots.open() < ready.count && ready.count <= core.limit();
+            assert!(waits && !core.has_ended(), "it is over, and nobody woke it");
+        }
         assert!(!core.has_ended() || slots.idle() + stats.waiting == 0);
         assert!(
             !(self.drains && core.is_drained()),
@@ -824,10 +965,13 @@ impl World {
     }
 
     /// Each client is in one place.
-    fn check_clients(&self) {
+    fn check_clients(&self, config: &Config) {
         let slots = self.core.slots();
         for index in slots.by_age() {
             assert_eq!(*slots.idle_client(index), slots.key(index).id);
+            let uses = slots.get(slots.key(index)).map(|open| open.leases);
+            let is_used_up = config.rules.max_uses.is_some_and(|most| uses >= Some(most));
+            assert!(!is_used_up, "idle, and used too often");
         }
         let queue = self.core.queue();
         let pending = self.guests.iter().filter_map(|guest| {
@@ -836,7 +980,16 @@ impl World {
                 _ => guest.probes.as_ref(),
             }
         });
-        let out = pending.chain(&self.leases).chain(self.ping.as_ref());
+        let is_left = |lease: &&Lease<u64>| {
+            let mut left = self.core.abandoned().iter();
+            left.any(|(key, client)| *key == lease.key && *client == key.id)
+        };
+        let left = self.abandoned.iter().filter(is_left);
+        assert_eq!(left.clone().count(), self.core.abandoned().len());
+        let out = pending
+            .chain(&self.leases)
+            .chain(self.ping.as_ref())
+            .chain(left);
         let (mut leased, mut aborted, mut mask) = (0, 0, 0_u64);
         for lease in out {
             assert_eq!(lease.key.id, lease.client);
@@ -880,6 +1033,13 @@ impl World {
         }
         let waiting = self.waiting().count();
         let connecting = slots.connecting_current();
+        if let Some(most) = config.rules.max_waiting {
+            assert!(waiting <= most + core.limit(), "the line is too long");
+        }
+        if slots.occupied() - slots.left() >= core.limit() && waiting > connecting {
+            let left = core.abandoned().len();
+            assert_eq!(left, 0, "somebody waits for a lease that nobody needs");
+        }
         if core.has_ended() || slots.occupied() - slots.left() >= core.limit() {
             return;
         }

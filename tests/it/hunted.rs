@@ -270,3 +270,50 @@ fn a_flush_held_its_leader_beyond_its_deadline() {
     }
     panic!("its time was up long ago");
 }
+
+/// What a pull waits for is no silence of the server.
+#[test]
+fn a_connection_that_was_waited_for_was_given_up_before_its_first_reply() {
+    let peer = Peer::new();
+    let given = Duration::from_millis(300);
+    let builder = peer.builder(1).read_timeout(Some(given));
+    let pool = builder.build().unwrap();
+    let lease = pool.pull().unwrap();
+    let pipeline = Pipeline::new(pool, line);
+    let call = {
+        let pipeline = pipeline.clone();
+        background(move || pipeline.call_timeout(b"hello\n", SOON))
+    };
+    eventually("it waits", || pipeline.pool().stats().waiting == 1);
+    std::thread::sleep(given * 2); // this time is what is tested
+    drop(lease);
+    let mut socket = peer.accept();
+    assert_eq!(read_line(&mut socket).unwrap(), b"hello\n");
+    std::thread::sleep(given / 6); // and this one, the server's
+    socket.write_all(b"1\n").unwrap();
+    assert_eq!(call.join().unwrap(), "1");
+}
+
+#[test]
+fn the_beginning_of_an_unasked_reply_was_taken_for_the_next_callers() {
+    let peer = Peer::new();
+    let pipeline = Pipeline::builder(peer.pool(1), line)
+        .max_in_flight(1)
+        .build()
+        .unwrap();
+    let call = |request: &'static [u8]| {
+        let pipeline = pipeline.clone();
+        background(move || pipeline.call(request))
+    };
+    let first = call(b"first\n");
+    let mut old = peer.accept();
+    read_line(&mut old).unwrap();
+    let second = call(b"second\n");
+    eventually("it is queued", || pipeline.stats().queued == 1);
+    old.write_all(b"1\nun").unwrap();
+    assert_eq!(first.join().unwrap(), "1");
+    let mut new = peer.accept();
+    assert_eq!(read_line(&mut new).unwrap(), b"second\n");
+    new.write_all(b"2\n").unwrap();
+    assert_eq!(second.join().unwrap(), "2");
+}

@@ -1,11 +1,11 @@
 //! Histograms, counts, and the events of leases.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Close, Connection, Event, Pool};
 
-use crate::support::{Events, Peer, Server, background, eventually, impatient, refused};
+use crate::support::{Events, NEVER, Peer, Server, background, eventually, impatient, refused};
 
 #[test]
 fn waits_connects_and_timeouts_are_counted() {
@@ -128,6 +128,24 @@ fn the_times_and_places_in_the_events_are_those_of_the_calls() {
     assert!(seen[4].0 == "returned" && seen[4].1 >= time, "{seen:?}");
     let times = pool.stats().lease_times;
     assert_eq!((times.count(), times.max()), (2, seen[4].1));
+}
+
+/// Where the reaper would else be the one who looks at the clock.
+#[test]
+fn a_lease_is_not_told_to_have_begun_before_its_call() {
+    let peer = Peer::new();
+    let builder = peer.builder(1).reap_interval(Some(NEVER));
+    let pool = builder.lease_events(true).build().unwrap();
+    let lease = || {
+        let begun = Instant::now();
+        drop(pool.pull().unwrap());
+        begun.elapsed()
+    };
+    let first = lease();
+    let rest = Duration::from_millis(20);
+    eventually("it has rested", || pool.connections()[0].in_state > rest);
+    let longest = first.max(lease());
+    assert!(pool.stats().lease_times.max() <= longest);
 }
 
 #[test]

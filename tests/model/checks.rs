@@ -7,7 +7,7 @@ impl Walk {
     /// Compares what the core did and is with what it should have done and be.
     pub(super) fn check(&mut self, expected: &Expected) {
         let mut fx = self.core.take_effects();
-        self.check_readiers(expected, &mut fx);
+        self.check_ready_waiters(expected, &mut fx);
         assert_eq!(fx.connects.len(), expected.connects, "connects");
         self.check_alarm(expected, &fx);
         let mut gone: Vec<Gone> = fx
@@ -63,7 +63,7 @@ impl Walk {
     }
 
     /// Those who wait for connections to be open are woken when one is, or none will be.
-    fn check_readiers(&self, expected: &Expected, fx: &mut Effects) {
+    fn check_ready_waiters(&self, expected: &Expected, fx: &mut Effects) {
         let (ready_waiters, others) = std::mem::take(&mut fx.wake)
             .into_iter()
             .partition(|&who| who >= READIERS);

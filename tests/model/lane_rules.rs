@@ -4,10 +4,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::flow::FAR;
-use super::{Condition, Entry, Lanes, Lead, Report, Rules, Step, Whose};
+use super::{Condition, Entry, Failure, Lanes, Lead, News, Report, Rules, Step, Whose};
 
 #[derive(Clone, Debug)]
-struct Seat(Rc<()>);
+pub(super) struct Seat(pub(super) Rc<()>);
 
 impl super::Seat for Seat {
     fn new() -> Self {
@@ -19,14 +19,14 @@ impl super::Seat for Seat {
     }
 }
 
-type Machine = Lanes<Seat>;
+pub(super) type Machine = Lanes<Seat>;
 
-const SHARED: Condition = Condition {
+pub(super) const SHARED: Condition = Condition {
     wanted: false,
     shared: true,
 };
 
-fn written(bytes: usize) -> Report {
+pub(super) fn written(bytes: usize) -> Report {
     Report {
         bytes,
         writes: 1,
@@ -34,7 +34,7 @@ fn written(bytes: usize) -> Report {
     }
 }
 
-const REQUEST: [u8; 4] = *b"ask\n";
+pub(super) const REQUEST: [u8; 4] = *b"ask\n";
 
 /// One lane, whose leader has sent its call.
 fn asked(request: &[u8], max_in_flight: usize, max_bytes: usize) -> (Machine, usize, Seat) {
@@ -228,4 +228,66 @@ fn a_reply_is_due_about_when_the_shortest_round_trip_is_over() {
         lanes.advance(sent + after);
         assert_eq!(lanes.is_due(&lanes.lanes[0]), is_due, "after {after:?}");
     }
+}
+
+/// What the only caller that is told something hears.
+fn told(lanes: &mut Machine, seat: &Seat) -> News {
+    let (to, news) = lanes.take_news().pop().expect("nobody is told anything");
+    assert!(Rc::ptr_eq(&to.0, &seat.0), "another caller is told");
+    news
+}
+
+fn is_unsent(news: &News) -> bool {
+    matches!(news, News::Failed(Failure::TimedOut { sent: false }))
+}
+
+/// It cannot just leave: nobody else would lead that lane. So it leads, and leaves it.
+#[test]
+fn a_call_whose_time_is_up_on_its_way_to_a_vacant_lane_is_not_sent() {
+    let (mut lanes, leader, _seat) = asked(&REQUEST, 8, 100);
+    let deadline = lanes.now + Duration::from_millis(50);
+    let (next, seat, entry) = lanes.enter(&REQUEST, Some(deadline), false);
+    assert!(matches!(entry, Entry::Wait(Some(_))));
+    assert!(matches!(lanes.answered(0), Whose::Caller(_)));
+    let wanted = Condition {
+        wanted: true,
+        ..SHARED
+    };
+    let step = lanes.next_step(0, Some((leader, &REQUEST)), wanted, &mut Vec::new());
+    assert!(matches!(step, Step::Release));
+    lanes.vacate(0);
+    assert!(matches!(told(&mut lanes, &seat), News::Lead(_)) && !lanes.is_queued(next));
+    lanes.advance(deadline);
+    lanes.time_is_up(next, false);
+    assert!(lanes.take_news().is_empty(), "the lead is lost");
+    // It has been told to lead, and has no time to connect.
+    lanes.time_is_up(next, true);
+    assert!(is_unsent(&told(&mut lanes, &seat)));
+    lanes.vacate(0);
+    let stats = lanes.stats();
+    assert_eq!((stats.calls, stats.timeouts, stats.abandoned), (1, 1, 0));
+    assert_eq!((stats.queued, stats.in_flight, stats.lanes), (0, 0, 0));
+}
+
+/// The same, on a lane that has a connection.
+#[test]
+fn a_call_whose_time_is_up_on_its_way_to_a_lane_in_use_is_not_sent() {
+    let (mut lanes, leader, _seat) = asked(&REQUEST, 8, 16);
+    let deadline = lanes.now + Duration::from_millis(50);
+    let large = [0; 17]; // only its own caller sends it
+    let (next, seat, _) = lanes.enter(&large, Some(deadline), false);
+    assert!(matches!(lanes.answered(0), Whose::Caller(_)));
+    let mut out = Vec::new();
+    let step = lanes.next_step(0, Some((leader, &REQUEST)), SHARED, &mut out);
+    assert!(matches!(step, Step::HandOver(to, _) if Rc::ptr_eq(&to.0, &seat.0)));
+    lanes.advance(deadline);
+    lanes.time_is_up(next, false);
+    assert!(lanes.take_news().is_empty(), "the lead is lost");
+    let step = lanes.next_step(0, Some((next, &large)), SHARED, &mut out);
+    assert!(matches!(step, Step::Read) && out.is_empty(), "it is sent");
+    lanes.time_is_up(next, true);
+    assert!(is_unsent(&told(&mut lanes, &seat)));
+    let step = lanes.next_step(0, Some((next, &large)), SHARED, &mut out);
+    assert!(matches!(step, Step::Release) && out.is_empty());
+    assert_eq!(lanes.stats().calls, 1);
 }

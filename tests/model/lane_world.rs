@@ -42,7 +42,8 @@ pub(super) struct Config {
     pub(super) is_foreign: bool,
     /// There are calls that go before others, because their lane broke.
     pub(super) firsts: bool,
-    pub(super) larges: bool,
+    /// How long requests may be, if they are not drawn.
+    pub(super) sizes: &'static [usize],
     /// The other side cuts connections.
     pub(super) cuts: bool,
     /// Writes may stop in the middle: others act before they go on, or never.
@@ -234,8 +235,10 @@ pub(super) struct World {
     /// lane went.
     books: PipelineStats,
     dropped: u64,
-    /// Of each lane, at the last check: whether a reply was overdue, and the bytes taken on.
-    overdue: Vec<(bool, u64)>,
+    /// Of each lane: whether a caller has given up a request on it, and no byte has come since.
+    overdue: Vec<bool>,
+    /// And at the last check: that, whether it failed, and the bytes taken on.
+    before: Vec<(bool, bool, u64)>,
 }
 
 impl Clone for World {
@@ -250,6 +253,7 @@ impl Clone for World {
             executed: self.executed.clone(),
             books: self.books.clone(),
             overdue: self.overdue.clone(),
+            before: self.before.clone(),
             ..*self
         };
         COPIES.set(None);
@@ -374,7 +378,8 @@ impl World {
             next_wire: 1,
             books: PipelineStats::default(),
             dropped: 0,
-            overdue: vec![(false, 0); config.rules.lanes],
+            overdue: vec![false; config.rules.lanes],
+            before: vec![(false, false, 0); config.rules.lanes],
         }
     }
 
@@ -489,6 +494,7 @@ impl World {
     /// What `Core::stats` does where it finds such a lane.
     pub(super) fn find_closed(&mut self, lane: usize) {
         self.dropped += self.lanes.lanes[lane].flights.len() as u64;
+        self.overdue[lane] = false;
         self.with(|lanes| lanes.closed(lane));
     }
 
@@ -592,8 +598,7 @@ impl World {
                 At::Leading(other) => other.lane == *lane && other.has_io(),
                 _ => false,
             }),
-            At::Leading(_) => true,
-            At::Writing { .. } => true,
+            At::Leading(_) | At::Writing { .. } => true,
             At::Over => false,
         }
     }
@@ -634,6 +639,17 @@ impl World {
             self.message_for(&caller).is_none(),
             "a message for a call that is over"
         );
+    }
+
+    /// A call's time is up: what was sent of it is overdue.
+    fn time_is_up(&mut self, at: usize, is_leader: bool) {
+        let key = self.callers[at].key;
+        let call = &self.lanes.calls[key];
+        match call.stage {
+            Stage::Sent(lane, _) if call.leads == is_leader => self.overdue[lane] = true,
+            _ => {}
+        }
+        self.with(|lanes| lanes.time_is_up(key, is_leader));
     }
 
     fn hear(&mut self, at: usize, message: Message) -> At {
@@ -690,7 +706,7 @@ impl World {
                 return self.hear(at, message);
             }
             Way::GiveUp => {
-                self.with(|lanes| lanes.time_is_up(key, false));
+                self.time_is_up(at, false);
                 return At::Asleep {
                     looks: false,
                     is_settled: true,
@@ -760,7 +776,7 @@ impl World {
         config: &Config,
         choices: &mut Choices,
     ) -> At {
-        let (lane, key) = (leading.lane, self.callers[at].key);
+        let lane = leading.lane;
         match std::mem::replace(&mut leading.step, Step::Look) {
             Step::Begin { others, stale } => {
                 self.begin(&mut leading, others, stale, config, choices);
@@ -771,7 +787,7 @@ impl World {
             Step::WriteOwn(done) => self.write_own(at, &mut leading, done, config, choices),
             Step::Read => self.read(at, &mut leading, config, choices),
             Step::TimeIsUp(then) => {
-                self.with(|lanes| lanes.time_is_up(key, true));
+                self.time_is_up(at, true);
                 leading.step = match then {
                     Then::Look => Step::Look,
                     Then::Break => Step::Break,
@@ -812,6 +828,7 @@ impl World {
                     );
                 }
                 self.dropped += self.lanes.lanes[lane].flights.len() as u64;
+                self.overdue[lane] = false;
                 self.with(|lanes| lanes.vacate(lane));
                 return self.leave(at, &leading);
             }
@@ -841,6 +858,7 @@ impl World {
                 self.ios[lane] = io;
             } else {
                 self.dropped += self.lanes.lanes[lane].flights.len() as u64;
+                self.overdue[lane] = false;
                 self.with(|lanes| lanes.restart(lane));
                 if let Some(wire) = wire {
                     self.close(wire);
@@ -982,6 +1000,7 @@ impl World {
         );
         self.lanes.advance(self.now);
         self.lanes.report(lane, &report);
+        self.overdue[lane] &= !report.heard;
         for &reply in &replies {
             self.books.replies += 1;
             match self.lanes.answered(lane) {
@@ -1189,7 +1208,8 @@ impl World {
         }
         self.check_books();
         let phases = self.lanes.lanes.iter().map(|lane| lane.phase);
-        let used = phases.filter(|&phase| phase != Phase::Vacant).count();
+        let is_led = |phase: &Phase| matches!(phase, Phase::Starting | Phase::Led | Phase::Passing);
+        let used = phases.filter(is_led).count();
         let waits = self.lanes.first_waiting().is_some();
         assert!(!waits || used > 0, "somebody waits, and nobody leads");
     }
@@ -1334,11 +1354,12 @@ impl World {
             );
         }
 
-        let now = (lane.overdue, lane.booked);
-        let before = std::mem::replace(&mut self.overdue[at], now);
-        if now.1 > before.1 {
+        let now = (self.overdue[at], lane.failing, lane.booked);
+        let before = std::mem::replace(&mut self.before[at], now);
+        if now.2 > before.2 {
             let is_behind = before.0 && now.0;
             assert!(!is_behind, "something new behind an overdue reply");
+            assert!(!before.1, "something new on a lane that fails");
             let last = lane.flights.back().and_then(|flight| flight.key);
             let may = self.callers.iter().any(|caller| {
                 let leads = matches!(&caller.at, At::Leading(leading) if leading.lane == at);

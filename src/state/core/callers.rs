@@ -73,12 +73,11 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         // Beside the open connections a new caller cannot have the places of connects that nobody
         // counts on, nor of those made for waiters or, where more of them wait, of the waiters. One
         // that comes back with its ticket stands before all these.
-        let claimed = match caller.ticket {
-            Some(_) => 0,
-            None => {
-                let by_waiters = self.slots.connecting_current().max(self.waiters.len());
-                self.slots.outdated() + by_waiters
-            }
+        let claimed = if caller.ticket.is_some() {
+            0
+        } else {
+            let by_waiters = self.slots.connecting_current().max(self.waiters.len());
+            self.slots.outdated() + by_waiters
         };
         let refusal = self.refusal(claimed);
         if let Some(failure) = refusal.clone().filter(|_| !caller.stays) {

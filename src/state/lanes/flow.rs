@@ -93,6 +93,11 @@ impl<S: Seat> Lanes<S> {
         more.unwrap_or_else(|| self.wait(key))
     }
 
+    /// Whether nothing is outstanding on this lane.
+    pub(crate) fn is_empty(&self, at: usize) -> bool {
+        self.lanes[at].flights.is_empty()
+    }
+
     /// Whether buffers that are not small hold all that is outstanding on this lane.
     pub(crate) fn is_held(&self, at: usize) -> bool {
         self.lanes[at].flights.len() <= HELD.0 && self.lanes[at].outstanding <= HELD.1

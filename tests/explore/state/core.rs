@@ -8,6 +8,7 @@ use crate::explore::Digest;
 use crate::state::barging::Convoy;
 use crate::state::breaker::Breaker;
 use crate::state::queue::{Queue, Seat};
+use crate::state::slots::SlotKey;
 
 impl<L, H, W> Core<L, H, W> {
     pub(crate) fn effects(&mut self) -> &mut Effects<L, H, W> {
@@ -26,6 +27,11 @@ impl<L, H, W> Core<L, H, W> {
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
     pub(crate) fn queue(&self) -> &Queue<L, W> {
         &self.waiters
+    }
+
+    /// Leases whose holders wait for nothing on them any more, and their clients.
+    pub(crate) fn abandoned(&self) -> &[(SlotKey, L)] {
+        &self.abandoned
     }
 
     pub(crate) fn aborted(&self) -> usize {

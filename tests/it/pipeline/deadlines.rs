@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::support::NEVER;
 
 const SHORT: Duration = Duration::from_millis(40);
 /// What a loaded machine may add.
@@ -203,6 +204,20 @@ fn a_request_that_nobody_reads_does_not_outlive_its_deadline() {
     assert!(error.is_timeout() && error.was_sent(), "{error:?}");
     assert!(started.elapsed() < SENT + LATE);
     assert_eq!(pipeline.pool().stats().open, 0, "it cannot be used again");
+}
+
+/// The time-out of the socket is shorter than the deadline meanwhile.
+#[test]
+fn a_call_that_is_not_answered_waits_until_its_deadline() {
+    let peer = Peer::new();
+    for read_timeout in [None, Some(NEVER)] {
+        let pool = peer.builder(1).read_timeout(read_timeout).build().unwrap();
+        let pipeline = Pipeline::new(pool, line);
+        let (started, timeout) = (Instant::now(), SHORT * 5);
+        let error = pipeline.call_timeout(b"hello?\n", timeout).unwrap_err();
+        assert!(error.is_timeout() && error.was_sent(), "{error:?}");
+        assert!(started.elapsed() >= timeout);
+    }
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use jackpot::Eviction;
+use jackpot::{Eviction, Stream};
 
 use super::*;
-use crate::support::{panic_quietly, reset};
+use crate::support::{NEVER, panic_quietly, reset, shows_resets};
 
 fn lost(result: Result<String, CallError>) -> io::ErrorKind {
     match result {
@@ -35,6 +35,108 @@ fn a_break_loses_what_was_sent_on_it_and_nothing_else() {
     let stats = pipeline.stats();
     assert_eq!((stats.lost, stats.repeated), (2, 0));
     assert_eq!(pipeline.pool().stats().evicted(Eviction::Broken), 1);
+}
+
+#[test]
+fn a_call_that_a_reset_lost_says_so() {
+    if !shows_resets() {
+        return;
+    }
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 1);
+    let first = call_timeout(&pipeline, "first", SOON);
+    let socket = peer.accept();
+    expect(&socket, "first");
+    reset(socket);
+    assert_eq!(lost(first.join()), io::ErrorKind::ConnectionReset);
+}
+
+/// A client whose every other call is interrupted.
+struct Restless(Stream, bool);
+
+impl Restless {
+    fn interrupt(&mut self) -> io::Result<()> {
+        self.1 = !self.1;
+        if self.1 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
+}
+
+impl Read for Restless {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.interrupt()?;
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Restless {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.interrupt()?;
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_call_that_is_interrupted_goes_on() {
+    let server = Server::echo();
+    let address = server.address();
+    let pool = Pool::builder(move || TcpStream::connect(address))
+        .handshake(|stream| Ok::<_, io::Error>(Restless(stream, false)))
+        .build()
+        .unwrap();
+    let pipeline = Pipeline::new(pool, line);
+    for _ in 0..3 {
+        assert_eq!(pipeline.call(b"hello?\n").unwrap(), "hello?");
+    }
+    assert_eq!(server.accepted(), 1);
+}
+
+/// A client that can write nothing, for this reason.
+struct Mute(Stream, io::ErrorKind);
+
+impl Read for Mute {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Mute {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(self.1.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// It may have sent something. A time-out of its own that no deadline set is a failure too.
+#[test]
+fn a_call_whose_client_fails_to_write_is_lost() {
+    let peer = Peer::new();
+    for (kind, timeout) in [
+        (io::ErrorKind::BrokenPipe, None),
+        (io::ErrorKind::WouldBlock, None),
+        (io::ErrorKind::WouldBlock, Some(NEVER)),
+    ] {
+        let pool = peer
+            .builder(1)
+            .handshake(move |stream| Ok::<_, io::Error>(Mute(stream, kind)))
+            .build()
+            .unwrap();
+        let pipeline = Pipeline::new(pool, line);
+        let call = background(move || match timeout {
+            None => pipeline.call(b"hello?\n"),
+            Some(timeout) => pipeline.call_timeout(b"hello?\n", timeout),
+        });
+        assert_eq!(lost(call.join()), io::ErrorKind::UnexpectedEof, "{kind}");
+    }
 }
 
 #[test]
