@@ -5,7 +5,6 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::net::stream::Stream;
 use crate::pipeline::lane::{Machine, Message};
 use crate::pipeline::leader::{Call, Leader};
 use crate::pipeline::shared::Core;
@@ -36,10 +35,10 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
             self.with(Machine::refused);
             return Err(timed_out(false));
         }
-        let (mut lost, mut bounces) = (None, 0);
+        let (mut lost, mut bounces, mut begun) = (None, 0, start);
         loop {
             let is_first = lost.is_some() || bounces > 0;
-            let failure = match self.attempt(request, deadline, is_first) {
+            let failure = match self.attempt(request, begun, deadline, is_first) {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
@@ -61,7 +60,8 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
                     return Err(CallError::Pool(Arc::new(Error::Connect(error))));
                 }
             };
-            if deadline.is_some_and(|at| at <= now()) {
+            begun = now();
+            if deadline.is_some_and(|at| at <= begun) {
                 self.with(Machine::refused);
                 return Err(timed_out(lost.is_some()));
             }
@@ -75,10 +75,12 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
     fn attempt(
         &self,
         request: &[u8],
+        begun: Instant,
         deadline: Option<Instant>,
         is_first: bool,
     ) -> Result<R, Failure> {
-        let (key, seat, mut entry) = self.with(|lanes| lanes.enter(request, deadline, is_first));
+        let (key, seat, mut entry) =
+            self.with_at(begun, |lanes| lanes.enter(request, deadline, is_first));
         let call = Call {
             core: self,
             key,
@@ -104,8 +106,11 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
                 }
                 Entry::Wait(again) => again,
             };
-            let ask_at = again.map(|again| now() + again);
-            entry = match call.seat.wait([until, ask_at].into_iter().flatten().min()) {
+            let wakes = || {
+                let ask_at = again.map(|again| now() + again);
+                [until, ask_at].into_iter().flatten().min()
+            };
+            entry = match call.seat.wait(wakes) {
                 Some(Message::Reply(reply)) => return Ok(reply),
                 Some(Message::News(News::Failed(failure))) => return Err(failure),
                 Some(Message::News(News::Lead(lead))) => Entry::Lead(lead),
@@ -124,15 +129,16 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
 impl<R: Send + 'static, C: Read + Write + Send + 'static> Call<'_, R, C> {
     /// Writes on a lane that another caller leads; what is to be done next.
     fn send(&self, lane: usize, bytes: Vec<u8>) -> Entry {
-        let stream = self.core.lines[lane].shared().as_ref().map(Stream::another);
-        let mut stream = stream.expect("bug: a lane on which nobody else can write");
+        let mut shared = self.core.lines[lane].shared();
+        let stream = shared.as_mut();
+        let stream = stream.expect("bug: a lane on which nobody else can write");
         let mut report = Report::default();
-        write_all(&mut stream, &bytes, true, None, &mut report);
+        write_all(stream, &bytes, true, None, &mut report);
         if report.failed {
             // Its leader reads what has come, then finds the end.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        drop(stream);
+        drop(shared);
         self.core
             .with(|lanes| lanes.sent(self.key, lane, bytes, &report))
     }

@@ -35,7 +35,8 @@ pub(super) enum Message<R> {
 pub(super) struct Line<R, C> {
     /// Locked by the leader, and for a moment by who counts the lanes.
     io: Mutex<Io<R, C>>,
-    /// What others write with; none while they cannot.
+    /// What others write with; none while they cannot. Locked by whoever writes beside others, and
+    /// by the leader already while it books what it writes.
     shared: Mutex<Option<Stream>>,
 }
 
@@ -81,30 +82,32 @@ impl<R> Seat<R> {
         }
     }
 
-    /// The message, once there is one; none if the time is up before.
-    pub(super) fn wait(&self, until: Option<Instant>) -> Option<Message<R>> {
+    /// The message, once there is one; none if the time is up before, for which nobody asks where
+    /// it is there already.
+    pub(super) fn wait(&self, until: impl FnOnce() -> Option<Instant>) -> Option<Message<R>> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(message) = inbox.message.take() {
-                return Some(message);
-            }
-            let left = until.map(|at| at.saturating_duration_since(now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return None;
-            }
+        if inbox.message.is_none() {
+            let until = until();
             inbox.asleep = true;
-            inbox = match left {
-                None => self
-                    .bell
-                    .wait(inbox)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(left) => {
-                    let woken = self.bell.wait_timeout(inbox, left);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
+            while inbox.message.is_none() {
+                let left = until.map(|at| at.saturating_duration_since(now()));
+                if left.is_some_and(|left| left.is_zero()) {
+                    break;
                 }
-            };
+                inbox = match left {
+                    None => self
+                        .bell
+                        .wait(inbox)
+                        .unwrap_or_else(PoisonError::into_inner),
+                    Some(left) => {
+                        let woken = self.bell.wait_timeout(inbox, left);
+                        woken.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
+            }
             inbox.asleep = false;
         }
+        inbox.message.take()
     }
 }
 
@@ -137,7 +140,7 @@ impl<R, C> Line<R, C> {
             report: Report::default(),
             replies: Vec::new(),
             answered: Vec::new(),
-            timeout: Timeout::new(),
+            timeout: Timeout::default(),
             stop: None,
         };
         Self {
@@ -222,24 +225,15 @@ impl<R, C> Drop for Io<R, C> {
 }
 
 /// What is known of the lease's read time-out.
+#[derive(Default)]
 pub(super) struct Timeout {
-    /// When a byte came last, or the lease began.
-    pub(super) quiet_since: Instant,
+    /// Since when it has been waited for a byte; none if since the read that waits now began, which
+    /// then does so for as long as was given.
+    pub(super) quiet_since: Option<Instant>,
     /// What the pool has set, once it was asked for.
     pub(super) given: Option<Option<Duration>>,
     /// What a leader has set.
     pub(super) set: Option<Option<Duration>>,
-}
-
-impl Timeout {
-    /// Of a lease that begins now.
-    pub(super) fn new() -> Self {
-        Self {
-            quiet_since: now(),
-            given: None,
-            set: None,
-        }
-    }
 }
 
 pub(super) fn is_stream<C: 'static>() -> bool {

@@ -109,7 +109,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
             core.pulling.fetch_sub(1, Relaxed);
             match pulled {
                 Ok(lease) => {
-                    self.io.timeout = Timeout::new();
+                    self.io.timeout = Timeout::default();
                     self.begin(lease);
                     return true;
                 }
@@ -144,13 +144,23 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
 
     /// Does what there is to do next, but for leaving.
     fn go_on(&mut self) {
-        match self.next_step() {
+        // Others write in the order in which requests are booked.
+        let turn = self.core().lines[self.lane].shared();
+        let step = self.next_step();
+        if matches!(step, Some(Step::WriteAndRead)) {
+            self.write_out();
+        }
+        drop(turn);
+        match step {
             None => self
                 .io
                 .break_off(ErrorKind::InvalidData, "a reply that was not asked for"),
-            Some(Step::Write) => self.write_out(),
+            Some(Step::Write) => {
+                self.write_out();
+                self.io.deliver();
+            }
             Some(Step::WriteOwn) => self.write_own(),
-            Some(Step::Read) => {
+            Some(Step::Read | Step::WriteAndRead) => {
                 self.io.deliver();
                 self.io.stop = self.io.read(self.call.deadline).err();
             }
@@ -202,7 +212,9 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
                 self.io.left = self.take_lease().map(Connection::abandon);
                 core.with(|lanes| lanes.drift(lane));
             }
-            Step::Write | Step::WriteOwn | Step::Read => unreachable!("bug: not a way to leave"),
+            Step::Write | Step::WriteAndRead | Step::WriteOwn | Step::Read => {
+                unreachable!("bug: not a way to leave")
+            }
         }
         None
     }
@@ -262,7 +274,6 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         let done = io.write(&out, self.call.deadline);
         out.drain(..done);
         io.out = out;
-        io.deliver();
         if !io.out.is_empty() {
             io.stop = Some(Stop::OutOfTime);
         }
@@ -360,7 +371,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Drop for Leader<'_, R,
         if !self.has_left {
             let error = io::Error::other("the thread that led the lane panicked");
             self.break_lane(Arc::new(error), false);
-            destroy(self.call.seat.wait(Some(now())));
+            destroy(self.call.seat.wait(|| Some(now())));
         }
     }
 }

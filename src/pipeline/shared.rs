@@ -5,13 +5,14 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
-use crate::pipeline::lane::{Line, Machine, Message};
+use crate::pipeline::lane::{Line, Machine, Message, Seat};
 use crate::pool::Pool;
 use crate::report::error::Error;
 use crate::report::pipeline_stats::PipelineStats;
 use crate::runtime::shared::Listener;
-use crate::state::lanes::{Lanes, Rules};
+use crate::state::lanes::{Lanes, News, Rules};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::{Mutex, now};
 
@@ -56,16 +57,28 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
 
     /// Locks, moves the clock, decides, unlocks, and tells who is to be told.
     pub(super) fn with<T>(&self, decide: impl FnOnce(&mut Machine<R>) -> T) -> T {
-        let time = now();
+        self.with_at(now(), decide)
+    }
+
+    /// The same, by a caller that has just asked for the time.
+    pub(super) fn with_at<T>(&self, time: Instant, decide: impl FnOnce(&mut Machine<R>) -> T) -> T {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.advance(time);
         let decided = decide(&mut lanes);
         let news = lanes.take_news();
         drop(lanes);
-        for (seat, news) in news {
-            seat.tell(Message::News(news));
+        if !news.is_empty() {
+            tell_all(news);
         }
         decided
+    }
+}
+
+/// Apart, because nearly always there is no news.
+#[cold]
+fn tell_all<R>(news: Vec<(Arc<Seat<R>>, News)>) {
+    for (seat, news) in news {
+        seat.tell(Message::News(news));
     }
 }
 

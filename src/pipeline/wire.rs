@@ -64,10 +64,13 @@ impl<R, C: Read + Write + Send + 'static> Io<R, C> {
             Ok(count) => {
                 self.input.add(count);
                 self.report.heard = true;
-                self.timeout.quiet_since = now();
+                self.timeout.quiet_since = None;
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.timeout.quiet_since.get_or_insert_with(now);
+                Ok(())
+            }
             Err(error) if is_passing(&error) => self.timed_out(error, deadline),
             Err(error) => Err(broken(error)),
         }
@@ -83,7 +86,7 @@ impl<R, C: Read + Write + Send + 'static> Io<R, C> {
         let count = lease.read(input.space()).unwrap_or(0);
         self.input.add(count);
         self.report.heard = count > 0;
-        self.timeout.quiet_since = now();
+        self.timeout.quiet_since = None;
         count > 0 && self.stream().set_nonblocking(false).is_ok()
     }
 
@@ -102,8 +105,9 @@ impl<R, C: Read + Write + Send + 'static> Io<R, C> {
             return false;
         }
         let given = self.given_timeout();
+        let quiet_since = *self.timeout.quiet_since.get_or_insert(now);
         let silent = given.map(|given| {
-            let until = self.timeout.quiet_since + given + given / 8;
+            let until = quiet_since + given + given / 8;
             until.saturating_duration_since(now).max(MOMENT)
         });
         let wanted = [left, silent].into_iter().flatten().min();
@@ -139,7 +143,8 @@ impl<R, C: Read + Write + Send + 'static> Io<R, C> {
             let is_ours = self.timeout.set.is_some();
             return if is_ours { Ok(()) } else { Err(broken(error)) };
         };
-        let quiet = now.saturating_duration_since(self.timeout.quiet_since);
+        let quiet_since = self.timeout.quiet_since;
+        let quiet = quiet_since.map_or(given, |since| now.saturating_duration_since(since));
         if quiet < given {
             return Ok(());
         }

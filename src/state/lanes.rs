@@ -219,6 +219,9 @@ pub(crate) struct Report {
 pub(crate) enum Step<S> {
     /// Write the buffer, and ask again.
     Write,
+    /// Write the buffer, which cannot block, then read. Other callers may book requests on the lane
+    /// meanwhile, and write them behind this.
+    WriteAndRead,
     /// Write the own call, which is large, and ask again.
     WriteOwn,
     Read,

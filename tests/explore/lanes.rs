@@ -294,6 +294,7 @@ impl<'a> Digester<'a> {
                     Step::Connect { others } => (1, u64::from(others)),
                     Step::Look => (2, 0),
                     Step::Write => (3, 0),
+                    Step::WriteAndRead => (13, 0),
                     Step::WriteOwn(done) => (4, done as u64),
                     Step::Read => (5, 0),
                     Step::TimeIsUp(then) => (

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::flow::FAR;
 use super::{Condition, Entry, Failure, Lanes, Lead, News, Report, Rules, Step, Whose};
 
 #[derive(Clone, Debug)]
@@ -48,7 +47,7 @@ fn asked(request: &[u8], max_in_flight: usize, max_bytes: usize) -> (Machine, us
     assert!(matches!(entry, Entry::Lead(_)));
     let mut out = Vec::new();
     let step = lanes.next_step(0, Some((leader, request)), SHARED, &mut out);
-    assert!(matches!(step, Step::Write) && out == request);
+    assert!(matches!(step, Step::WriteAndRead) && out == request);
     lanes.report(0, &written(out.len()));
     (lanes, leader, seat)
 }
@@ -96,7 +95,7 @@ fn a_caller_that_does_not_lead_writes_no_more_than_buffers_hold() {
         .collect();
     assert!(matches!(
         lanes.next_step(0, own, SHARED, &mut out),
-        Step::Write
+        Step::WriteAndRead
     ));
     lanes.report(0, &written(out.len()));
     out.clear();
@@ -179,7 +178,7 @@ fn nothing_is_sent_before_the_call_of_a_leader_that_waits_for_room() {
     assert!(matches!(lanes.again(third), Entry::Wait(Some(_))));
     assert!(matches!(lanes.answered(0), Whose::Nobody));
     let step = lanes.next_step(0, own, SHARED, &mut out);
-    assert!(matches!(step, Step::Write) && out.len() == 16);
+    assert!(matches!(step, Step::WriteAndRead) && out.len() == 16);
 }
 
 /// With one lane that is always busy with small calls.
@@ -207,27 +206,6 @@ fn a_large_call_is_not_overtaken_for_ever() {
     let step = lanes.next_step(0, own, SHARED, &mut out);
     assert!(matches!(step, Step::HandOver(..)));
     assert_eq!(out.len(), 8);
-}
-
-#[test]
-fn a_reply_is_due_about_when_the_shortest_round_trip_is_over() {
-    let (mut lanes, _, _seat) = asked(&REQUEST, 8, 16);
-    let sent = lanes.now;
-    let shortest = FAR * 10;
-    lanes.shortest = Some(shortest);
-    let (early, late) = (FAR * 19 / 2, FAR * 21 / 2);
-    let moment = Duration::from_nanos(1);
-    for (after, is_due) in [
-        (Duration::ZERO, false),
-        (early, false),
-        (early + moment, true),
-        (shortest, true),
-        (late.saturating_sub(moment), true),
-        (late, false),
-    ] {
-        lanes.advance(sent + after);
-        assert_eq!(lanes.is_due(&lanes.lanes[0]), is_due, "after {after:?}");
-    }
 }
 
 /// What the only caller that is told something hears.

@@ -169,6 +169,8 @@ pub(super) enum Step {
     Look,
     /// Writes what is in the buffer.
     Write,
+    /// The same, while others may book requests; they write when it has.
+    WriteAndRead,
     /// Writes its own call, of which so much is written.
     WriteOwn(usize),
     Read,
@@ -598,7 +600,14 @@ impl World {
                 At::Leading(other) => other.lane == *lane && other.has_io(),
                 _ => false,
             }),
-            At::Leading(_) | At::Writing { .. } => true,
+            // Its turn comes when the leader has written what was booked before.
+            At::Writing { lane, .. } => !self.callers.iter().any(|other| match &other.at {
+                At::Leading(other) => {
+                    other.lane == *lane && matches!(other.step, Step::WriteAndRead)
+                }
+                _ => false,
+            }),
+            At::Leading(_) => true,
             At::Over => false,
         }
     }
@@ -783,7 +792,9 @@ impl World {
             }
             Step::Connect { others } => return self.connect(at, leading, others, config, choices),
             Step::Look => return self.look(at, leading, config, choices),
-            Step::Write => self.write_out(at, &mut leading, config, choices),
+            step @ (Step::Write | Step::WriteAndRead) => {
+                self.write_out(at, &mut leading, step, config, choices);
+            }
             Step::WriteOwn(done) => self.write_own(at, &mut leading, done, config, choices),
             Step::Read => self.read(at, &mut leading, config, choices),
             Step::TimeIsUp(then) => {
@@ -969,6 +980,7 @@ impl World {
         io.out = out;
         leading.step = match next {
             Next::Write => Step::Write,
+            Next::WriteAndRead => Step::WriteAndRead,
             Next::WriteOwn => Step::WriteOwn(0),
             Next::Read => {
                 assert!(io.out.is_empty(), "a leader reads before it has written");
@@ -1016,16 +1028,23 @@ impl World {
         &mut self,
         at: usize,
         leading: &mut Leading,
+        step: Step,
         config: &Config,
         choices: &mut Choices,
     ) {
         let lane = leading.lane;
         let out = std::mem::take(&mut self.ios[lane].out);
-        leading.step = match self.write_by(at, lane, &out, config, choices) {
+        let reads = matches!(step, Step::WriteAndRead);
+        assert!(
+            reads || self.writers(lane) == 0,
+            "a leader writes while another does"
+        );
+        leading.step = match self.write_by(at, lane, &out, !reads, config, choices) {
+            Wrote::All if reads => Step::Read,
             Wrote::All => Step::Look,
             Wrote::Part(count) => {
                 self.ios[lane].out = out[count..].to_vec();
-                Step::Write
+                step
             }
             Wrote::Late => {
                 self.ios[lane].out = out;
@@ -1046,8 +1065,9 @@ impl World {
         config: &Config,
         choices: &mut Choices,
     ) {
-        let request = self.callers[at].request();
-        leading.step = match self.write_by(at, leading.lane, &request[done..], config, choices) {
+        let (lane, request) = (leading.lane, self.callers[at].request());
+        assert_eq!(self.writers(lane), 0, "a leader writes while another does");
+        leading.step = match self.write_by(at, lane, &request[done..], true, config, choices) {
             Wrote::All => Step::Look,
             Wrote::Part(count) => Step::WriteOwn(done + count),
             Wrote::Late => Step::TimeIsUp(Then::Break),
@@ -1058,12 +1078,13 @@ impl World {
         };
     }
 
-    /// What `Io::write` does, by its deadline.
+    /// What `Io::write` does, by its deadline if it may block.
     fn write_by(
         &mut self,
         at: usize,
         lane: usize,
         bytes: &[u8],
+        may_block: bool,
         config: &Config,
         choices: &mut Choices,
     ) -> Wrote {
@@ -1073,9 +1094,8 @@ impl World {
             IsLate,
             Panics,
         }
-        assert_eq!(self.writers(lane), 0, "a leader writes while another does");
         let mut ways = vec![(6, Way::Writes)];
-        if config.parts && self.callers[at].is_late(self.now) {
+        if may_block && config.parts && self.callers[at].is_late(self.now) {
             ways.push((6, Way::IsLate));
         }
         if config.is_foreign {

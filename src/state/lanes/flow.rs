@@ -57,11 +57,15 @@ impl<S: Seat> Lanes<S> {
         if stage(self) == Stage::Over {
             return self.successor(at, is_written);
         }
-        if !out.is_empty() {
-            return Step::Write;
+        let opens = shared && self.is_held(at);
+        if out.is_empty() || opens {
+            self.lanes[at].reading = Some(self.now);
         }
-        self.lanes[at].reading = Some(self.now);
-        Step::Read
+        match (out.is_empty(), opens) {
+            (true, _) => Step::Read,
+            (false, true) => Step::WriteAndRead,
+            (false, false) => Step::Write,
+        }
     }
 
     /// What was done on a lane's connection.
@@ -227,8 +231,8 @@ impl<S: Seat> Lanes<S> {
     ///
     /// Where a leader is about to look, it sends what is queued together with what comes until
     /// then, for one system call less and nothing lost. So a caller writes only if every leader
-    /// waits in a read that will take a while: one that has taken long, or, if the server is far,
-    /// one whose next reply is not due yet. On a busy loopback neither happens.
+    /// waits in a read that will take a while: one that has taken long, or any if the server is
+    /// far. On a busy loopback neither happens.
     fn lane_to_write(&self, has_waited: bool) -> Option<usize> {
         let reserved = self.reserved();
         let is_far = self.shortest.is_some_and(|shortest| shortest >= FAR);
@@ -239,7 +243,7 @@ impl<S: Seat> Lanes<S> {
             }
             let since = lane.reading?;
             let waits = self.now.saturating_duration_since(since);
-            if !has_waited && waits < LONG && (!is_far || self.is_due(lane)) {
+            if !has_waited && waits < LONG && !is_far {
                 return None;
             }
             let is_better =
@@ -249,16 +253,6 @@ impl<S: Seat> Lanes<S> {
             }
         }
         best
-    }
-
-    /// Whether the next reply on this lane should come about now.
-    pub(super) fn is_due(&self, lane: &Lane) -> bool {
-        let (Some(flight), Some(shortest)) = (lane.flights.front(), self.shortest) else {
-            return false;
-        };
-        let due = flight.sent + shortest;
-        let off = due.max(self.now) - due.min(self.now);
-        off < FAR / 2
     }
 
     /// Takes what is queued for a caller that does not lead this lane.
