@@ -45,7 +45,7 @@ use crate::sync::now;
 ///
 /// **A failure is larger than with leases.** When a connection breaks, every request in flight on
 /// it is lost, up to [`max_in_flight`](PipelineBuilder::max_in_flight) of them, not one. So is what
-/// follows a reply that makes no sense.
+/// follows a reply that makes no sense. What was only queued goes out on another.
 ///
 /// # What a call promises
 ///
@@ -113,11 +113,13 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Pipeline<R, C> {
     /// A pipeline with the default settings: as many lanes as the pool's limit.
     ///
     /// `read_reply` reads exactly one reply and not a byte more: what it takes of the next one is
-    /// missing there. It may be run again from the reply's first byte, when the caller that reads
-    /// gives up in the middle, so it should have no effects of its own. Where it needs bytes that
-    /// have not come, reading blocks; an error that it gets then it should return. Its own errors
-    /// and panics break the connection, and so does a reply of no bytes. A reply may not end with the
-    /// connection's end.
+    /// missing there. Where a request has two replies, or none, all later ones are paired wrongly.
+    /// It may be run again from the reply's first byte, when the caller that reads gives up in the
+    /// middle, so it should have no effects of its own. Where it needs bytes that have not come,
+    /// reading blocks; an error that it gets then it should return. Its own errors and panics break
+    /// the connection, and so does a reply of no bytes. So a reply that says "error" in the words of
+    /// the protocol is a value to return, and no `Err`. A reply may not end with the connection's
+    /// end.
     ///
     /// # Examples
     ///
@@ -177,7 +179,8 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Pipeline<R, C> {
     /// # Errors
     ///
     /// [`CallError::TimedOut`] when the time is over, which says whether the request was sent; else
-    /// as [`call`](Pipeline::call).
+    /// as [`call`](Pipeline::call). A call that got no connection in time ends so too:
+    /// [`Pool::outage`] of [`pool`](Pipeline::pool) has the cause.
     ///
     /// # Blocking
     ///
@@ -374,7 +377,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> 
 
     /// Whether a lost request is sent once more, within its deadline; default false.
     ///
-    /// Only who knows that twice does no harm may say yes.
+    /// Only where a request that is executed twice does no harm.
     ///
     /// # Examples
     ///

@@ -200,8 +200,8 @@ impl Connector {
     /// Whether to begin at a random one of the name's addresses; default false.
     ///
     /// For a name that stands for several servers of the same rank: the connections of one pool,
-    /// and of a fleet of clients, spread over them. Without it they all go to the address that the
-    /// resolver puts first. Those that failed lately are tried last all the same.
+    /// and of a fleet of clients, spread over them, instead of all going to the resolver's first.
+    /// Those that failed lately are tried last all the same.
     ///
     /// # Examples
     ///
