@@ -430,8 +430,7 @@ impl<C: Send + 'static> Builder<C> {
     /// Each connection's own lifetime is drawn from 0.9 to 1.0 of it, so that connections made
     /// together do not all close together. It ends a connection when it comes back or while it is
     /// idle, never within a lease; with [`probe_after`](Builder::probe_after) up to one
-    /// [`reap_interval`](Builder::reap_interval) late, if this is ten intervals or more. A pool
-    /// behind a name that moves follows it by this.
+    /// [`reap_interval`](Builder::reap_interval) late, if this is ten intervals or more.
     ///
     /// # Examples
     ///

@@ -98,8 +98,9 @@ where
 /// Connects to `host:port`, with a bound on the time and with settings that find dead peers.
 ///
 /// It resolves the name on each connect, so a pool follows a change in DNS as connections are
-/// renewed, and tries the addresses that the name has one after the other, in the resolver's order
-/// or from a [random one](Connector::spread) on.
+/// renewed, by [`max_lifetime`](crate::Builder::max_lifetime) or at once after
+/// [`free(0)`](crate::Pool::free). It tries the addresses that the name has one after the other, in
+/// the resolver's order or from a [random one](Connector::spread) on.
 ///
 /// An address that failed is tried after all others from then on, the one that failed last at the
 /// very end. So a dead address slows one connect and not all of them. The failure is forgotten after
@@ -201,7 +202,8 @@ impl Connector {
     ///
     /// For a name that stands for several servers of the same rank: the connections of one pool,
     /// and of a fleet of clients, spread over them, instead of all going to the resolver's first.
-    /// Those that failed lately are tried last all the same.
+    /// Those that failed lately are tried last all the same. Servers that hold different data are a
+    /// pool each.
     ///
     /// # Examples
     ///
