@@ -5,8 +5,8 @@
 //! and only if it is fit for the next caller.
 //!
 //! The crate is not for async programs, and not for protocols whose replies come in any order
-//! (HTTP/2, multiplexed RPC): a lease is exclusive, and its thread blocks. Where replies come in
-//! the order of the requests, a [`Pipeline`] lets hundreds of threads share a few connections.
+//! (HTTP/2, multiplexed RPC): a lease is exclusive, and its thread blocks. Where they come in order,
+//! see [shared calls](#shared-calls).
 //!
 //! # Hello
 //!

@@ -97,10 +97,10 @@ where
 
 /// Connects to `host:port`, with a bound on the time and with settings that find dead peers.
 ///
-/// It resolves the name on each connect, so a pool follows a change in DNS as connections are
-/// renewed, by [`max_lifetime`](crate::Builder::max_lifetime) or at once after
-/// [`free(0)`](crate::Pool::free). It tries the addresses that the name has one after the other, in
-/// the resolver's order or from a [random one](Connector::spread) on.
+/// It resolves the name on each connect, so a pool follows a change in DNS, or a server that is
+/// back, as connections are renewed: by [`max_lifetime`](crate::Builder::max_lifetime), or at once
+/// after [`free(0)`](crate::Pool::free). It tries the addresses that the name has one after the
+/// other, in the resolver's order or from a [random one](Connector::spread) on.
 ///
 /// An address that failed is tried after all others from then on, the one that failed last at the
 /// very end. So a dead address slows one connect and not all of them. The failure is forgotten after
