@@ -457,6 +457,10 @@
 //! [`handshake`](Builder::handshake) made are dropped on a `jackpot-close` thread, one at a time.
 //! None of these threads keeps a pool alive that has no handle left, and no drop waits for one.
 //!
+//! Build pools after forking or daemonising: after `fork` without `exec` the child has none of these
+//! threads, perhaps a lock that stays locked, and the parent's sockets, on which each reads the
+//! other's replies. Running another program is harmless: the sockets are close-on-exec.
+//!
 //! # Platforms
 //!
 //! Linux, macOS, FreeBSD and Windows. The tests run on Linux, and as Windows programs under Wine;
