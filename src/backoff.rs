@@ -23,7 +23,7 @@ mod picture;
 /// | [`jitter`](Backoff::jitter) | [`Jitter::Equal`] |
 ///
 /// [`Builder::build`](crate::Builder::build) and [`Pool::set_backoff`](crate::Pool::set_backoff)
-/// refuse what must not be.
+/// refuse what a setting says must not be.
 ///
 /// A sleeping `pull` is woken as soon as it can have a connection. So the delays bound how long a
 /// call goes on trying, and do not slow it down.

@@ -6,7 +6,8 @@
 //!
 //! The crate is not for async programs, and not for protocols whose replies come in any order
 //! (HTTP/2, multiplexed RPC): a lease is exclusive, and its thread blocks. Where they come in order,
-//! see [shared calls](#shared-calls).
+//! see [shared calls](#shared-calls). How to choose the settings, and what to do when something goes
+//! wrong: the [`guide`].
 //!
 //! # Hello
 //!

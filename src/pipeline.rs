@@ -30,8 +30,8 @@ use crate::sync::now;
 /// one behind the other on the same connections, and reads the replies in that order. Each
 /// connection in use is a *lane*; one of the callers on it reads for all of them, so there is no
 /// thread beside yours and no timer. Alone, a caller pays what a lease costs. A call that comes
-/// while all lanes wait is sent at once over a plain [`Stream`], and when the next bytes come over
-/// TLS or a [`BufStream`](crate::BufStream).
+/// while all lanes wait for replies is sent at once over a plain [`Stream`], and when the next bytes
+/// come over TLS or a [`BufStream`](crate::BufStream).
 ///
 /// It is a handle that is cheap to clone and works from every thread.
 ///
@@ -380,7 +380,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> 
 
     /// Whether a lost request is sent once more, within its deadline; default false.
     ///
-    /// Only where a request that is executed twice does no harm.
+    /// Say yes only where a request that is executed twice does no harm.
     ///
     /// # Examples
     ///

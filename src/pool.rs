@@ -239,8 +239,8 @@ impl<C: Send + 'static> Pool<C> {
     /// share its retries. Every other error comes out as it is, a read that timed out for instance.
     ///
     /// What returns `Ok` is not repeated: a request has to return the connection's end as an error,
-    /// which `read_line` for one does not. Each lease ends by the rules that hold for every lease (see
-    /// [`Stream`]): a request that gives up in the middle of a reply has to break it, by
+    /// which `read_line` for one does not. Each lease ends by the rules that hold for every lease
+    /// (see [`Stream`]): a request that gives up in the middle of a reply has to break it, by
     /// [`Stream::shutdown`].
     ///
     /// A server that dies and comes back before the retries are used up is not seen by its callers.
@@ -471,7 +471,7 @@ impl<C: Send + 'static> Pool<C> {
 
     /// [`end`](Pool::end), with a choice of what happens to leases that are out.
     ///
-    /// [`Close::Hard`] also cuts what an earlier `end` left out.
+    /// As [`Close`] says; [`Close::Hard`] also cuts what an earlier `end` left out.
     ///
     /// # Examples
     ///
