@@ -356,7 +356,8 @@ impl<C: Send + 'static> Builder<C> {
     /// A call that would make the line longer fails at once with [`Error::QueueFull`], for which
     /// [`is_full`](Error::is_full) is true. In line is who waits for a connection to come back or a
     /// place to fall free. A caller for whom a connect is under way is not, and one that keeps its
-    /// place, between two tries for instance, does not count again. `Some(0)`: nobody waits in line.
+    /// place, between two tries for instance, does not count again. `Some(0)`: nobody waits in line,
+    /// and bursts below the capacity are refused too.
     ///
     /// The [guide](crate::guide#overload) says what to set, and what it does in an overload.
     ///
