@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::pipeline::lane::{Machine, Message};
 use crate::pipeline::leader::{Call, Leader};
@@ -14,8 +14,6 @@ use crate::report::error::Error;
 use crate::state::lanes::{Entry, Failure, News, Report};
 use crate::sync::now;
 
-/// When a call that has led asks again whether it is to do something, should it be queued then.
-const AGAIN: Duration = Duration::from_millis(100);
 /// How often a call goes to another lane because its lane broke before it was sent.
 const BOUNCES: usize = 8;
 
@@ -93,12 +91,10 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
             let again = match entry {
                 Entry::Lead(lead) => {
                     Leader::lead(&call, lead);
-                    if !lead.own {
-                        entry = self.with(|lanes| lanes.again(key));
-                        continue;
+                    if lead.own {
+                        until = deadline;
                     }
-                    until = deadline;
-                    Some(AGAIN)
+                    None
                 }
                 Entry::Send { lane, bytes } => {
                     entry = call.send(lane, bytes);
@@ -114,6 +110,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Core<R, C> {
                 Some(Message::Reply(reply)) => return Ok(reply),
                 Some(Message::News(News::Failed(failure))) => return Err(failure),
                 Some(Message::News(News::Lead(lead))) => Entry::Lead(lead),
+                Some(Message::News(News::Watch)) => self.with(|lanes| lanes.wait(key)),
                 None if until.is_some_and(|at| at <= now()) => {
                     self.with(|lanes| lanes.time_is_up(key, false));
                     // That it is, or something else, is on the way to its seat.

@@ -73,7 +73,11 @@ pub(super) enum Stop<R> {
 impl<R> Seat<R> {
     pub(super) fn tell(&self, message: Message<R>) {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        debug_assert!(inbox.message.is_none(), "bug: two messages for one caller");
+        let is_replaceable = matches!(inbox.message, None | Some(Message::News(News::Watch)));
+        if matches!(message, Message::News(News::Watch)) && !is_replaceable {
+            return;
+        }
+        debug_assert!(is_replaceable, "bug: two messages for one caller");
         inbox.message = Some(message);
         let asleep = inbox.asleep;
         drop(inbox);
@@ -261,5 +265,20 @@ mod tests {
         assert!(!seat.is_free());
         drop(callers);
         assert!(seat.is_free());
+    }
+
+    /// Another thread tells it, so it may be late.
+    #[test]
+    fn that_it_is_to_watch_hides_nothing_else_that_a_caller_hears() {
+        let watch = || Message::News(News::Watch);
+        for messages in [[watch(), Message::Reply(1)], [Message::Reply(1), watch()]] {
+            let seat: Arc<Seat<i32>> = lanes::Seat::new();
+            for message in messages {
+                seat.tell(message);
+            }
+            let heard = seat.wait(|| Some(now()));
+            assert!(matches!(heard, Some(Message::Reply(1))));
+            assert!(seat.wait(|| Some(now())).is_none());
+        }
     }
 }

@@ -48,6 +48,9 @@ pub(crate) struct Lanes<S> {
     queue: VecDeque<usize>,
     /// Calls too large for the bounds: each goes out alone, and its own caller writes it.
     large: VecDeque<usize>,
+    /// Of the callers that sleep, the one whose sleep ends by itself while somebody is queued. To
+    /// sleep until a time that is near costs the system more than anything else in a call.
+    watcher: Option<usize>,
     lanes: Vec<Lane>,
     /// Until then no further lane is started beside others.
     grow_at: Instant,
@@ -67,6 +70,8 @@ pub(crate) struct Lanes<S> {
 pub(crate) enum News {
     Lead(Lead),
     Failed(Failure),
+    /// It is to watch over the queue. Whatever else it hears comes instead of this.
+    Watch,
 }
 
 /// A lane passes to a caller.
@@ -189,7 +194,7 @@ pub(crate) enum Entry {
         lane: usize,
         bytes: Vec<u8>,
     },
-    /// Sleep; after so long ask again.
+    /// Sleep; if there is a time, watch over the queue, and ask again after so long.
     Wait(Option<Duration>),
 }
 
@@ -256,6 +261,7 @@ impl<S: Seat> Lanes<S> {
             over: VecDeque::new(),
             queue: VecDeque::new(),
             large: VecDeque::new(),
+            watcher: None,
             lanes: (0..rules.lanes).map(|_| Lane::new()).collect(),
             grow_at: now,
             shortest: None,
@@ -273,6 +279,12 @@ impl<S: Seat> Lanes<S> {
 
     /// Who is to be told what, once the lock is free.
     pub(crate) fn take_news(&mut self) -> Vec<(S, News)> {
+        if self.watcher.is_none() {
+            self.watcher = self.first_queued();
+            if let Some(key) = self.watcher {
+                self.news.push((self.calls[key].seat.clone(), News::Watch));
+            }
+        }
         std::mem::take(&mut self.news)
     }
 

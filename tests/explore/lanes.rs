@@ -267,7 +267,7 @@ impl<'a> Digester<'a> {
             deadline: _,
             entered: _,
         } = &lanes.calls[*key];
-        digest.put(u64::from(*leads));
+        digest.put(u64::from(*leads) + 2 * u64::from(lanes.watcher == Some(*key)));
         match *stage {
             Stage::Queued => {
                 let mut places = lanes.queue.iter().chain(&lanes.large);
@@ -331,6 +331,7 @@ impl<'a> Digester<'a> {
                 Failure::NoConnection(_) => 4,
                 Failure::TimedOut { sent } => 6 + u64::from(*sent),
             }),
+            Message::News(News::Watch) => self.digest.put(8),
             Message::News(News::Lead(lead)) => {
                 self.digest.put(5);
                 self.lead(lead);
@@ -417,6 +418,7 @@ impl<'a> Digester<'a> {
             over,
             queue,
             large,
+            watcher: _,
             lanes,
             grow_at,
             shortest: _,

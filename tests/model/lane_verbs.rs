@@ -61,7 +61,7 @@ fn lead(lanes: &mut Machine, request: &[u8]) -> (usize, usize, Seat) {
 /// A call that waits in the queue.
 fn queue(lanes: &mut Machine, request: &[u8]) -> (usize, Seat) {
     let (key, seat, entry) = lanes.enter(request, None, false);
-    assert!(matches!(entry, Entry::Wait(Some(_))), "{entry:?}");
+    assert!(matches!(entry, Entry::Wait(_)), "{entry:?}");
     (key, seat)
 }
 
@@ -208,7 +208,7 @@ fn stood_back(deadline: Option<Duration>) -> (Machine, usize, (usize, Seat)) {
         })
     ));
     assert!(lanes.stand_back(1, key, &REQUEST));
-    assert!(lanes.take_news().is_empty());
+    assert!(matches!(news(&mut lanes, &seat), News::Watch));
     (lanes, leader, (key, seat))
 }
 
@@ -220,18 +220,32 @@ fn a_lane_that_found_no_connection_is_tried_again_after_a_tenth_of_a_second() {
         (Some(tenth + MOMENT), true),
         (Some(tenth), false),
     ] {
-        let (mut lanes, _, (key, _seat)) = stood_back(deadline);
+        let (mut lanes, _, (key, seat)) = stood_back(deadline);
         pass(&mut lanes, tenth.saturating_sub(MOMENT));
-        assert!(matches!(lanes.again(key), Entry::Wait(Some(time)) if time == tenth));
+        assert!(matches!(lanes.again(key), Entry::Wait(Some(_))));
         pass(&mut lanes, MOMENT);
-        match lanes.again(key) {
-            Entry::Lead(lead) => assert!(leads && lead.lane == 1),
-            Entry::Wait(Some(time)) => assert!(!leads && time == tenth),
-            other => panic!("{other:?}"),
+        let entry = lanes.again(key);
+        if leads {
+            assert!(matches!(entry, Entry::Wait(None)), "{entry:?}");
+            let news = news(&mut lanes, &seat);
+            assert!(matches!(news, News::Lead(lead) if lead.lane == 1));
+        } else {
+            assert!(matches!(entry, Entry::Wait(Some(_))), "{entry:?}");
         }
-        let is_queued = matches!(lanes.again(key), Entry::Wait(Some(_)));
-        assert_eq!(is_queued, !leads);
     }
+}
+
+#[test]
+fn who_watches_over_the_queue_and_is_to_lead_leaves_that_to_another() {
+    let (mut lanes, _, (key, seat)) = stood_back(None);
+    let (_, other) = queue(&mut lanes, &REQUEST);
+    pass(&mut lanes, Duration::from_millis(100));
+    let entry = lanes.again(key);
+    assert!(matches!(entry, Entry::Wait(None)), "{entry:?}");
+    let [(to, News::Lead(_)), (next, News::Watch)] = &lanes.take_news()[..] else {
+        panic!("nobody leads, or nobody watches");
+    };
+    assert!(Rc::ptr_eq(&to.0, &seat.0) && Rc::ptr_eq(&next.0, &other.0));
 }
 
 #[test]
@@ -334,16 +348,62 @@ fn a_queued_call_asks_again_after_four_times_as_long_as_usual_within_bounds() {
 }
 
 #[test]
-fn where_many_wait_each_asks_less_often() {
+fn who_watches_over_the_queue_asks_again_after_as_long_as_the_first_has_waited() {
     let mut lanes = machine(1, 100, 1000);
     let (at, _, _seat) = lead(&mut lanes, &REQUEST);
     lanes.lanes[at].reading = None; // its leader is about to look
-    for (more, milliseconds) in [(1000, 100), (10, 101), (1990, 300)] {
-        let queued: Vec<_> = (0..more).map(|_| queue(&mut lanes, &REQUEST)).collect();
-        let Entry::Wait(Some(time)) = lanes.again(queued[0].0) else {
-            panic!("it does not wait");
+    let (key, _queued) = queue(&mut lanes, &REQUEST);
+    for (later, again) in [(1, 1), (8, 9), (90, 99), (1, 100), (10, 100)] {
+        pass(&mut lanes, Duration::from_millis(later));
+        let entry = lanes.again(key);
+        let Entry::Wait(Some(time)) = entry else {
+            panic!("{entry:?}");
         };
-        assert_eq!(time, Duration::from_millis(milliseconds));
+        assert_eq!(time, Duration::from_millis(again));
+    }
+}
+
+/// A timer for each would cost more than anything else in a call.
+#[test]
+fn one_of_those_who_sleep_watches_over_the_queue() {
+    type Ends = fn(&mut Machine, usize, [&Seat; 2]);
+    let ends: [(&str, Ends); 4] = [
+        ("answered", |lanes, _, seats| {
+            for seat in seats {
+                answer(lanes, 0, seat);
+            }
+        }),
+        ("timed out", |lanes, key, _| lanes.time_is_up(key, false)),
+        ("leads", |lanes, key, _| _ = lanes.lead(key, 0, false)),
+        ("told", |lanes, key, _| {
+            let error = io::Error::other("broken");
+            lanes.tell(key, Failure::Lost(Arc::new(error)));
+        }),
+    ];
+    for (why, ends) in ends {
+        let mut lanes = machine(1, 2, 1000);
+        let (at, leader, first) = lead(&mut lanes, &REQUEST);
+        lanes.lanes[at].reading = None; // its leader is about to look
+        let (watcher, seat, entry) = lanes.enter(&REQUEST, None, false);
+        assert!(matches!(entry, Entry::Wait(Some(_))), "{why}: {entry:?}");
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            let (key, seat, entry) = lanes.enter(&REQUEST, None, false);
+            assert!(matches!(entry, Entry::Wait(None)), "{why}: {entry:?}");
+            others.push((key, seat));
+        }
+        // While its call is in flight, too.
+        write(&mut lanes, at, leader, &REQUEST);
+        assert!(lanes.take_news().is_empty(), "{why}");
+        ends(&mut lanes, watcher, [&first, &seat]);
+        let news = lanes.take_news();
+        let watch = |(seat, news): &(Seat, News)| {
+            Rc::ptr_eq(&seat.0, &others[0].1.0) && matches!(news, News::Watch)
+        };
+        assert_eq!(news.iter().filter(|news| watch(news)).count(), 1, "{why}");
+        let entry = lanes.wait(others[0].0);
+        assert!(matches!(entry, Entry::Wait(Some(_))), "{why}: {entry:?}");
+        assert!(lanes.take_news().is_empty(), "{why}");
     }
 }
 

@@ -404,8 +404,14 @@ impl World {
 
     #[track_caller]
     fn tell(&mut self, mat: Mat, message: Message) {
-        let is_first = self.post.iter().all(|(other, _)| !other.is(&mat));
-        assert!(is_first, "two messages for one caller");
+        let is_watch = |message: &Message| matches!(message, Message::News(News::Watch));
+        if let Some(before) = self.post.iter().position(|(other, _)| other.is(&mat)) {
+            if is_watch(&message) {
+                return;
+            }
+            let (_, before) = self.post.swap_remove(before);
+            assert!(is_watch(&before), "two messages for one caller");
+        }
         assert!(
             self.callers.iter().any(|caller| caller.mat.is(&mat)),
             "a message for a call that is over"
@@ -667,6 +673,10 @@ impl World {
                 assert!(lead.own);
                 return begin_to_lead(lead);
             }
+            Message::News(News::Watch) => {
+                let key = self.callers[at].key;
+                return entered(self.with(|lanes| lanes.wait(key)));
+            }
             Message::Reply(reply) => {
                 assert_eq!(reply, self.callers[at].id, "the reply of another call");
                 Outcome::Replied
@@ -767,7 +777,7 @@ impl World {
     fn leave(&mut self, at: usize, leading: &Leading) -> At {
         if !leading.panics {
             return At::Asleep {
-                looks: true,
+                looks: false,
                 is_settled: false,
             };
         }
@@ -963,7 +973,8 @@ impl World {
         if has_replies && self.lanes.lanes[lane].flights.is_empty() {
             // Another one may have come with these.
             if config.nonsense && choices.is_hit(12) {
-                assert!(matches!(self.lanes.answered(lane), Whose::Unasked));
+                let whose = self.with(|lanes| lanes.answered(lane));
+                assert!(matches!(whose, Whose::Unasked));
                 leading.step = Step::Break;
                 return At::Leading(leading);
             }
@@ -1260,6 +1271,19 @@ impl World {
         })
     }
 
+    /// Whether the caller that is to watch over the queue does, or is about to.
+    fn is_watched(&self) -> bool {
+        let is_it = |caller: &&Caller| Some(caller.key) == self.lanes.watcher;
+        let watcher = self.callers.iter().find(is_it);
+        watcher.is_some_and(|caller| match caller.at {
+            At::Asleep { looks, .. } => looks || self.message_for(caller).is_some(),
+            At::Writing { .. } => true,
+            // It leads for others, and waits for nothing.
+            At::Leading(ref leading) => !leading.own,
+            At::Over => false,
+        })
+    }
+
     /// Each call is in one place.
     fn check_call(&self, key: usize) {
         let lanes = &self.lanes;
@@ -1280,9 +1304,9 @@ impl World {
         };
         assert!(call.seat.is(&caller.mat));
         let leads = self.is_leading(caller);
-        let (is_asleep, looks) = match caller.at {
-            At::Asleep { looks, .. } => (self.message_for(caller).is_none(), looks),
-            _ => (false, true),
+        let is_asleep = match caller.at {
+            At::Asleep { .. } => self.message_for(caller).is_none(),
+            _ => false,
         };
         match call.stage {
             Stage::Queued => {
@@ -1290,7 +1314,7 @@ impl World {
                 assert!(!leads && !call.leads);
                 let is_small = caller.len <= self.lanes.rules.max_bytes;
                 assert_eq!(call.request.len(), if is_small { caller.len } else { 0 });
-                assert!(looks || !is_asleep, "nobody looks after a queued call");
+                assert!(self.is_watched(), "nobody looks after a queued call");
             }
             Stage::Own => {
                 assert_eq!((queued, flying, over), (0, 0, 0));

@@ -8,13 +8,12 @@ use crate::state::lanes::{Call, Entry, Failure, Lanes, News, Seat, Stage};
 
 /// How much of a request's buffer is kept for the next one in its place.
 const KEPT: usize = 16 * 1024;
-/// A queued call asks again whether it is to do something after four times as long as a call usually
-/// takes, within these bounds,
+/// Whoever watches over the queue asks again after four times as long as a call usually takes,
+/// within these bounds,
 const SOON: Duration = Duration::from_micros(500);
 const LATE: Duration = Duration::from_millis(5);
-/// and then this often, or less often where many do: all together once in `SHARE`.
+/// or after as long as the first in it has waited, up to this.
 const AGAIN: Duration = Duration::from_millis(100);
-const SHARE: Duration = Duration::from_micros(100);
 
 impl<S: Seat> Lanes<S> {
     /// A call begins; `first` if it goes ahead of the others, because its lane broke.
@@ -38,28 +37,33 @@ impl<S: Seat> Lanes<S> {
         (key, seat, entry)
     }
 
-    /// What a caller is to do that has waited for as long as it was told.
+    /// What a caller is to do that has watched over the queue for as long as it was told.
     pub(crate) fn again(&mut self, key: usize) -> Entry {
-        if !self.is_queued(key) {
-            return Entry::Wait(None);
-        }
         if let Some(entry) = self.send_from_queue(true) {
             return entry;
         }
         // A lane could not start before, and nobody else looks whether it can now.
-        match self.lane_to_lead() {
-            Some(lane) if self.is_in_time(key) => Entry::Lead(self.appoint(key, lane)),
-            _ => {
-                let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
-                Entry::Wait(Some(AGAIN.max(SHARE.saturating_mul(waiting))))
-            }
+        if let Some(lane) = self.lane_to_lead() {
+            self.appoint_first(lane);
         }
+        self.wait(key)
     }
 
-    /// A call waits, and if it is queued, not for long.
-    pub(super) fn wait(&self, key: usize) -> Entry {
+    /// A call waits, and watches over the queue if nobody does.
+    pub(crate) fn wait(&mut self, key: usize) -> Entry {
+        let Some(first) = self.first_queued() else {
+            self.watches_no_more(key);
+            return Entry::Wait(None);
+        };
+        if self.watcher.is_none() && !self.calls[key].leads {
+            self.watcher = Some(key);
+        }
         let soon = Duration::from_nanos(self.usual * 4).clamp(SOON, LATE);
-        Entry::Wait(self.is_queued(key).then_some(soon))
+        let waited = self
+            .now
+            .saturating_duration_since(self.calls[first].entered);
+        let watches = self.watcher == Some(key);
+        Entry::Wait(watches.then(|| soon.max(waited.min(AGAIN))))
     }
 
     /// The pool has ended: whoever is queued, and whoever comes, hears so at once.
@@ -70,7 +74,7 @@ impl<S: Seat> Lanes<S> {
 
     /// All who are queued hear that there is no connection.
     pub(super) fn tell_queued(&mut self, error: &Arc<Error>) {
-        while let Some(&key) = self.queue.front().or(self.large.front()) {
+        while let Some(key) = self.first_queued() {
             self.tell(key, Failure::NoConnection(Arc::clone(error)));
         }
     }
@@ -140,6 +144,7 @@ impl<S: Seat> Lanes<S> {
     pub(super) fn end_call(&mut self, key: usize) {
         debug_assert_ne!(self.calls[key].stage, Stage::Over);
         self.set_stage(key, Stage::Over);
+        self.watches_no_more(key);
         self.over.push_back(key);
     }
 
@@ -157,6 +162,11 @@ impl<S: Seat> Lanes<S> {
                 return;
             }
         }
+    }
+
+    /// It does not sleep any more.
+    pub(super) fn watches_no_more(&mut self, key: usize) {
+        self.watcher = self.watcher.filter(|watcher| *watcher != key);
     }
 
     pub(super) fn is_queued(&self, key: usize) -> bool {
@@ -185,6 +195,10 @@ impl<S: Seat> Lanes<S> {
         }
         let call = &mut self.calls[key];
         (call.stage, call.leads) = (Stage::Queued, false);
+    }
+
+    pub(super) fn first_queued(&self) -> Option<usize> {
+        self.queue.front().or(self.large.front()).copied()
     }
 
     /// The first small call that waits and whose time is not up.

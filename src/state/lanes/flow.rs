@@ -85,6 +85,7 @@ impl<S: Seat> Lanes<S> {
         lane.rounds += 1;
         if lane.phase == Phase::Passing {
             lane.phase = Phase::Led;
+            self.watches_no_more(key);
             return Entry::Lead(Lead {
                 lane: at,
                 own: false,

@@ -92,7 +92,7 @@ impl<S: Seat> Lanes<S> {
     }
 
     /// Gives a lane without a leader to whoever is first in the queue.
-    fn appoint_first(&mut self, at: usize) {
+    pub(super) fn appoint_first(&mut self, at: usize) {
         if let Some(key) = self.first_waiting() {
             let seat = self.calls[key].seat.clone();
             let lead = self.appoint(key, at);
@@ -132,6 +132,7 @@ impl<S: Seat> Lanes<S> {
     /// This call's caller is to lead, and sends its call first if it has not been sent.
     pub(super) fn lead(&mut self, key: usize, at: usize, stale: bool) -> Lead {
         self.calls[key].leads = true;
+        self.watches_no_more(key);
         if self.is_queued(key) {
             self.set_stage(key, Stage::Own);
         }
