@@ -56,8 +56,6 @@ pub(crate) struct Lanes<S> {
     grow_at: Instant,
     /// The shortest round trip seen; it grows only by what a request alone on its lane took.
     shortest: Option<Duration>,
-    /// How many nanoseconds a call usually takes, waiting included.
-    usual: u64,
     stats: PipelineStats,
     /// What every call gets that is not in flight, once the pool has ended.
     ended: Option<Arc<Error>>,
@@ -265,7 +263,6 @@ impl<S: Seat> Lanes<S> {
             lanes: (0..rules.lanes).map(|_| Lane::new()).collect(),
             grow_at: now,
             shortest: None,
-            usual: 0,
             stats: PipelineStats::default(),
             ended: None,
             news: Vec::new(),

@@ -422,7 +422,6 @@ impl<'a> Digester<'a> {
             lanes,
             grow_at,
             shortest: _,
-            usual: _,
             stats: _,
             ended: _,
             news: _,

@@ -8,12 +8,11 @@ use crate::state::lanes::{Call, Entry, Failure, Lanes, News, Seat, Stage};
 
 /// How much of a request's buffer is kept for the next one in its place.
 const KEPT: usize = 16 * 1024;
-/// Whoever watches over the queue asks again after four times as long as a call usually takes,
-/// within these bounds,
-const SOON: Duration = Duration::from_micros(500);
-const LATE: Duration = Duration::from_millis(5);
-/// or after as long as the first in it has waited, up to this.
-const AGAIN: Duration = Duration::from_millis(100);
+/// Whoever watches over the queue asks again after this time: so long that the timer is seldom the
+/// system's next one, which is what makes it cheap. Nearly always a leader looks much earlier.
+const SOON: Duration = Duration::from_millis(5);
+/// Or after as long as the first in the queue has waited, up to this.
+const LATE: Duration = Duration::from_millis(100);
 
 impl<S: Seat> Lanes<S> {
     /// A call begins; `first` if it goes ahead of the others, because its lane broke.
@@ -58,12 +57,11 @@ impl<S: Seat> Lanes<S> {
         if self.watcher.is_none() && !self.calls[key].leads {
             self.watcher = Some(key);
         }
-        let soon = Duration::from_nanos(self.usual * 4).clamp(SOON, LATE);
         let waited = self
             .now
             .saturating_duration_since(self.calls[first].entered);
         let watches = self.watcher == Some(key);
-        Entry::Wait(watches.then(|| soon.max(waited.min(AGAIN))))
+        Entry::Wait(watches.then(|| waited.clamp(SOON, LATE)))
     }
 
     /// The pool has ended: whoever is queued, and whoever comes, hears so at once.

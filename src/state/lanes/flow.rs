@@ -126,11 +126,7 @@ impl<S: Seat> Lanes<S> {
         let Some(key) = flight.key else {
             return Whose::Nobody;
         };
-        let call = &self.calls[key];
-        let took = self.now.saturating_duration_since(call.entered);
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.usual = self.usual / 16 * 15 + took / 16;
-        let seat = call.seat.clone();
+        let seat = self.calls[key].seat.clone();
         self.end_call(key);
         Whose::Caller(seat)
     }
