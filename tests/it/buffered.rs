@@ -338,7 +338,8 @@ fn what_a_flush_could_not_send_in_time_is_kept_and_closes() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut
     ));
     let rest = lease.unsent().len();
-    assert!(rest > 0 && rest < MUCH, "{rest}");
+    // Windows does not say how much it has sent when a write times out.
+    assert!(rest > 0 && (rest < MUCH || cfg!(windows)), "{rest}");
     // A read sends first, and does not pass over that either.
     lease.read(&mut [0; 1]).unwrap_err();
     Connection::finish(lease);

@@ -125,7 +125,7 @@ fn finish_overrides_nothing_else() {
         }),
         (Eviction::Broken, |lease, far| {
             reset(far);
-            assert_eq!(lease.read(&mut [0; 1]).is_err(), shows_resets());
+            assert!(lease.read(&mut [0; 1]).is_err() || !shows_resets());
         }),
         (Eviction::Broken, |lease, _| {
             lease.shutdown(Shutdown::Write).unwrap();
