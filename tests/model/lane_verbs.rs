@@ -514,7 +514,7 @@ fn enter_to_send(lanes: &mut Machine, request: &[u8]) -> (usize, usize, Vec<u8>,
 }
 
 #[test]
-fn a_caller_that_does_not_lead_writes_no_more_than_buffers_hold() {
+fn a_caller_that_does_not_lead_writes_no_more_bytes_than_buffers_hold() {
     let (mut lanes, leader, _seat) = reading(10 * SIXTEEN_KB);
     let fits = vec![0; SIXTEEN_KB - REQUEST.len()];
     let (key, at, bytes, _sender) = enter_to_send(&mut lanes, &fits);
