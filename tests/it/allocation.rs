@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jackpot::{Builder, Connection, Error, Event, Eviction, Pool, Stream};
 
-use crate::line::{Line, in_time, patient, restless};
+use crate::line::{Line, fast_retries, in_time, slow_retries};
 use crate::support::{Gate, Peer, Server, ask, background, eventually};
 
 #[test]
@@ -194,11 +194,11 @@ fn allocate_fails_with_the_error_of_its_own_connect() {
 /// All of the limit can be leased, and no more.
 #[track_caller]
 fn expect_room_for(pool: &Pool, limit: usize) {
-    pool.set_backoff(restless()).unwrap();
+    pool.set_backoff(fast_retries()).unwrap();
     let leases: Vec<_> = (0..limit)
         .map(|_| in_time(pool, Pool::pull).unwrap())
         .collect();
-    pool.set_backoff(patient()).unwrap();
+    pool.set_backoff(slow_retries()).unwrap();
     assert!(pool.allocate().unwrap_err().is_full());
     drop(leases);
     let stats = pool.stats();

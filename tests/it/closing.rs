@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Builder, Connection, Eviction, Pool, Stream};
 
-use crate::support::{Gate, Peer, SOON, background, eventually, impatient};
+use crate::support::{Gate, Peer, SOON, background, eventually, one_retry};
 
 /// Less than any destructor here takes, and more than anything else does.
 const PROMPT: Duration = Duration::from_secs(10);
@@ -101,7 +101,7 @@ impl Counter {
         let builder = Pool::builder(move || TcpStream::connect(address))
             .limit(limit)
             .reap_interval(None)
-            .backoff(impatient())
+            .backoff(one_retry())
             .handshake(move |stream| {
                 let manners = Arc::clone(&theirs);
                 Ok::<_, io::Error>(Polite { stream, manners })

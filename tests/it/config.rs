@@ -16,7 +16,7 @@ use jackpot::{
 };
 
 use crate::support::{
-    Events, Gate, NEVER, Peer, Server, ask, background, eventually, impatient, refused,
+    Events, Gate, NEVER, Peer, Server, ask, background, eventually, one_retry, refused,
 };
 
 fn nowhere() -> io::Result<TcpStream> {
@@ -91,7 +91,7 @@ fn a_handshake_leaves_the_other_settings_as_they_were() {
         .limit(7)
         .min_idle(3)
         .max_connecting(2)
-        .backoff(impatient())
+        .backoff(one_retry())
         .idle_timeout(Some(Duration::from_secs(11)))
         .max_lifetime(Some(Duration::from_secs(12)))
         .reap_interval(None)
@@ -107,7 +107,7 @@ fn a_handshake_leaves_the_other_settings_as_they_were() {
     let builder = builder.handshake(|_| Ok::<_, io::Error>(Cell::new(1)));
     assert_eq!(format!("{builder:?}"), before);
     let pool = builder.build().unwrap();
-    assert_eq!((pool.limit(), pool.backoff()), (7, impatient()));
+    assert_eq!((pool.limit(), pool.backoff()), (7, one_retry()));
     pool.end();
     eventually("its end is told", || events.count("ended") == 1);
 }
@@ -195,7 +195,7 @@ fn lapses_of_zero_are_allowed() {
 #[test]
 fn a_full_pool_says_so_in_every_kind_of_error() {
     let peer = Peer::new();
-    let pool = peer.builder(1).backoff(impatient()).build().unwrap();
+    let pool = peer.builder(1).backoff(one_retry()).build().unwrap();
     let held = pool.pull().unwrap();
     let line = line!() - 1;
     let state = "(limit 1: 0 idle, 1 leased, 0 connecting, 0 waiting)";
@@ -230,7 +230,7 @@ fn a_failed_connect_is_the_source_down_to_its_os_code() {
     let gone = refused();
     let os_error = TcpStream::connect(gone).unwrap_err();
     let pool = Pool::builder(move || TcpStream::connect(gone))
-        .backoff(impatient())
+        .backoff(one_retry())
         .build()
         .unwrap();
     let connect = pool.allocate().unwrap_err();
@@ -258,7 +258,7 @@ fn a_failed_handshake_is_the_source_down_to_its_io_error() {
     let peer = Peer::new();
     let pool = peer
         .builder(1)
-        .backoff(impatient())
+        .backoff(one_retry())
         .handshake(|_| Err::<Stream, _>(io::Error::from(ErrorKind::UnexpectedEof)))
         .build()
         .unwrap();
@@ -342,7 +342,7 @@ fn every_error_becomes_an_io_error_that_keeps_it() {
     }
 
     let peer = Peer::new();
-    let pool = peer.builder(1).backoff(impatient()).build().unwrap();
+    let pool = peer.builder(1).backoff(one_retry()).build().unwrap();
     assert_eq!(use_it(&pool).unwrap(), 1);
     let held = pool.pull().unwrap();
     let full = use_it(&pool).unwrap_err();
@@ -358,7 +358,7 @@ fn every_error_becomes_an_io_error_that_keeps_it() {
     assert!(kept.is_ended());
 
     let gone = refused();
-    let pool = Pool::builder(move || TcpStream::connect(gone)).backoff(impatient());
+    let pool = Pool::builder(move || TcpStream::connect(gone)).backoff(one_retry());
     let connect = use_it(&pool.build().unwrap()).unwrap_err();
     assert_eq!(connect.kind(), ErrorKind::ConnectionRefused);
     let invalid = io::Error::from(Pool::new(0, nowhere).unwrap_err());

@@ -81,25 +81,25 @@ fn a_client_whose_destructor_panics_after_its_handshake_takes_no_slot_with_it() 
     eventually("the slot is vacant", || pool.stats().connecting == 0);
 }
 
-/// An error whose destructor looks at the pool, as one that owns a session may.
+/// An error whose destructor asks the pool, as one that owns a session may.
 #[derive(Debug)]
-struct Curious(Arc<Looks>);
+struct Asking(Arc<Asked>);
 
 #[derive(Debug, Default)]
-struct Looks {
+struct Asked {
     pool: OnceLock<Pool>,
     count: AtomicUsize,
 }
 
-impl fmt::Display for Curious {
+impl fmt::Display for Asking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("curious")
+        f.write_str("asking")
     }
 }
 
-impl StdError for Curious {}
+impl StdError for Asking {}
 
-impl Drop for Curious {
+impl Drop for Asking {
     fn drop(&mut self) {
         if let Some(pool) = self.0.pool.get() {
             let _ = pool.stats();
@@ -110,13 +110,13 @@ impl Drop for Curious {
 
 #[test]
 fn a_connect_error_is_dropped_outside_the_lock() {
-    let looks: Arc<Looks> = Arc::default();
+    let asked: Arc<Asked> = Arc::default();
     let failing = {
-        let looks = Arc::clone(&looks);
-        move || Err(io::Error::other(Curious(Arc::clone(&looks))))
+        let asked = Arc::clone(&asked);
+        move || Err(io::Error::other(Asking(Arc::clone(&asked))))
     };
     let pool = Pool::new(1, failing).unwrap();
-    looks.pool.set(pool.clone()).unwrap();
+    asked.pool.set(pool.clone()).unwrap();
     let caller = background({
         let pool = pool.clone();
         move || pool.allocate().map(drop)
@@ -129,5 +129,5 @@ fn a_connect_error_is_dropped_outside_the_lock() {
         pool.end();
     });
     change.join();
-    eventually("the error is dropped", || looks.count.load(SeqCst) == 1);
+    eventually("the error is dropped", || asked.count.load(SeqCst) == 1);
 }

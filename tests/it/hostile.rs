@@ -388,7 +388,7 @@ fn a_sweep_tells_hang_ups_from_other_ends() {
 }
 
 #[test]
-fn a_single_byte_begins_the_count_of_hang_ups_anew() {
+fn a_single_byte_sets_the_count_of_hang_ups_back_to_zero() {
     let (server, hangs_up) = fickle();
     let pool = hung_up_on(&server, 10);
     hangs_up.store(false, SeqCst);

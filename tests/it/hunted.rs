@@ -138,8 +138,8 @@ fn what_a_client_sent_before_it_panicked_was_sent_again() {
         read_line(&mut socket).unwrap();
         // Who reads sends for the others after a while, which a busy machine may let pass.
         let queued = |count| {
-            let mut looks = (0..50).map(|_| std::thread::sleep(Duration::from_millis(1)));
-            looks.any(|()| pipeline.stats().queued == count)
+            let mut polls = (0..50).map(|_| std::thread::sleep(Duration::from_millis(1)));
+            polls.any(|()| pipeline.stats().queued == count)
         };
         let second = call(b"panic\n");
         let is_queued = queued(1);
@@ -214,7 +214,7 @@ fn a_small_write_behind_much_held_its_leader_beyond_its_deadline() {
         }));
         let mut over = None;
         eventually("it goes out, or the leader's time is up", || {
-            socket.write_all(b".").unwrap(); // the leader looks, and sends
+            socket.write_all(b".").unwrap(); // the leader wakes up, and sends
             over = late.as_ref().unwrap().is_done_with();
             over.is_some() || pipeline.stats().calls > queued
         });

@@ -165,7 +165,7 @@ fn no_file_is_too_long_to_read() {
         let lines = code.lines().count();
         assert!(
             lines <= LONGEST,
-            "src/{name} has {lines} lines of code, more than {LONGEST}: divide it by what its readers look for"
+            "src/{name} has {lines} lines of code, more than {LONGEST}: divide it by what its readers search for"
         );
     }
 }

@@ -95,7 +95,7 @@ impl Line {
         Pool::builder(self.factory())
             .limit(limit)
             .reap_interval(None)
-            .backoff(patient())
+            .backoff(slow_retries())
     }
 
     pub(crate) fn pool(&self, limit: usize) -> Pool {
@@ -145,12 +145,12 @@ pub(crate) fn in_time<T: Send + 'static>(
 }
 
 /// Retries a minute apart.
-pub(crate) fn patient() -> Backoff {
+pub(crate) fn slow_retries() -> Backoff {
     Backoff::new().min(Duration::from_secs(60))
 }
 
 /// Retries a moment apart, for as long as it takes.
-pub(crate) fn restless() -> Backoff {
+pub(crate) fn fast_retries() -> Backoff {
     Backoff::new()
         .retries(u32::MAX)
         .min(Duration::from_millis(1))

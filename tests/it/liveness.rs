@@ -207,7 +207,7 @@ fn a_sending_side_shut_down_behind_the_pools_back_is_found_on_return() {
 }
 
 #[test]
-fn a_socket_that_was_only_looked_at_goes_back() {
+fn a_socket_of_which_only_options_were_read_goes_back() {
     let peer = Peer::new();
     let pool = peer.pool(1);
     for _ in 0..3 {
@@ -233,7 +233,7 @@ fn a_sending_side_shut_down_through_a_duplicate_is_found_by_a_sweep() {
 }
 
 #[test]
-fn every_sweep_of_a_small_pool_looks_at_all_sending_sides() {
+fn every_sweep_of_a_small_pool_checks_all_sending_sides() {
     const MANY: usize = 20;
     let peer = Peer::new();
     let (pool, kept) = keeping(peer.address(), |b| b.limit(MANY));

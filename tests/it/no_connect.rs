@@ -10,7 +10,7 @@ use jackpot::{Connection, Connector, Factory, Pool};
 
 use crate::outage::out_of_descriptors;
 use crate::support::{
-    BlackHole, SOON, Server, ask, assert_sums, background, eventually, impatient, panic_quietly,
+    BlackHole, SOON, Server, ask, assert_sums, background, eventually, one_retry, panic_quietly,
     refused,
 };
 
@@ -73,7 +73,7 @@ fn what_is_open_works_on_while_nothing_connects() {
             }
         })
         .limit(3)
-        .backoff(impatient().retries(1000))
+        .backoff(one_retry().retries(1000))
         .reap_interval(None)
         .build()
         .unwrap();
@@ -107,7 +107,7 @@ fn what_is_open_works_on_while_nothing_connects() {
 fn the_end_comes_while_nothing_connects() {
     for cause in CAUSES {
         let pool = Pool::builder(cause.factory())
-            .backoff(impatient().retries(1000))
+            .backoff(one_retry().retries(1000))
             .reap_interval(None)
             .build()
             .unwrap();

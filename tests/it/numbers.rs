@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Close, Connection, Event, Pool};
 
-use crate::support::{Events, NEVER, Peer, Server, background, eventually, impatient, refused};
+use crate::support::{Events, NEVER, Peer, Server, background, eventually, one_retry, refused};
 
 #[test]
 fn waits_connects_and_timeouts_are_counted() {
@@ -35,7 +35,7 @@ fn waits_connects_and_timeouts_are_counted() {
     // A failed connect is none that was made, and a call that gives up by itself no time-out.
     let gone = refused();
     let pool = Pool::builder(move || std::net::TcpStream::connect(gone))
-        .backoff(impatient())
+        .backoff(one_retry())
         .build()
         .unwrap();
     assert!(!pool.pull().unwrap_err().is_timeout());
@@ -130,7 +130,7 @@ fn the_times_and_places_in_the_events_are_those_of_the_calls() {
     assert_eq!((times.count(), times.max()), (2, seen[4].1));
 }
 
-/// Where the reaper would else be the one who looks at the clock.
+/// Where the reaper would else be the one that reads the clock.
 #[test]
 fn a_lease_is_not_told_to_have_begun_before_its_call() {
     let peer = Peer::new();

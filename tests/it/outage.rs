@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Connection, Connector, Error, Eviction, Jitter, Pool};
 
-use crate::line::{Line, Queue, in_time, restless};
-use crate::support::{Gate, Peer, SOON, Server, ask, background, eventually, impatient, refused};
+use crate::line::{Line, Queue, fast_retries, in_time};
+use crate::support::{Gate, Peer, SOON, Server, ask, background, eventually, one_retry, refused};
 
 /// What the outage gate keeps between the starts of two connects.
 const SPACING: Duration = Duration::from_millis(100);
@@ -65,7 +65,7 @@ fn zero_retries_is_one_try() {
     let line = Line::to(peer.address());
     line.down();
     let pool = line.pool(1);
-    pool.set_backoff(impatient().retries(0)).unwrap();
+    pool.set_backoff(one_retry().retries(0)).unwrap();
     let error = pool.pull().unwrap_err();
     // On a slow machine the pool has tried again before the caller has left.
     assert_eq!(attempts(&error), 1);
@@ -76,7 +76,7 @@ fn zero_retries_is_one_try() {
 fn zero_retries_at_the_limit_is_one_try_too() {
     let peer = Peer::new();
     let pool = Line::to(peer.address()).pool(1);
-    pool.set_backoff(impatient().retries(0)).unwrap();
+    pool.set_backoff(one_retry().retries(0)).unwrap();
     let _lease = pool.pull().unwrap();
     let error = pool.pull().unwrap_err();
     assert_eq!(attempts(&error), 1);
@@ -136,7 +136,7 @@ fn errors_of(
 fn the_cause_is_given_to_every_caller_whose_retries_are_used_up() {
     let address = refused();
     let original = TcpStream::connect(address).unwrap_err();
-    let pool = Line::to(address).builder(20).backoff(impatient());
+    let pool = Line::to(address).builder(20).backoff(one_retry());
     let errors = errors_of(10, &pool.build().unwrap(), Pool::pull);
     assert!(errors.iter().all(|error| attempts(error) == 2));
     let text = original.to_string();
@@ -162,7 +162,7 @@ fn the_cause_keeps_its_text_where_there_is_no_code() {
     let line = Line::to(peer.address());
     let kind = ErrorKind::HostUnreachable;
     line.meets(move |_| Err(io::Error::new(kind, "the switchboard is closed")));
-    let pool = line.builder(20).backoff(impatient()).build().unwrap();
+    let pool = line.builder(20).backoff(one_retry()).build().unwrap();
     let errors = errors_of(10, &pool, Pool::pull);
     expect_cause(&errors, kind, None, "the switchboard is closed");
 }
@@ -172,7 +172,7 @@ fn the_cause_is_the_outage_for_those_too_for_whom_the_limit_leaves_no_connect() 
     let peer = Peer::new();
     let line = Line::to(peer.address());
     let pool = shut(&line, 1);
-    pool.set_backoff(impatient()).unwrap();
+    pool.set_backoff(one_retry()).unwrap();
     let errors = errors_of(10, &pool, Pool::pull);
     let text = io::Error::from(ErrorKind::ConnectionRefused).to_string();
     expect_cause(&errors, ErrorKind::ConnectionRefused, None, &text);
@@ -191,7 +191,7 @@ fn the_cause_is_full_when_all_of_the_limit_is_leased_although_a_connect_once_fai
     line.down();
     assert!(pool.allocate().unwrap_err().is_connect());
     pool.set_limit(1);
-    pool.set_backoff(impatient()).unwrap();
+    pool.set_backoff(one_retry()).unwrap();
     assert!(pool.pull().unwrap_err().is_full());
     assert!(pool.allocate().unwrap_err().is_full());
     let error = pool.pull_timeout(Duration::from_millis(5)).unwrap_err();
@@ -226,7 +226,7 @@ fn in_an_outage_a_failing_factory_is_not_called_in_a_tight_loop() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
     let pool = shut(&line, 50);
-    pool.set_backoff(restless()).unwrap();
+    pool.set_backoff(fast_retries()).unwrap();
     let started = Instant::now();
     let callers: Vec<_> = (0..30)
         .map(|n| {
@@ -257,7 +257,7 @@ fn in_an_outage_one_connect_is_under_way_however_many_threads_pull() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
     let pool = shut(&line, 50);
-    pool.set_backoff(restless()).unwrap();
+    pool.set_backoff(fast_retries()).unwrap();
     let gate = line.held();
     let queue = Queue::of(&pool, 20);
     eventually("one connects", || gate.waiting() == 1);
@@ -300,14 +300,14 @@ fn a_waiter_that_leaves_hands_the_trying_on_to_the_next() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
     let pool = shut(&line, 10);
-    let impatient = pool.clone();
-    let impatient = background(move || {
+    let leaving = pool.clone();
+    let leaving = background(move || {
         let timeout = Duration::from_secs(1);
-        impatient.pull_timeout(timeout).map(Connection::detach)
+        leaving.pull_timeout(timeout).map(Connection::detach)
     });
     eventually("it waits", || pool.stats().waiting == 1);
     let queue = Queue::of(&pool, 2);
-    assert!(impatient.join().unwrap_err().is_connect());
+    assert!(leaving.join().unwrap_err().is_connect());
     let calls = line.calls();
     eventually("the pool tries on", || line.calls() > calls);
     line.up();
@@ -449,7 +449,7 @@ fn the_first_success_lets_everybody_connect_at_once() {
 fn giving_up_is_per_call_and_the_pool_never_does() {
     let mut server = Server::echo();
     let line = Line::to(server.address());
-    let pool = line.builder(5).backoff(impatient()).build().unwrap();
+    let pool = line.builder(5).backoff(one_retry()).build().unwrap();
     server.die(false);
     for _ in 0..20 {
         assert!(pool.pull().unwrap_err().is_connect());
@@ -466,7 +466,7 @@ fn a_sleeping_waiter_keeps_its_place_across_retries() {
     let pool = shut(&line, 1);
     // The first has long delays and the others short ones: whoever tries most is not first.
     let sleeper = Queue::of(&pool, 1);
-    pool.set_backoff(restless()).unwrap();
+    pool.set_backoff(fast_retries()).unwrap();
     let others = Queue::of(&pool, 4);
     let calls = line.calls();
     eventually("there have been retries", || line.calls() >= calls + 2);

@@ -44,13 +44,13 @@ fn a_lease_that_was_waited_for_is_reported_with_the_thread_that_waited() {
     let first = pool.pull().unwrap();
     let waiter = background({
         let pool = pool.clone();
-        move || lease_on("patient", &pool)
+        move || lease_on("waiter", &pool)
     });
     eventually("it waits", || pool.stats().waiting == 1);
     drop(first);
     let held = waiter.join();
     pool.reap();
-    assert_eq!(events.count("1 overdue by patient"), 1);
+    assert_eq!(events.count("1 overdue by waiter"), 1);
     drop(held);
 }
 

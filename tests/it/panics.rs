@@ -12,7 +12,7 @@ use std::time::Duration;
 use jackpot::{Backoff, Builder, Close, Connection, Error, Event, Eviction, Pool, Stream};
 
 use crate::support::{
-    Gate, Peer, assert_sums, background, eventually, impatient, lease, overhear, panic_quietly,
+    Gate, Peer, assert_sums, background, eventually, lease, one_retry, overhear, panic_quietly,
     reset,
 };
 
@@ -92,7 +92,7 @@ fn a_factory_that_panics_is_a_failed_connect() {
 fn a_factory_that_panics_fails_every_caller_that_waits_for_it() {
     let pool = Pool::builder(|| panic!("out of order"))
         .limit(6)
-        .backoff(impatient())
+        .backoff(one_retry())
         .build()
         .unwrap();
     let pullers: Vec<_> = (0..6)
@@ -528,7 +528,7 @@ fn a_logger_that_panics_takes_nothing_with_it() {
     drop(pool.pull().unwrap());
     reset(peer.accept());
     eventually("it is reset", || pool.connections()[0].peer.is_none());
-    // Found dead, with a word to the logger, while the caller is on its way to another one.
+    // Found dead, which is logged, while the caller is on its way to another one.
     let lease = pool.pull().unwrap();
     assert_eq!(pool.stats().connects, 2);
     lease.set_ttl(10).unwrap();

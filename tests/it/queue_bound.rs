@@ -40,7 +40,7 @@ fn who_would_make_the_line_longer_than_it_may_be_is_refused_at_once() {
         pool.pull_timeout(SOON),
         Err(Error::QueueFull { .. })
     ));
-    // These never join the line, and say so in their own words.
+    // These never join the line, and fail in their own way.
     assert!(matches!(pool.allocate(), Err(Error::Full { .. })));
     assert!(pool.pull_timeout(Duration::ZERO).unwrap_err().is_timeout());
     let stats = pool.stats();

@@ -91,10 +91,10 @@ fn a_server_that_comes_back_makes_the_pool_ready() {
     assert!(outage.since >= begun && outage.error.is_connect());
     let kind = outage.error.io_error().unwrap().kind();
     assert_eq!(kind, io::ErrorKind::ConnectionRefused);
-    let (starts, spent) = (line.calls(), begun.elapsed());
+    let (starts, took) = (line.calls(), begun.elapsed());
     // As many as may be under way, then one at a time.
-    let most = 4 + spent.as_millis() / 100;
-    assert!(starts as u128 <= most, "{starts} connects in {spent:?}");
+    let most = 4 + took.as_millis() / 100;
+    assert!(starts as u128 <= most, "{starts} connects in {took:?}");
     server.come_back();
     waits.join().unwrap();
     assert!(pool.stats().open >= 5);

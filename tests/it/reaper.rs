@@ -196,7 +196,7 @@ fn each_lifetime_is_drawn_from_the_last_tenth_of_the_setting() {
 
 /// A pool to which a lease of at least this long has just come back.
 ///
-/// Where a lease's end is not worth a look at the clock, its beginning may stand for it: but not
+/// Where a lease's end is not worth reading the clock, its beginning may stand for it: but not
 /// beside a time-out that is no longer than the lease.
 fn after_a_lease_of(long: Duration, settings: impl FnOnce(Builder) -> Builder) -> (Peer, Pool) {
     let peer = Peer::new();

@@ -303,7 +303,7 @@ impl BlackHole {
 }
 
 /// One retry after a moment: for tests of what happens when `pull` gives up.
-pub(crate) fn impatient() -> Backoff {
+pub(crate) fn one_retry() -> Backoff {
     Backoff::new()
         .retries(1)
         .min(Duration::from_millis(10))

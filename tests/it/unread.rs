@@ -15,7 +15,7 @@ fn unread_bytes_close_at_the_next_probe() {
     far.write_all(b"!!").unwrap();
     lease.read_exact(&mut [0; 1]).unwrap();
     drop(lease);
-    assert_back(&pool); // nobody has looked yet
+    assert_back(&pool); // nobody has probed it yet
     let error = pool.pull_timeout(Duration::ZERO).unwrap_err();
     assert!(error.is_timeout());
     assert_left(&pool, Eviction::Unread);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Connection, Error, Event, Eviction, Jitter, Pool};
 
-use crate::line::{Line, Queue, in_time, patient, restless};
+use crate::line::{Line, Queue, fast_retries, in_time, slow_retries};
 use crate::support::{Gate, Peer, Server, background, eventually};
 
 const MOMENT: Duration = Duration::from_millis(30);
@@ -144,7 +144,7 @@ fn a_connection_that_comes_back_as_its_waiter_gives_up_is_not_lost() {
 }
 
 #[test]
-fn a_connection_that_comes_back_at_the_deadline_is_given_or_parked() {
+fn a_connection_that_comes_back_at_the_deadline_is_handed_over_or_idle() {
     let peer = Peer::new();
     let pool = Line::to(peer.address()).pool(1);
     drop(pool.allocate().unwrap());
@@ -177,7 +177,7 @@ fn a_connection_that_comes_back_at_the_deadline_is_given_or_parked() {
 }
 
 #[test]
-fn no_return_slips_through_between_looking_and_queueing() {
+fn no_return_is_missed_between_finding_none_idle_and_queueing() {
     let peer = Peer::new();
     let pool = Line::to(peer.address()).pool(1);
     // A return that nobody sees leaves the other thread asleep for a minute.
@@ -226,7 +226,7 @@ fn a_slot_whose_requester_timed_out_is_freed_once() {
     eventually("what was under way is through", || {
         pool.stats().connecting == 0
     });
-    pool.set_backoff(restless()).unwrap();
+    pool.set_backoff(fast_retries()).unwrap();
     let _leases = [pool.pull().unwrap(), pool.pull().unwrap()];
     assert!(pool.allocate().unwrap_err().is_full());
     assert!(line.most() <= 2);
@@ -347,7 +347,7 @@ fn a_changed_backoff_is_for_the_calls_that_come_after() {
     let pool = Line::to(peer.address()).pool(1);
     let lease = pool.allocate().unwrap();
     let queue = Queue::of(&pool, 1);
-    pool.set_backoff(patient().retries(0)).unwrap();
+    pool.set_backoff(slow_retries().retries(0)).unwrap();
     assert!(in_time(&pool, Pool::pull).unwrap_err().is_full());
     drop(lease);
     assert_eq!(queue.next().0, 0);

@@ -126,7 +126,7 @@ fn a_caller_that_does_not_lead_writes_no_more_requests_than_buffers_hold() {
 
 /// Nothing else would tell it that a connection has come back.
 #[test]
-fn a_queued_call_looks_as_often_after_an_hour_as_at_first() {
+fn a_queued_call_asks_again_as_often_after_an_hour_as_at_first() {
     let (mut lanes, now) = reading();
     let (_, _, entry) = lanes.enter(&[0; 990], None, false);
     assert!(matches!(entry, Entry::Send { .. }));

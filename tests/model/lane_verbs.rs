@@ -235,7 +235,7 @@ fn a_lane_that_found_no_connection_is_tried_again_after_a_tenth_of_a_second() {
 }
 
 #[test]
-fn a_lane_starts_anew_at_once_if_no_other_one_is_used() {
+fn a_lane_starts_again_at_once_if_no_other_one_is_used() {
     let (mut lanes, leader, (_, seat)) = stood_back(None);
     let error = Arc::new(io::Error::other("broken"));
     assert!(lanes.broke(0, Some(leader), &error));
@@ -557,7 +557,7 @@ fn a_leader_adds_nothing_to_what_it_has_not_written() {
 }
 
 #[test]
-fn a_caller_writes_once_if_the_leader_is_about_to_look() {
+fn a_caller_writes_once_if_the_leader_is_about_to_send() {
     let (mut lanes, leader, first) = reading(1000);
     let (key, at, bytes, sender) = enter_to_send(&mut lanes, &REQUEST);
     let (_, _queued) = queue(&mut lanes, &REQUEST);
@@ -731,11 +731,11 @@ fn a_caller_writes_on_no_lane_that_is_kept_free_for_a_large_call() {
 }
 
 #[test]
-fn a_caller_waits_while_any_leader_is_about_to_look() {
+fn a_caller_waits_while_any_leader_is_about_to_send() {
     let (mut lanes, _seats) = two_reading([0, 0]);
     lanes.lanes[1].reading = None;
     let (_, _queued) = queue(&mut lanes, &REQUEST);
-    // One that is getting its connection will not look soon.
+    // One that is getting its connection will not send soon.
     let mut lanes = machine(2, 100, 1000);
     let _starting = enter_to_lead(&mut lanes, &REQUEST);
     let (at, leader, _seat) = lead(&mut lanes, &REQUEST);

@@ -298,7 +298,7 @@ struct Walk {
     core: Core,
     rules: Rules,
     now: Instant,
-    /// Whether threads look at the clock some time before they get the lock.
+    /// Whether threads read the clock some time before they get the lock.
     is_late: bool,
     failing: usize,
     /// How long the queue may grow.
@@ -348,8 +348,8 @@ struct Walk {
     leases: Vec<Lease<Value>>,
     pings: Vec<Ping>,
     comebacks: Vec<Comeback>,
-    /// Idle connections that a sweep looks at, and how many leases they had had.
-    looked_at: Vec<(IdlePeriod, u64)>,
+    /// Idle connections that a sweep probes, and how many leases they had had.
+    swept: Vec<(IdlePeriod, u64)>,
     /// Who keeps the pool trying, as of the last time that all were brought together.
     keeper: Option<u64>,
     alarm: Option<(u64, Instant)>,
@@ -423,7 +423,7 @@ impl Walk {
             leases: Vec::new(),
             pings: Vec::new(),
             comebacks: Vec::new(),
-            looked_at: Vec::new(),
+            swept: Vec::new(),
             keeper: None,
             alarm: None,
             most: (0, 0),
@@ -519,8 +519,8 @@ impl Walk {
         self.now.checked_sub(ago).unwrap()
     }
 
-    /// A thread has looked at the clock, perhaps some time before it got the lock.
-    fn look_at_the_clock(&mut self) -> Instant {
+    /// A thread has read the clock, perhaps some time before it got the lock.
+    fn read_the_clock(&mut self) -> Instant {
         let now = self.at();
         self.core.advance(now);
         self.clock = self.clock.max(now);

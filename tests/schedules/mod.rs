@@ -68,7 +68,7 @@ fn schedules() -> usize {
 fn play(time: Time, scene: fn()) {
     let play = move || {
         sync::restart();
-        // The first thread of the scene: see `Patient`.
+        // The first thread of the scene: see `TimeLast`.
         let keeper = (time != Time::Stands).then(|| thread::spawn(sync::keep_time));
         scene();
         if let Some(keeper) = keeper {
@@ -89,9 +89,9 @@ fn play(time: Time, scene: fn()) {
     for inexact_ends in [false, true] {
         INEXACT_ENDS.set(inexact_ends);
         eprintln!("JACKPOT_INEXACT_ENDS: {inexact_ends}");
-        let random = Patient(time, RandomScheduler::new(count));
-        let few_switches = Patient(time, PctScheduler::new(3, count));
-        let exhaustive = Patient(time, DfsScheduler::new(Some(count), false));
+        let random = TimeLast(time, RandomScheduler::new(count));
+        let few_switches = TimeLast(time, PctScheduler::new(3, count));
+        let exhaustive = TimeLast(time, DfsScheduler::new(Some(count), false));
         Runner::new(random, config.clone()).run(play);
         Runner::new(few_switches, config.clone()).run(play);
         Runner::new(exhaustive, config.clone()).run(play);
@@ -105,9 +105,9 @@ std::thread_local! {
 }
 
 /// A scheduler that, where the time waits, lets it run only when nobody else can.
-struct Patient<S>(Time, S);
+struct TimeLast<S>(Time, S);
 
-impl<S: Scheduler> Scheduler for Patient<S> {
+impl<S: Scheduler> Scheduler for TimeLast<S> {
     fn new_execution(&mut self) -> Option<Schedule> {
         self.1.new_execution()
     }
@@ -795,7 +795,7 @@ fn an_outage_ends_and_everybody_is_served_at_once() {
                 last = begun;
             }
         });
-        pool.free(0); // so that all connects anew, and at once
+        pool.free(0); // so that all connect again, and at once
         world.close(pool);
     });
 }

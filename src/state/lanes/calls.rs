@@ -46,7 +46,7 @@ impl<S: Seat> Lanes<S> {
         if let Some(entry) = self.send_from_queue(true) {
             return entry;
         }
-        // A lane could not start before, and nobody else looks whether it can now.
+        // A lane could not start before, and nobody else asks whether it can now.
         match self.lane_to_lead() {
             Some(lane) if self.is_in_time(key) => Entry::Lead(self.appoint(key, lane)),
             _ => {

@@ -59,19 +59,19 @@ fn a_queued_call_whose_time_is_up_says_that_it_was_not_sent_and_is_so() {
 fn an_abandoned_reply_is_dropped_and_the_connection_lives_on() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let patient = call(&pipeline, "patient");
+    let second = call(&pipeline, "second");
     let socket = peer.accept();
-    expect(&socket, "patient");
+    expect(&socket, "second");
     let hasty = call_timeout(&pipeline, "hasty", SENT);
     expect(&socket, "hasty");
     let last = call(&pipeline, "last");
     expect(&socket, "last");
     let error = hasty.join().unwrap_err();
     assert!(error.is_timeout() && error.was_sent(), "{error:?}");
-    for reply in ["patient", "hasty", "last"] {
+    for reply in ["second", "hasty", "last"] {
         answer(&socket, reply);
     }
-    assert_eq!(patient.join().unwrap(), "patient");
+    assert_eq!(second.join().unwrap(), "second");
     assert_eq!(last.join().unwrap(), "last");
     let stats = pipeline.stats();
     assert_eq!(
@@ -85,9 +85,9 @@ fn an_abandoned_reply_is_dropped_and_the_connection_lives_on() {
 fn nothing_new_goes_out_behind_an_overdue_reply() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let patient = call(&pipeline, "patient");
+    let second = call(&pipeline, "second");
     let mut socket = peer.accept();
-    expect(&socket, "patient");
+    expect(&socket, "second");
     let hasty = call_timeout(&pipeline, "hasty", SENT);
     expect(&socket, "hasty");
     hasty.join().unwrap_err();
@@ -98,11 +98,11 @@ fn nothing_new_goes_out_behind_an_overdue_reply() {
         socket.read(&mut [0]).is_err(),
         "it was sent behind an overdue reply"
     );
-    answer(&socket, "patient");
+    answer(&socket, "second");
     expect(&socket, "third"); // a byte has come
     answer(&socket, "hasty");
     answer(&socket, "third");
-    assert_eq!(patient.join().unwrap(), "patient");
+    assert_eq!(second.join().unwrap(), "second");
     assert_eq!(third.join().unwrap(), "third");
 }
 
@@ -114,14 +114,14 @@ fn a_leader_whose_time_is_up_in_the_middle_of_a_reply_hands_over() {
     let hasty = call_timeout(&pipeline, "hasty", SENT);
     let mut socket = peer.accept();
     expect(&socket, "hasty");
-    let patient = call(&pipeline, "patient");
-    expect(&socket, "patient");
+    let second = call(&pipeline, "second");
+    expect(&socket, "second");
     socket.write_all(b"has").unwrap();
     let error = hasty.join().unwrap_err();
     assert!(error.is_timeout() && error.was_sent(), "{error:?}");
-    socket.write_all(b"ty\npat").unwrap();
-    socket.write_all(b"ient\n").unwrap();
-    assert_eq!(patient.join().unwrap(), "patient");
+    socket.write_all(b"ty\nsec").unwrap();
+    socket.write_all(b"ond\n").unwrap();
+    assert_eq!(second.join().unwrap(), "second");
     assert_eq!(pipeline.pool().stats().idle, 1);
 }
 
@@ -167,12 +167,12 @@ fn a_queued_call_takes_over_a_lane_that_all_have_given_up() {
     let hasty = call_timeout(&pipeline, "hasty", SENT);
     let old = peer.accept();
     expect(&old, "hasty");
-    let patient = call(&pipeline, "patient");
+    let second = call(&pipeline, "second");
     hasty.join().unwrap_err();
     let new = peer.accept();
-    expect(&new, "patient");
-    answer(&new, "patient");
-    assert_eq!(patient.join().unwrap(), "patient");
+    expect(&new, "second");
+    answer(&new, "second");
+    assert_eq!(second.join().unwrap(), "second");
 }
 
 #[test]

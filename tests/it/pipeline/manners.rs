@@ -206,7 +206,7 @@ fn connections_wear_out_under_a_pipeline_too() {
 }
 
 #[test]
-fn a_pipeline_that_is_dropped_leaves_no_foreign_reply_behind() {
+fn a_pipeline_that_is_dropped_leaves_no_reply_behind_for_another_caller() {
     let peer = Peer::new();
     let pool = peer.pool(1);
     let pipeline = Pipeline::new(pool.clone(), line);

@@ -98,15 +98,15 @@ fn a_call_that_is_interrupted_goes_on() {
 }
 
 /// A client that can write nothing, for this reason.
-struct Mute(Stream, io::ErrorKind);
+struct Unwritable(Stream, io::ErrorKind);
 
-impl Read for Mute {
+impl Read for Unwritable {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
     }
 }
 
-impl Write for Mute {
+impl Write for Unwritable {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
         Err(self.1.into())
     }
@@ -127,7 +127,7 @@ fn a_call_whose_client_fails_to_write_is_lost() {
     ] {
         let pool = peer
             .builder(1)
-            .handshake(move |stream| Ok::<_, io::Error>(Mute(stream, kind)))
+            .handshake(move |stream| Ok::<_, io::Error>(Unwritable(stream, kind)))
             .build()
             .unwrap();
         let pipeline = Pipeline::new(pool, line);
