@@ -10,7 +10,7 @@ use std::thread;
 
 use jackpot::{Factory, Pool};
 
-use crate::support::{Gate, Peer, background, eventually};
+use crate::support::{Gate, Peer, background, eventually, on_thread};
 
 /// A factory that waits at a gate, and whose destructor panics.
 struct Fragile {
@@ -40,10 +40,7 @@ fn a_factory_whose_destructor_panics_takes_no_slot_with_it() {
         gate: gate.clone(),
     };
     let pool = Pool::new(1, fragile).unwrap();
-    let caller = background({
-        let pool = pool.clone();
-        move || pool.allocate().map(drop)
-    });
+    let caller = on_thread(&pool, |pool| pool.allocate().map(drop));
     eventually("the factory is at work", || gate.waiting() == 1);
     pool.set_factory(move || TcpStream::connect(address)); // the thread has the last handle now
     gate.open();
@@ -69,10 +66,7 @@ fn a_client_whose_destructor_panics_after_its_handshake_takes_no_slot_with_it() 
         .handshake(|stream| stream.shutdown(Shutdown::Both).map(|()| FragileClient))
         .build()
         .unwrap();
-    let caller = background({
-        let pool = pool.clone();
-        move || pool.allocate().map(drop)
-    });
+    let caller = on_thread(&pool, |pool| pool.allocate().map(drop));
     let error = caller.join().unwrap_err();
     assert!(error.is_connect(), "{error:?}");
     let source = StdError::source(&error).unwrap().to_string();
@@ -117,10 +111,7 @@ fn a_connect_error_is_dropped_outside_the_lock() {
     };
     let pool = Pool::new(1, failing).unwrap();
     asked.pool.set(pool.clone()).unwrap();
-    let caller = background({
-        let pool = pool.clone();
-        move || pool.allocate().map(drop)
-    });
+    let caller = on_thread(&pool, |pool| pool.allocate().map(drop));
     assert!(caller.join().unwrap_err().is_connect());
     let peer = Peer::new();
     let address = peer.address();

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
@@ -120,9 +119,8 @@ fn nobody_reads_another_callers_reply(
 ) -> (Pool, Outcomes) {
     let seed = seed();
     let server = late_server(seed);
-    let address = server.address();
-    let builder = Pool::builder(move || TcpStream::connect(address))
-        .limit(LIMIT)
+    let builder = server
+        .builder(LIMIT)
         .read_timeout(Some(TIMEOUT))
         .reap_interval(Some(TIMEOUT));
     let pool = settings(builder).build().unwrap();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Builder, Connection, Error, Factory, Pool};
 
-use crate::support::{Gate, SOON, background, eventually};
+use crate::support::{Gate, SOON, eventually, on_thread};
 
 type Obstacle = Arc<dyn Fn(usize) -> io::Result<()> + Send + Sync>;
 
@@ -140,8 +140,7 @@ pub(crate) fn in_time<T: Send + 'static>(
     pool: &Pool,
     call: impl FnOnce(&Pool) -> T + Send + 'static,
 ) -> T {
-    let pool = pool.clone();
-    background(move || call(&pool)).join()
+    on_thread(pool, call).join()
 }
 
 /// Retries a minute apart.

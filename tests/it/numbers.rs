@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Close, Connection, Event, Pool};
 
-use crate::support::{Events, NEVER, Peer, Server, background, eventually, one_retry, refused};
+use crate::support::{
+    Events, NEVER, Peer, Server, eventually, on_threads, one_retry, refused, waiting_thread,
+};
 
 #[test]
 fn waits_connects_and_timeouts_are_counted() {
@@ -15,9 +17,7 @@ fn waits_connects_and_timeouts_are_counted() {
     let stats = pool.stats();
     assert_eq!((stats.connect_times.count(), stats.connects), (1, 1));
     assert!(stats.connect_times.max() > Duration::ZERO);
-    let other = pool.clone();
-    let waiter = background(move || other.pull().map(drop));
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| pool.pull().map(drop));
     let timeout = Duration::from_millis(20);
     assert!(pool.pull_timeout(timeout).unwrap_err().is_timeout());
     assert!(pool.pull_timeout(Duration::ZERO).unwrap_err().is_timeout());
@@ -177,11 +177,10 @@ fn without_lease_events_there_are_none() {
 #[test]
 fn the_events_of_a_connection_come_in_order_whoever_tells_them() {
     let server = Server::echo();
-    let address = server.address();
     let told = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&told);
-    let pool = Pool::builder(move || std::net::TcpStream::connect(address))
-        .limit(3)
+    let pool = server
+        .builder(3)
         .lease_events(true)
         .leak_after(Some(Duration::ZERO))
         .reap_interval(Some(Duration::from_millis(1)))
@@ -200,20 +199,15 @@ fn the_events_of_a_connection_come_in_order_whoever_tells_them() {
         })
         .build()
         .unwrap();
-    let threads: Vec<_> = (0..6)
-        .map(|n| {
-            let pool = pool.clone();
-            background(move || {
-                for round in 0..150 {
-                    let Ok(lease) = pool.pull() else { continue };
-                    if (round + n) % 25 == 0 {
-                        pool.free_with(1, Close::Hard);
-                    }
-                    drop(lease);
-                }
-            })
-        })
-        .collect();
+    let threads = on_threads(&pool, 6, |pool, n| {
+        for round in 0..150 {
+            let Ok(lease) = pool.pull() else { continue };
+            if (round + n) % 25 == 0 {
+                pool.free_with(1, Close::Hard);
+            }
+            drop(lease);
+        }
+    });
     for thread in threads {
         thread.join();
     }

@@ -336,7 +336,7 @@ fn sweeps_never_make_the_pool_look_full() {
 
 #[cfg(target_os = "linux")]
 mod threads {
-    use super::{Duration, NEVER, Peer, Pool, TcpStream, eventually};
+    use super::{Duration, NEVER, Peer, Pool, eventually};
     use crate::support::{SOON, alone, threads_named};
 
     fn pool_with_a_reaper(peer: &Peer, every: Duration) -> Pool {
@@ -387,12 +387,10 @@ mod threads {
             "reaper::threads::connect_and_ping_threads_end_when_their_work_is_done",
             || {
                 let peer = Peer::new();
-                let address = peer.address();
-                let pool = Pool::builder(move || TcpStream::connect(address))
-                    .limit(8)
+                let pool = peer
+                    .builder(8)
                     .min_idle(8)
                     .ping(super::MILLISECOND, |_| Ok::<_, std::io::Error>(()))
-                    .reap_interval(None)
                     .build()
                     .unwrap();
                 eventually("min_idle is filled", || pool.stats().idle == 8);

@@ -10,7 +10,7 @@ use jackpot::{Backoff, Builder, Connection, Event, Eviction, Pool, Stats};
 
 use crate::support::faults::keeping;
 use crate::support::{
-    Peer, SOON, Server, ask, background, eventually, in_one_of_a_few_tries, one_retry,
+    Peer, SOON, Server, ask, background, eventually, in_one_of_a_few_tries, on_thread, one_retry,
 };
 
 /// Twenty idle connections to a server that has just been restarted.
@@ -41,9 +41,8 @@ fn dead(stats: &Stats) -> u64 {
 #[test]
 fn after_a_restart_one_pull_gets_past_all_dead_connections_without_a_backoff() {
     let (_server, pool) = after_a_restart(|b| b);
-    let pulled = background({
-        let pool = pool.clone();
-        move || ask(&mut *pool.pull().unwrap(), "alive").unwrap()
+    let pulled = on_thread(&pool, |pool| {
+        ask(&mut *pool.pull().unwrap(), "alive").unwrap()
     });
     assert_eq!(pulled.join(), "alive");
     let stats = pool.stats();
@@ -54,9 +53,8 @@ fn after_a_restart_one_pull_gets_past_all_dead_connections_without_a_backoff() {
 #[test]
 fn after_a_restart_one_allocate_gets_past_all_dead_connections() {
     let (_server, pool) = after_a_restart(|b| b);
-    let allocated = background({
-        let pool = pool.clone();
-        move || ask(&mut *pool.allocate().unwrap(), "alive").unwrap()
+    let allocated = on_thread(&pool, |pool| {
+        ask(&mut *pool.allocate().unwrap(), "alive").unwrap()
     });
     assert_eq!(allocated.join(), "alive");
     assert_eq!(dead(&pool.stats()), 20);
