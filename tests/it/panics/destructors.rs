@@ -196,15 +196,16 @@ impl Drop for BadNews {
     }
 }
 
+const TRAPS: [fn() -> Result<(), BadNews>; 3] = [
+    || Err(BadNews::Unspeakable),
+    || Err(BadNews::Sticky),
+    || panic_any(BadNews::Sticky),
+];
+
 #[test]
 fn a_recycle_whose_error_or_panic_is_a_trap_loses_no_place() {
     let peer = Peer::new();
-    let traps: [fn() -> Result<(), BadNews>; 3] = [
-        || Err(BadNews::Unspeakable),
-        || Err(BadNews::Sticky),
-        || panic_any(BadNews::Sticky),
-    ];
-    for trap in traps {
+    for trap in TRAPS {
         let pool = peer.builder(1).recycle(move |_| trap()).build().unwrap();
         drop(pool.pull().unwrap());
         assert_eq!(pool.stats().evicted(Eviction::RecycleFailed), 1);
@@ -215,12 +216,7 @@ fn a_recycle_whose_error_or_panic_is_a_trap_loses_no_place() {
 #[test]
 fn a_ping_whose_error_or_panic_is_a_trap_closes_the_connection() {
     let peer = Peer::new();
-    let traps: [fn() -> Result<(), BadNews>; 3] = [
-        || Err(BadNews::Unspeakable),
-        || Err(BadNews::Sticky),
-        || panic_any(BadNews::Sticky),
-    ];
-    for trap in traps {
+    for trap in TRAPS {
         let pool = peer
             .builder(1)
             .ping(Duration::from_nanos(1), move |_| trap())
