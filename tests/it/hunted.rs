@@ -9,7 +9,8 @@ use socket2::SockRef;
 
 use crate::pipeline::line;
 use crate::support::{
-    Background, Peer, SOON, background, eventually, in_one_of_a_few_tries, read_line,
+    Background, Peer, SOON, background, eventually, happens_within, in_one_of_a_few_tries,
+    read_line,
 };
 
 fn call(
@@ -138,8 +139,8 @@ fn what_a_client_sent_before_it_panicked_was_sent_again() {
         read_line(&mut socket).unwrap();
         // Who reads sends for the others after a while, which a busy machine may let pass.
         let queued = |count| {
-            let mut polls = (0..50).map(|_| std::thread::sleep(Duration::from_millis(1)));
-            polls.any(|()| pipeline.stats().queued == count)
+            let is_queued = || pipeline.stats().queued == count;
+            happens_within(Duration::from_millis(50), is_queued)
         };
         let second = call(b"panic\n");
         let is_queued = queued(1);

@@ -46,12 +46,20 @@ pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
 /// Waits until the condition holds, and fails the test if it does not in good time.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(happens_within(SOON, condition), "never happened: {what}");
+}
+
+/// Whether the condition comes to hold in this time.
+pub(crate) fn happens_within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
     while !condition() {
-        assert!(Instant::now() < deadline, "never happened: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         thread::sleep(Duration::from_millis(1));
     }
+    true
 }
 
 /// For a promise that ends with a short time, over which a busy machine may stall.

@@ -12,7 +12,7 @@ use jackpot::{CallError, Pipeline};
 
 use super::*;
 use crate::support::lateness::Lateness;
-use crate::support::{Background, background, eventually, in_one_of_a_few_tries};
+use crate::support::{Background, background, eventually, happens_within, in_one_of_a_few_tries};
 
 const CALLERS: usize = 24;
 /// Those behind them wait for others' replies.
@@ -320,8 +320,7 @@ fn a_network_that_is_cut_in_the_middle_of_shared_calls_harms_only_those() {
                     let before = (network.count().cut, harmed());
                     network.cut_after(packets);
                     eventually("it is cut", || network.count().cut > before.0);
-                    let mut polls = (0..600).map(|_| std::thread::sleep(SECOND / 200));
-                    let is_harmed = polls.any(|()| {
+                    let is_harmed = happens_within(3 * SECOND, || {
                         let (lost, timed_out) = harmed();
                         lost > before.1.0 && timed_out > before.1.1
                     });
