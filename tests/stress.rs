@@ -238,7 +238,7 @@ impl Run {
             self.shared
                 .is_over
                 .store(is_failed || Instant::now() >= deadline, SeqCst);
-            watchdog.look();
+            watchdog.check();
             thread::sleep(Duration::from_millis(5));
         }
         for worker in workers {
@@ -261,8 +261,8 @@ impl Run {
         if !pool.is_ended() {
             // It still works, up to its limit.
             pool.set_limit(LIMIT);
-            let patient = Backoff::new().retries(1000).min(Duration::from_millis(1));
-            pool.set_backoff(patient.max(Duration::from_millis(20)))
+            let backoff = Backoff::new().retries(1000).min(Duration::from_millis(1));
+            pool.set_backoff(backoff.max(Duration::from_millis(20)))
                 .unwrap();
             let held: Vec<_> = (0..LIMIT)
                 .map(|_| pool.pull_timeout(SOON).unwrap())
@@ -423,7 +423,7 @@ impl<'a> Worker<'a> {
                 76..81 => self.change_backoff(),
                 81 => self.change_factory(),
                 82..86 => self.reap(),
-                86..91 => self.look(),
+                86..91 => self.observe(),
                 91..94 => self.drain(),
                 _ => self.pause(3),
             }
@@ -504,8 +504,8 @@ impl<'a> Worker<'a> {
                 let _ = connection.stream.write_all(b"ask 0\n"); // and never reads the reply
             }
             5 => {
-                let impatient = Some(Duration::from_millis(2));
-                let _ = connection.stream.set_read_timeout(impatient);
+                let short = Some(Duration::from_millis(2));
+                let _ = connection.stream.set_read_timeout(short);
                 let _ = self.ask(&mut connection);
             }
             6 => {
@@ -574,7 +574,7 @@ impl<'a> Worker<'a> {
         self.pool.reap();
     }
 
-    fn look(&mut self) {
+    fn observe(&mut self) {
         self.begin("stats and connections");
         self.shared.seen.check(&self.pool);
         let connections = self.pool.connections();
@@ -658,7 +658,7 @@ impl<'a> Watchdog<'a> {
         Self { seed, shared, last }
     }
 
-    fn look(&mut self) {
+    fn check(&mut self) {
         for (progress, (steps, since)) in self.shared.progress.iter().zip(&mut self.last) {
             let now = progress.steps.load(SeqCst);
             if now != *steps {

@@ -686,9 +686,16 @@ mod tests {
 
     #[test]
     fn debug_shows_the_settings() {
-        let shown = format!("{:?}", connector());
-        let expected = "address: \"several.example:80\", connect_timeout: 5s, spread: false, \
-                        nodelay: true, keepalive: Some(30s), user_timeout: None";
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let connector = connector()
+            .connect_timeout(Duration::from_secs(1))
+            .spread(true)
+            .nodelay(false)
+            .keepalive(seconds(2))
+            .user_timeout(seconds(3));
+        let shown = format!("{connector:?}");
+        let expected = "address: \"several.example:80\", connect_timeout: 1s, spread: true, \
+                        nodelay: false, keepalive: Some(2s), user_timeout: Some(Some(3s))";
         assert!(shown.contains(expected), "{shown}");
     }
 

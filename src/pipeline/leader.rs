@@ -168,7 +168,7 @@ impl<'a, R: Send + 'static, C: Read + Write + Send + 'static> Leader<'a, R, C> {
         }
     }
 
-    /// Reports what was done, and looks at the queue, in one step. `None`: an unasked reply.
+    /// Reports what was done, and takes what is queued, in one step. `None`: an unasked reply.
     fn next_step(&mut self) -> Option<Step<Arc<Seat<R>>>> {
         let condition = Condition {
             wanted: self.is_wanted_back(),

@@ -152,7 +152,7 @@ struct Lane {
     buffer: Vec<u8>,
     /// How often it has got something more to write.
     rounds: usize,
-    /// Since when its leader waits in a read, after its last look at the queue.
+    /// Since when its leader waits in a read, and takes nothing from the queue.
     reading: Option<Instant>,
     /// The leader's own call is not sent, and goes before all others.
     own_first: bool,

@@ -14,7 +14,7 @@ pub(crate) fn threads_named(prefix: &str) -> usize {
     names.filter(|name| name.starts_with(prefix)).count()
 }
 
-/// How many descriptors are open, one for this look among them.
+/// How many descriptors are open, one for this count among them.
 pub(crate) fn descriptors() -> Option<usize> {
     // A Windows program under Wine finds the folder too, with what Wine opens for itself.
     if cfg!(windows) {

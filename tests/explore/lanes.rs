@@ -97,7 +97,7 @@ impl crate::explore::World for World {
     }
 
     /// Everybody takes a step, and each server answers. Only if that changes nothing do those who
-    /// sleep look by themselves; only if that changes nothing does time go by.
+    /// sleep ask again by themselves; only if that changes nothing does time go by.
     fn go_on(&mut self, returns_first: bool, config: &Config, acts: &mut Vec<Act>) -> bool {
         if self.callers.is_empty() {
             // Whatever drifts is drained or replaced by who comes next.
@@ -116,15 +116,15 @@ impl crate::explore::World for World {
             return true;
         }
         let before = self.digest(config);
-        for patience in 0..4 {
-            if patience > 1 && config.step.is_some() {
+        for round in 0..4 {
+            if round > 1 && config.step.is_some() {
                 self.fair(Act::Pass, config, acts);
             }
             let many = self.callers.len();
             for i in 0..many {
                 // From the last one on, so that who leaves does not move the others.
                 let at = if returns_first { many - 1 - i } else { i };
-                if at < self.callers.len() && self.is_awake(at, patience > 0) {
+                if at < self.callers.len() && self.is_awake(at, round > 0) {
                     self.fair(Act::Step(at), config, acts);
                 }
             }
@@ -154,10 +154,10 @@ impl World {
     }
 
     /// Whether a caller has something to do, where no read wakes up without a byte.
-    fn is_awake(&self, at: usize, looks_by_itself: bool) -> bool {
+    fn is_awake(&self, at: usize, asks_by_itself: bool) -> bool {
         let caller = &self.callers[at];
         match &caller.at {
-            At::Asleep { .. } if !looks_by_itself => self.message_for(caller).is_some(),
+            At::Asleep { .. } if !asks_by_itself => self.message_for(caller).is_some(),
             At::Leading(Leading {
                 lane,
                 step: Step::Read,
@@ -282,8 +282,11 @@ impl<'a> Digester<'a> {
             Stage::Over => digest.put(0),
         }
         match at {
-            At::Asleep { looks, is_settled } => {
-                digest.put(1 + u64::from(*looks) + 2 * u64::from(*is_settled));
+            At::Asleep {
+                asks_again,
+                has_given_up,
+            } => {
+                digest.put(1 + u64::from(*asks_again) + 2 * u64::from(*has_given_up));
             }
             At::Writing { lane, .. } => digest.put(10 + *lane as u64),
             At::Leading(leading) => {
@@ -292,7 +295,7 @@ impl<'a> Digester<'a> {
                 let (step, more) = match leading.step {
                     Step::Begin { others, stale } => (0, u64::from(others) + 2 * u64::from(stale)),
                     Step::Connect { others } => (1, u64::from(others)),
-                    Step::Look => (2, 0),
+                    Step::Ask => (2, 0),
                     Step::Write => (3, 0),
                     Step::WriteAndRead => (13, 0),
                     Step::WriteOwn(done) => (4, done as u64),
@@ -300,7 +303,7 @@ impl<'a> Digester<'a> {
                     Step::TimeIsUp(then) => (
                         6,
                         match then {
-                            Then::Look => 0,
+                            Then::Ask => 0,
                             Then::Break => 1,
                             Then::Leave => 2,
                         },
@@ -510,7 +513,7 @@ fn config(lanes: usize, callers: usize) -> Config {
         step: None,
         shortest: Some(None),
         is_shared: true,
-        is_foreign: false,
+        clients_panic: false,
         firsts: false,
         sizes: &[SMALL],
         cuts: false,
@@ -549,7 +552,7 @@ fn one_lane() {
 fn one_lane_of_clients_that_panic() {
     let config = Config {
         is_shared: false,
-        is_foreign: true,
+        clients_panic: true,
         ..stream(1)
     };
     explore::<World>("one lane, clients that panic", &config);

@@ -9,7 +9,7 @@
 //!
 //! The search is our own, not the crate stateright's: that wants a state that can be hashed as it
 //! is, keeps whole states where we keep 64 bits and where they came from, and checks liveness only
-//! on paths without a cycle, which a clock that may always tick does not have. What is left of it
+//! on paths without a cycle, which a clock that may always go on does not have. What is left of it
 //! is the hundred lines below. It is also what runs with the oldest versions, without any
 //! development dependency.
 

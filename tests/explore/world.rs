@@ -77,7 +77,7 @@ pub(super) enum Act {
     SetFactory,
     Drain,
     Pass(u8),
-    /// To the next time at which a caller looks by itself.
+    /// To the next time at which a caller wakes by itself.
     Jump,
 }
 
@@ -128,7 +128,7 @@ pub(super) struct World {
     ping: Option<Lease<u64>>,
     connects: Vec<Connect>,
     closing: Vec<SlotKey>,
-    /// What a sweep looks at.
+    /// What a sweep probes.
     seen: Vec<IdlePeriod>,
     last_start: Option<Instant>,
     /// Whether somebody waits in `drain`, and has not been told.
@@ -255,7 +255,7 @@ impl super::World for World {
             is_open: self.core.breaker().error().is_some(),
         };
         let came = self.make(act, config);
-        self.settle(&before, came);
+        self.carry_out_effects(&before, came);
         self.check(config);
     }
 
@@ -734,7 +734,7 @@ impl World {
         (Some(waker), None)
     }
 
-    /// Looks as `pull` does; one that leaves does so unless its answer came at the last moment.
+    /// Polls as `pull` does; one that leaves does so unless its answer came at the last moment.
     fn poll(&mut self, i: u8, leaves: bool) -> (Option<u8>, Option<u64>) {
         let i = usize::from(i);
         let guest = &mut self.guests[i];
@@ -837,7 +837,7 @@ impl World {
         }
     }
 
-    fn settle(&mut self, before: &Before, (actor, came): (Option<u8>, Option<u64>)) {
+    fn carry_out_effects(&mut self, before: &Before, (actor, came): (Option<u8>, Option<u64>)) {
         self.renumber();
         let effects = self.core.take_effects();
         for waker in effects.wake {
@@ -1018,18 +1018,18 @@ impl World {
             assert!(queue.pending(seat).is_none(), "an answer and no wake-up");
             if let Some(at) = core.poll_at(seat).filter(|_| queue.is_waiting(seat)) {
                 let knows = guest.poll_at.is_some_and(|poll_at| poll_at <= at);
-                assert!(knows, "somebody does not know when to look");
+                assert!(knows, "somebody does not know when to wake up");
             }
         }
         let Some(first) = self.waiting().next() else {
             return;
         };
-        let looks_within = |most: Duration| {
+        let wakes_within = |most: Duration| {
             first.is_woken || first.is_permanent || first.poll_at.is_some_and(|at| at <= now + most)
         };
         if slots.idle() > 0 {
             assert!(config.has_convoy, "idle beside a waiter");
-            assert!(looks_within(2 * LONGEST_WINDOW), "idle beside a sleeper");
+            assert!(wakes_within(2 * LONGEST_WINDOW), "idle beside a sleeper");
         }
         let waiting = self.waiting().count();
         let connecting = slots.connecting_current();
@@ -1049,7 +1049,7 @@ impl World {
                 "a waiter beside a free place"
             );
         } else if connecting == 0 {
-            assert!(looks_within(LONGEST), "nobody keeps the pool trying");
+            assert!(wakes_within(LONGEST), "nobody keeps the pool trying");
         }
     }
 }

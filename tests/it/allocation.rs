@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use jackpot::{Builder, Connection, Error, Event, Eviction, Pool, Stream};
 
-use crate::line::{Line, in_time, patient, restless};
-use crate::support::{Gate, Peer, Server, ask, background, eventually};
+use crate::line::{Line, fast_retries, in_time, slow_retries};
+use crate::support::{
+    Gate, Peer, Server, ask, assert_sums, background, eventually, on_thread, on_threads,
+    waiting_thread,
+};
 
 #[test]
 fn the_newest_idle_connection_is_reused_first() {
@@ -147,8 +150,7 @@ fn allocate_is_full_at_once_when_queued_connects_have_the_rest_of_the_limit() {
     let gate = line.held();
     let pool = line.builder(3).max_connecting(1).build().unwrap();
     let callers = [1, 2, 3].map(|count| {
-        let caller = pool.clone();
-        let caller = background(move || caller.allocate().map(Connection::detach));
+        let caller = on_thread(&pool, |pool| pool.allocate().map(Connection::detach));
         eventually("it has room to wait", || pool.stats().waiting == count);
         caller
     });
@@ -170,8 +172,9 @@ fn allocate_takes_a_connection_that_comes_back_before_its_own_connect_is_through
     let first = pool.allocate().unwrap();
     let id = Connection::id(&first);
     let gate = line.held();
-    let caller = pool.clone();
-    let caller = background(move || caller.allocate().map(|lease| Connection::id(&lease)));
+    let caller = on_thread(&pool, |pool| {
+        pool.allocate().map(|lease| Connection::id(&lease))
+    });
     eventually("it connects", || gate.waiting() == 1);
     drop(first);
     assert_eq!(caller.join().unwrap(), id);
@@ -194,16 +197,16 @@ fn allocate_fails_with_the_error_of_its_own_connect() {
 /// All of the limit can be leased, and no more.
 #[track_caller]
 fn expect_room_for(pool: &Pool, limit: usize) {
-    pool.set_backoff(restless()).unwrap();
+    pool.set_backoff(fast_retries()).unwrap();
     let leases: Vec<_> = (0..limit)
         .map(|_| in_time(pool, Pool::pull).unwrap())
         .collect();
-    pool.set_backoff(patient()).unwrap();
+    pool.set_backoff(slow_retries()).unwrap();
     assert!(pool.allocate().unwrap_err().is_full());
     drop(leases);
     let stats = pool.stats();
     assert_eq!((stats.leased, stats.waiting), (0, 0));
-    assert_eq!(stats.connects, stats.releases + stats.open as u64);
+    assert_sums(&stats);
 }
 
 #[test]
@@ -278,12 +281,9 @@ fn the_limit_holds_when_the_factory_answers_late() {
     let line = Line::to(server.address());
     let gate = line.held();
     let pool = line.builder(LIMIT).max_connecting(50).build().unwrap();
-    let callers: Vec<_> = (0..20)
-        .map(|n| {
-            let pool = pool.clone();
-            background(move || ask(&mut *pool.pull().unwrap(), &n.to_string()).unwrap())
-        })
-        .collect();
+    let callers = on_threads(&pool, 20, |pool, n| {
+        ask(&mut *pool.pull().unwrap(), &n.to_string()).unwrap()
+    });
     eventually("all of them wait", || pool.stats().waiting == 20);
     eventually("some of them connect", || gate.waiting() == LIMIT);
     assert_eq!(pool.stats().connecting, LIMIT);
@@ -316,8 +316,7 @@ fn the_limit_holds_at_every_instant_whatever_the_callers_do() {
             while !over.load(SeqCst) {
                 let stats = pool.stats();
                 assert!(stats.open + stats.connecting <= LIMIT, "{stats}");
-                assert_eq!(stats.open, stats.idle + stats.leased);
-                assert_eq!(stats.connects, stats.releases + stats.open as u64);
+                assert_sums(&stats);
             }
         })
     };
@@ -422,9 +421,7 @@ fn a_new_connection_that_died_is_not_given_to_another_than_it_was_made_for() {
     // It is made for a caller that does not wait for it.
     pool.pull_timeout(Duration::from_millis(1)).unwrap_err();
     eventually("the handshake is under way", || gate.waiting() == 1);
-    let other = pool.clone();
-    let taker = background(move || Connection::id(&other.pull().unwrap()));
-    eventually("another caller waits", || pool.stats().waiting == 1);
+    let taker = waiting_thread(&pool, |pool| Connection::id(&pool.pull().unwrap()));
     drop(peer.accept());
     gate.open();
     taker.join();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Builder, Connection, Connector, Eviction, Pool};
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
-use crate::line::restless;
+use crate::line::fast_retries;
 use crate::load::{Load, Protocol};
 use crate::support::namespaces::{
     Addresses, Namespace, Process, ip, is_peer, link_names, not_shown,
@@ -101,7 +101,7 @@ impl Network {
         let connector = Connector::new(self.address.to_string()).connect_timeout(2 * SECOND);
         Pool::builder(opened.by(connector))
             .limit(4)
-            .backoff(restless())
+            .backoff(fast_retries())
             .reap_interval(Some(SECOND / 20))
     }
 
@@ -372,20 +372,20 @@ fn packets_lost_late_and_out_of_order_cost_time_and_nothing_else() {
     );
 }
 
-/// With so little patience late replies come when nobody waits for them any more.
+/// With so short a time-out late replies come when nobody waits for them any more.
 #[test]
-fn replies_that_are_later_than_a_callers_patience_reach_nobody() {
+fn replies_that_are_later_than_a_callers_time_out_reach_nobody() {
     through_a_router(
-        "bad_network::replies_that_are_later_than_a_callers_patience_reach_nobody",
+        "bad_network::replies_that_are_later_than_a_callers_time_out_reach_nobody",
         |network| {
             let opened = Opened::default();
-            let patience = Duration::from_millis(8);
-            let builder = network.builder(&opened).read_timeout(Some(patience));
+            let timeout = Duration::from_millis(8);
+            let builder = network.builder(&opened).read_timeout(Some(timeout));
             let pool = builder.build().unwrap();
             let load = Load::start(&pool, LONG);
             load.storm(|| {
                 network.worsen(2, 30);
-                eventually("many are impatient", || {
+                eventually("many have timed out", || {
                     pool.stats().evicted(Eviction::Unanswered) > 200
                 });
                 let count = network.count();

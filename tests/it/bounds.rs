@@ -157,7 +157,7 @@ fn bytes_left_over_do_not_pass_for_the_reply_to_a_ping() {
     leases.into_iter().for_each(Connection::finish);
     pool.reap();
     eventually("the first ping hangs", || gate.waiting() == 1);
-    // After the sweep's look, before its ping.
+    // After the sweep's probe, before its ping.
     for far in &mut far {
         far.write_all(b"+").unwrap();
     }

@@ -91,6 +91,8 @@ fn buffers_hold_8_kib_unless_told_otherwise() {
     let bytes = [b'.'; 8192];
     lease.write_all(&bytes).unwrap();
     assert_eq!(lease.unsent().len(), bytes.len());
+    lease.write_all(b"!").unwrap(); // one more than fits
+    assert!(lease.unsent().is_empty());
     far.write_all(&bytes).unwrap();
     far.write_all(b"!").unwrap();
     eventually("all has come", || {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Connection, Error, Event, Pool};
 
-use crate::support::{Peer, background, eventually, impatient};
+use crate::support::{Peer, one_retry, waiting_thread};
 
 fn at(pool: &Pool) -> Option<&'static Location<'static>> {
     let all = pool.connections();
@@ -52,9 +52,7 @@ fn a_lease_that_was_waited_for_shows_where_too() {
     let peer = Peer::new();
     let pool = peer.pool(1);
     let held = pool.pull().unwrap();
-    let other = pool.clone();
-    let waiter = background(move || (line!(), other.pull().unwrap()));
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| (line!(), pool.pull().unwrap()));
     drop(held);
     let (line, lease) = waiter.join();
     assert_eq!(at(&pool).unwrap().line(), line);
@@ -64,7 +62,7 @@ fn a_lease_that_was_waited_for_shows_where_too() {
 #[test]
 fn errors_of_a_full_pool_name_the_three_call_sites_with_the_most_leases() {
     let peer = Peer::new();
-    let pool = peer.builder(10).backoff(impatient()).build().unwrap();
+    let pool = peer.builder(10).backoff(one_retry()).build().unwrap();
     let pull = || pool.pull().unwrap();
     let line = line!() - 1;
     let mut leases: Vec<_> = (0..5).map(|_| pull()).collect();

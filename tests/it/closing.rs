@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Builder, Connection, Eviction, Pool, Stream};
 
-use crate::support::{Gate, Peer, SOON, background, eventually, impatient};
+use crate::support::{Gate, Peer, SOON, eventually, one_retry, waiting_thread};
 
 /// Less than any destructor here takes, and more than anything else does.
 const PROMPT: Duration = Duration::from_secs(10);
@@ -101,7 +101,7 @@ impl Counter {
         let builder = Pool::builder(move || TcpStream::connect(address))
             .limit(limit)
             .reap_interval(None)
-            .backoff(impatient())
+            .backoff(one_retry())
             .handshake(move |stream| {
                 let manners = Arc::clone(&theirs);
                 Ok::<_, io::Error>(Polite { stream, manners })
@@ -204,11 +204,7 @@ fn a_waiter_beside_a_blocked_destructor_is_served_promptly() {
     let (builder, manners) = server.builder(1);
     let pool = builder.build().unwrap();
     let lease = pool.pull().unwrap();
-    let waiter = background({
-        let pool = pool.clone();
-        move || drop(pool.pull_timeout(SOON).unwrap())
-    });
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| drop(pool.pull_timeout(SOON).unwrap()));
     promptly("the hand-over", || {
         Connection::discard(lease);
         waiter.join();

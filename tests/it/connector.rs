@@ -11,7 +11,7 @@ use jackpot::{Backoff, Connector, Error, Factory, Pool, Stream};
 use crate::support::{Peer, background};
 #[cfg(target_os = "linux")]
 use crate::{
-    support::{ask, eventually, namespaces::ip},
+    support::{ask, eventually, namespaces::ip, on_thread},
     vanished::with_peer,
 };
 
@@ -77,10 +77,9 @@ fn a_route_that_is_prohibited_for_a_moment_ended_every_pull() {
                 .backoff(never())
                 .build()
                 .unwrap();
-            let puller = {
-                let pool = pool.clone();
-                background(move || ask(&mut *pool.pull().unwrap(), "allowed?").unwrap())
-            };
+            let puller = on_thread(&pool, |pool| {
+                ask(&mut *pool.pull().unwrap(), "allowed?").unwrap()
+            });
             eventually("it is forbidden", || pool.stats().connect_failures > 0);
             let error = pool.allocate().unwrap_err();
             let kind = error.io_error().unwrap().kind();

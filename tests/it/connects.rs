@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Connection, Pool};
 
 use crate::line::{Line, Queue};
-use crate::support::{Peer, Server, background, eventually};
+use crate::support::{Peer, Server, background, eventually, on_threads};
 
 const MOMENT: Duration = Duration::from_millis(30);
 
@@ -37,16 +37,11 @@ fn callers_that_give_up_all_the_time_cause_no_storm_of_connects() {
     });
     let pool = line.pool(LIMIT);
     let until = Instant::now() + Duration::from_millis(200);
-    let callers: Vec<_> = (0..10)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || {
-                while Instant::now() < until {
-                    drop(pool.pull_timeout(Duration::from_millis(1)));
-                }
-            })
-        })
-        .collect();
+    let callers = on_threads(&pool, 10, move |pool, _| {
+        while Instant::now() < until {
+            drop(pool.pull_timeout(Duration::from_millis(1)));
+        }
+    });
     for caller in callers {
         caller.join();
     }
@@ -165,16 +160,11 @@ fn a_queued_connect_is_dropped_when_its_waiter_has_given_up() {
 
 /// Fifty callers at once, each of whom uses its connection for a while; which ones they got.
 fn burst(pool: &Pool) -> Vec<u64> {
-    let callers: Vec<_> = (0..50)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || {
-                let lease = pool.pull().unwrap();
-                thread::sleep(Duration::from_millis(2));
-                Connection::id(&lease)
-            })
-        })
-        .collect();
+    let callers = on_threads(pool, 50, |pool, _| {
+        let lease = pool.pull().unwrap();
+        thread::sleep(Duration::from_millis(2));
+        Connection::id(&lease)
+    });
     callers.into_iter().map(|caller| caller.join()).collect()
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Backoff, Error, Pool, State};
 
 use crate::support::operator::{gated, hour_long};
-use crate::support::{NEVER, Peer, assert_sums, background, eventually, lease, refused};
+use crate::support::{NEVER, Peer, assert_sums, eventually, lease, on_thread, on_threads, refused};
 
 #[test]
 fn a_backoff_that_is_refused_leaves_the_old_one() {
@@ -67,12 +67,7 @@ fn a_new_factory_ends_an_outage_at_once() {
         .backoff(hour_long())
         .build()
         .unwrap();
-    let waiters: Vec<_> = (0..3)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || pool.pull())
-        })
-        .collect();
+    let waiters = on_threads(&pool, 3, |pool, _| pool.pull());
     eventually("they sleep", || {
         pool.stats().waiting == 3 && pool.stats().connect_failures > 0
     });
@@ -87,10 +82,7 @@ fn connections_show_every_state() {
     let peer = Peer::new();
     let (pool, gate, _) = gated(&peer, 2);
     assert!(pool.connections().is_empty());
-    let puller = background({
-        let pool = pool.clone();
-        move || pool.pull()
-    });
+    let puller = on_thread(&pool, |pool| pool.pull());
     eventually("a connect is under way", || gate.waiting() == 1);
     let all = pool.connections();
     let info = &all[0];

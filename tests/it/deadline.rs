@@ -21,15 +21,6 @@ const DRIP: Duration = Duration::from_millis(5);
 /// How much later than its deadline a call may return on a busy machine.
 const LATE: Duration = Duration::from_secs(4);
 
-/// A server that sends a byte again and again, and never a line.
-fn dripping() -> Server {
-    Server::serving(|mut socket| {
-        while socket.write_all(b".").is_ok() {
-            thread::sleep(DRIP);
-        }
-    })
-}
-
 /// Fails the test unless this ends at the deadline, by the deadline.
 #[track_caller]
 fn struck_at<T>(deadline: Instant, what: &str, call: impl FnOnce() -> io::Result<T>) {
@@ -105,7 +96,7 @@ fn every_write_ends_at_the_deadline() {
 
 #[test]
 fn a_server_that_drips_does_not_outlive_the_deadline() {
-    let server = dripping();
+    let server = Server::dripping(DRIP);
     let address = server.address();
     // However long each single read may take.
     for own in [None, Some(SOON), Some(LONGER / 2)] {
@@ -125,7 +116,7 @@ fn a_server_that_drips_does_not_outlive_the_deadline() {
 
 #[test]
 fn a_deadline_reaches_through_a_buf_reader_and_a_buf_stream() {
-    let server = dripping();
+    let server = Server::dripping(DRIP);
     let address = server.address();
     let connect = move || TcpStream::connect(address);
     let pool = Pool::builder(connect)

@@ -10,7 +10,7 @@ use std::thread;
 
 use jackpot::{Factory, Pool};
 
-use crate::support::{Gate, Peer, background, eventually};
+use crate::support::{Gate, Peer, background, eventually, on_thread};
 
 /// A factory that waits at a gate, and whose destructor panics.
 struct Fragile {
@@ -40,10 +40,7 @@ fn a_factory_whose_destructor_panics_takes_no_slot_with_it() {
         gate: gate.clone(),
     };
     let pool = Pool::new(1, fragile).unwrap();
-    let caller = background({
-        let pool = pool.clone();
-        move || pool.allocate().map(drop)
-    });
+    let caller = on_thread(&pool, |pool| pool.allocate().map(drop));
     eventually("the factory is at work", || gate.waiting() == 1);
     pool.set_factory(move || TcpStream::connect(address)); // the thread has the last handle now
     gate.open();
@@ -69,10 +66,7 @@ fn a_client_whose_destructor_panics_after_its_handshake_takes_no_slot_with_it() 
         .handshake(|stream| stream.shutdown(Shutdown::Both).map(|()| FragileClient))
         .build()
         .unwrap();
-    let caller = background({
-        let pool = pool.clone();
-        move || pool.allocate().map(drop)
-    });
+    let caller = on_thread(&pool, |pool| pool.allocate().map(drop));
     let error = caller.join().unwrap_err();
     assert!(error.is_connect(), "{error:?}");
     let source = StdError::source(&error).unwrap().to_string();
@@ -81,25 +75,25 @@ fn a_client_whose_destructor_panics_after_its_handshake_takes_no_slot_with_it() 
     eventually("the slot is vacant", || pool.stats().connecting == 0);
 }
 
-/// An error whose destructor looks at the pool, as one that owns a session may.
+/// An error whose destructor asks the pool, as one that owns a session may.
 #[derive(Debug)]
-struct Curious(Arc<Looks>);
+struct Asking(Arc<Asked>);
 
 #[derive(Debug, Default)]
-struct Looks {
+struct Asked {
     pool: OnceLock<Pool>,
     count: AtomicUsize,
 }
 
-impl fmt::Display for Curious {
+impl fmt::Display for Asking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("curious")
+        f.write_str("asking")
     }
 }
 
-impl StdError for Curious {}
+impl StdError for Asking {}
 
-impl Drop for Curious {
+impl Drop for Asking {
     fn drop(&mut self) {
         if let Some(pool) = self.0.pool.get() {
             let _ = pool.stats();
@@ -110,17 +104,14 @@ impl Drop for Curious {
 
 #[test]
 fn a_connect_error_is_dropped_outside_the_lock() {
-    let looks: Arc<Looks> = Arc::default();
+    let asked: Arc<Asked> = Arc::default();
     let failing = {
-        let looks = Arc::clone(&looks);
-        move || Err(io::Error::other(Curious(Arc::clone(&looks))))
+        let asked = Arc::clone(&asked);
+        move || Err(io::Error::other(Asking(Arc::clone(&asked))))
     };
     let pool = Pool::new(1, failing).unwrap();
-    looks.pool.set(pool.clone()).unwrap();
-    let caller = background({
-        let pool = pool.clone();
-        move || pool.allocate().map(drop)
-    });
+    asked.pool.set(pool.clone()).unwrap();
+    let caller = on_thread(&pool, |pool| pool.allocate().map(drop));
     assert!(caller.join().unwrap_err().is_connect());
     let peer = Peer::new();
     let address = peer.address();
@@ -129,5 +120,5 @@ fn a_connect_error_is_dropped_outside_the_lock() {
         pool.end();
     });
     change.join();
-    eventually("the error is dropped", || looks.count.load(SeqCst) == 1);
+    eventually("the error is dropped", || asked.count.load(SeqCst) == 1);
 }

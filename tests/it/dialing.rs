@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Backoff, Connector, Error, Factory, Pool};
 use socket2::SockRef;
 
-use crate::support::{BlackHole, Peer, background, impatient, refused};
+use crate::support::{BlackHole, Peer, background, one_retry, refused};
 
 #[test]
 fn a_connector_asks_the_kernel_to_find_vanished_peers() {
@@ -107,7 +107,7 @@ fn a_refused_connect_keeps_its_cause_and_says_where_it_was_going() {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert!(error.to_string().contains(&address), "{error}");
 
-    let pool = Pool::builder(connector).backoff(impatient()).build();
+    let pool = Pool::builder(connector).backoff(one_retry()).build();
     let error = pool.unwrap().pull().unwrap_err();
     let cause = error.io_error().unwrap();
     assert_eq!(cause.kind(), ErrorKind::ConnectionRefused);

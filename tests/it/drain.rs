@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Close, Connection, Pool};
 
 use crate::support::operator::gated;
-use crate::support::{Gate, NEVER, Peer, background, eventually, lease, refused};
+use crate::support::{Gate, NEVER, Peer, background, eventually, lease, on_thread, refused};
 
 #[test]
 fn drain_is_true_at_once_when_nothing_is_outstanding() {
@@ -71,10 +71,7 @@ fn drain_waits_for_a_connect() {
     let error = pool.pull_timeout(Duration::from_millis(10)).unwrap_err();
     assert!(error.is_timeout());
     eventually("the connect is under way", || gate.waiting() == 1);
-    let drainer = background({
-        let pool = pool.clone();
-        move || pool.drain(NEVER)
-    });
+    let drainer = on_thread(&pool, |pool| pool.drain(NEVER));
     assert!(!pool.drain(Duration::from_millis(10)));
     gate.open();
     assert!(drainer.join());
@@ -95,10 +92,7 @@ fn drain_waits_for_a_failing_connect() {
     .unwrap();
     assert!(pool.pull_timeout(Duration::from_millis(10)).is_err());
     eventually("the connect is under way", || gate.waiting() == 1);
-    let drainer = background({
-        let pool = pool.clone();
-        move || pool.drain(NEVER)
-    });
+    let drainer = on_thread(&pool, |pool| pool.drain(NEVER));
     gate.open();
     assert!(drainer.join());
     assert_eq!(pool.stats().connect_failures, 1);
@@ -112,10 +106,7 @@ fn drain_waits_for_the_guard_of_a_cut_lease() {
     pool.end_with(Close::Hard);
     assert_eq!(pool.stats().leased, 0);
     assert!(!pool.drain(Duration::from_millis(10)));
-    let drainer = background({
-        let pool = pool.clone();
-        move || pool.drain(NEVER)
-    });
+    let drainer = on_thread(&pool, |pool| pool.drain(NEVER));
     drop(held);
     assert!(drainer.join());
 }

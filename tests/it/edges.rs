@@ -10,7 +10,7 @@ use crate::support::{NEVER, Peer, assert_left, eventually, shows_resets};
 
 const SHORT: Duration = Duration::from_millis(20);
 
-/// Without looks at the clock, as `probe_after` has it, and with a reaper that comes too late.
+/// Without reading the clock, as `probe_after` has it, and with a reaper that comes too late.
 #[test]
 fn one_short_time_among_long_ones_is_kept_between_two_sweeps() {
     let peer = Peer::new();

@@ -11,7 +11,7 @@ use jackpot::{Close, Error, Eviction, Pool};
 use crate::support::operator::{counts, gated, hour_long, is_closed};
 use crate::support::{
     Events, Gate, NEVER, Peer, SOON, Server, ask, assert_sums, background, eventually, lease,
-    refused,
+    on_thread, on_threads, refused,
 };
 
 #[test]
@@ -19,12 +19,7 @@ fn the_end_wakes_everybody_who_waits_or_sleeps() {
     let peer = Peer::new();
     let pool = peer.pool(1);
     let held = pool.pull().unwrap();
-    let mut waiters: Vec<_> = (0..3)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || pool.pull())
-        })
-        .collect();
+    let mut waiters: Vec<_> = on_threads(&pool, 3, |pool, _| pool.pull());
     let pool_of_a_dead_server = {
         let gone = refused();
         Pool::builder(move || TcpStream::connect(gone))
@@ -32,12 +27,9 @@ fn the_end_wakes_everybody_who_waits_or_sleeps() {
             .build()
             .unwrap()
     };
-    let sleepers: Vec<_> = (0..3)
-        .map(|_| {
-            let pool = pool_of_a_dead_server.clone();
-            background(move || pool.pull_timeout(NEVER))
-        })
-        .collect();
+    let sleepers = on_threads(&pool_of_a_dead_server, 3, |pool, _| {
+        pool.pull_timeout(NEVER)
+    });
     eventually("they wait", || {
         pool.stats().waiting == 3 && pool_of_a_dead_server.stats().waiting == 3
     });
@@ -56,10 +48,7 @@ fn the_end_wakes_everybody_who_waits_or_sleeps() {
 fn a_connect_under_way_at_the_end_closes_what_it_opened() {
     let peer = Peer::new();
     let (pool, gate, begun) = gated(&peer, 3);
-    let waiter = background({
-        let pool = pool.clone();
-        move || pool.allocate()
-    });
+    let waiter = on_thread(&pool, |pool| pool.allocate());
     eventually("a connect is under way", || gate.waiting() == 1);
     pool.end();
     assert!(matches!(waiter.join().unwrap_err(), Error::Ended));
@@ -101,16 +90,13 @@ fn nothing_connects_after_the_end_whatever_is_called() {
     drop(doomed);
     assert_eq!(pool.reap(), 0);
     assert_eq!(counts(pool.free(5)), (0, 0, 0));
-    let calls = background({
-        let pool = pool.clone();
-        move || {
-            [
-                pool.allocate(),
-                pool.pull(),
-                pool.pull_timeout(NEVER),
-                pool.pull_timeout(Duration::ZERO),
-            ]
-        }
+    let calls = on_thread(&pool, |pool| {
+        [
+            pool.allocate(),
+            pool.pull(),
+            pool.pull_timeout(NEVER),
+            pool.pull_timeout(Duration::ZERO),
+        ]
     });
     for call in calls.join() {
         assert!(matches!(call.unwrap_err(), Error::Ended));

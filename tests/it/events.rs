@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use jackpot::{Backoff, Close, Connection, Event, Pool, Stats};
 
 use crate::support::{
-    Events, Gate, Peer, SOON, Server, background, eventually, in_words, lease, refused,
+    Events, Gate, Peer, SOON, Server, background, eventually, in_words, lease, on_thread,
+    on_threads, refused,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -178,10 +179,7 @@ fn an_eviction_is_not_told_before_the_lease_was_told_overdue() {
         .build()
         .unwrap();
     let held = pool.pull().unwrap();
-    let reaping = background({
-        let pool = pool.clone();
-        move || pool.reap()
-    });
+    let reaping = on_thread(&pool, Pool::reap);
     eventually("the report is under way", || gate.waiting() == 1);
     Connection::discard(held);
     assert_eq!(pool.stats().open, 0, "it does not wait for the report");
@@ -244,10 +242,9 @@ fn of_two_reports_at_once_each_comes_before_the_eviction() {
 #[test]
 fn events_of_one_connection_keep_their_order_under_load() {
     let server = Server::echo();
-    let address = server.address();
     let events = Events::default();
-    let pool = Pool::builder(move || TcpStream::connect(address))
-        .limit(4)
+    let pool = server
+        .builder(4)
         .leak_after(Some(Duration::ZERO))
         .reap_interval(Some(MILLISECOND))
         .backoff(
@@ -259,27 +256,22 @@ fn events_of_one_connection_keep_their_order_under_load() {
         .on_event(events.listener())
         .build()
         .unwrap();
-    let workers: Vec<_> = (0..8)
-        .map(|worker| {
-            let pool = pool.clone();
-            background(move || {
-                for round in 0..60 {
-                    let connection = pool.pull().unwrap();
-                    if round % 20 == worker {
-                        thread::sleep(MILLISECOND); // a request that takes a while
-                    }
-                    if round % 3 == 0 {
-                        Connection::discard(connection);
-                    } else {
-                        drop(connection);
-                    }
-                    if round % 20 == 0 {
-                        pool.free_with(1, Close::Hard);
-                    }
-                }
-            })
-        })
-        .collect();
+    let workers = on_threads(&pool, 8, |pool, worker| {
+        for round in 0..60 {
+            let connection = pool.pull().unwrap();
+            if round % 20 == worker {
+                thread::sleep(MILLISECOND); // a request that takes a while
+            }
+            if round % 3 == 0 {
+                Connection::discard(connection);
+            } else {
+                drop(connection);
+            }
+            if round % 20 == 0 {
+                pool.free_with(1, Close::Hard);
+            }
+        }
+    });
     for worker in workers {
         worker.join();
     }
@@ -333,24 +325,20 @@ fn let_everything_happen(f: impl Fn(&Event, &Way) + Send + Sync + 'static) -> Po
     .build()
     .unwrap();
     way.lead_to(&pool);
-    let work = background({
-        let pool = pool.clone();
-        move || {
-            let _ = pool.allocate();
-            let leases: Vec<_> = (0..3).filter_map(|_| pool.pull().ok()).collect();
-            pool.reap();
-            for (n, lease) in leases.into_iter().enumerate() {
-                if n == 0 {
-                    Connection::discard(lease);
-                }
+    let work = on_thread(&pool, |pool| {
+        let _ = pool.allocate();
+        let leases: Vec<_> = (0..3).filter_map(|_| pool.pull().ok()).collect();
+        pool.reap();
+        for (n, lease) in leases.into_iter().enumerate() {
+            if n == 0 {
+                Connection::discard(lease);
             }
-            pool.free(1);
-            pool.set_limit(1);
-            pool.end();
-            pool
         }
+        pool.free(1);
+        pool.set_limit(1);
+        pool.end();
     });
-    let pool = work.join();
+    work.join();
     way.forget();
     assert!(pool.is_ended() && pool.drain(SOON));
     pool

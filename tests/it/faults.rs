@@ -14,8 +14,8 @@ use crate::support::faults::Fault::{
 };
 use crate::support::faults::{Ends, Range, THEIRS, why};
 use crate::support::{
-    Act, Opened, Peer, SOON, Server, ask, assert_left, assert_sums, background, eventually,
-    panic_quietly, reset, shows_resets,
+    Act, Opened, Peer, SOON, Server, ask, assert_back, assert_left, assert_sums, on_thread,
+    panic_quietly, reset, shows_resets, waiting_thread,
 };
 
 const MOMENT: Duration = Duration::from_millis(100);
@@ -31,24 +31,20 @@ fn assert_works(lease: &mut Connection, far: &mut TcpStream) {
 #[test]
 fn a_sweep_finds_what_befell_an_idle_connection() {
     for fault in THEIRS.into_iter().chain([OurHalfClose]) {
-        let range = Range::new(1, |builder| builder);
-        let (lease, mut ends) = range.lease();
-        drop(lease);
-        ends.strike(fault);
+        let (range, _ends) = Range::struck(fault, |builder| builder);
         assert_eq!(range.pool.reap(), usize::from(fault != OutOfBand));
-        if let Some(why) = why(fault) {
-            assert_left(&range.pool, why);
+        match why(fault) {
+            Some(why) => assert_left(&range.pool, why),
+            None => assert_back(&range.pool),
         }
+        assert_eq!(range.pool.reap(), 0);
     }
 }
 
 #[test]
 fn nobody_gets_an_idle_connection_that_something_befell() {
     for fault in THEIRS {
-        let range = Range::new(1, |builder| builder);
-        let (lease, mut ends) = range.lease();
-        drop(lease);
-        ends.strike(fault);
+        let (range, ends) = Range::struck(fault, |builder| builder);
         assert_lives(&range, ends, why(fault));
     }
 }
@@ -78,7 +74,10 @@ fn assert_lives(range: &Range, ends: Ends, why: Option<Eviction>) {
     };
     assert_works(&mut lease, &mut far);
     drop(lease);
-    assert_sums(&range.pool.stats());
+    let (stats, left) = (range.pool.stats(), u64::from(why.is_some()));
+    assert_sums(&stats);
+    let found = (stats.connects, stats.releases, stats.idle);
+    assert_eq!(found, (1 + left, left, 1), "{stats}");
 }
 
 #[test]
@@ -120,9 +119,7 @@ fn a_waiter_gets_a_live_connection_whatever_befell_the_one_that_comes_back() {
     for fault in THEIRS.into_iter().chain([OurHalfClose]) {
         let range = Range::new(1, |builder| builder);
         let (lease, mut ends) = range.lease();
-        let pool = range.pool.clone();
-        let waiter = background(move || pool.pull().unwrap());
-        eventually("it waits", || range.pool.stats().waiting == 1);
+        let waiter = waiting_thread(&range.pool, |pool| pool.pull().unwrap());
         if fault == OurHalfClose {
             lease.shutdown(Shutdown::Write).unwrap();
         } else {
@@ -152,10 +149,7 @@ fn a_handshake_sees_what_befalls_its_connection_and_its_caller_is_told() {
             .reap_interval(None)
             .build()
             .unwrap();
-        let caller = {
-            let pool = pool.clone();
-            background(move || pool.allocate().map(drop))
-        };
+        let caller = on_thread(&pool, |pool| pool.allocate().map(drop));
         let mut far = peer.accept();
         // Half of the greeting is there in any case.
         far.write_all(b"!").unwrap();
@@ -231,11 +225,7 @@ fn a_waiter_behind_a_leaked_guard_is_told_that_the_pool_is_full_until_it_is_cut(
     std::mem::forget(pool.pull().unwrap());
     let error = pool.pull_timeout(MOMENT).unwrap_err();
     assert!(error.is_timeout() && error.is_full(), "{error}");
-    let waiter = {
-        let pool = pool.clone();
-        background(move || Connection::id(&pool.pull().unwrap()))
-    };
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| Connection::id(&pool.pull().unwrap()));
     pool.free_with(0, Close::Hard);
     assert_eq!(waiter.join(), 2);
 }
@@ -294,15 +284,11 @@ fn half_a_reply_is_never_read_by_a_waiter() {
     let pool = peer.builder(1).read_timeout(Some(MOMENT)).build().unwrap();
     let mut lease = pool.pull().unwrap();
     let mut far = peer.accept();
-    let waiter = {
-        let pool = pool.clone();
-        background(move || {
-            let mut lease = pool.pull().unwrap();
-            tell.send(()).unwrap();
-            crate::support::read_line(&mut lease).unwrap()
-        })
-    };
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, move |pool| {
+        let mut lease = pool.pull().unwrap();
+        tell.send(()).unwrap();
+        crate::support::read_line(&mut lease).unwrap()
+    });
     lease.write_all(b"?\n").unwrap();
     far.write_all(b"hal").unwrap();
     lease.read_exact(&mut [0; 4]).unwrap_err();

@@ -11,6 +11,7 @@ use jackpot::{Close, Connection, Eviction, Pool};
 use crate::support::operator::{counts, is_closed};
 use crate::support::{
     Peer, Server, ask, assert_sums, background, eventually, idle, lease, shutdown_wakes,
+    waiting_thread,
 };
 
 #[test]
@@ -61,11 +62,7 @@ fn a_doomed_lease_works_on_and_its_place_falls_free_when_it_returns() {
     let mut connection = pool.pull().unwrap();
     assert_eq!(counts(pool.free(0)), (0, 0, 1));
     assert_eq!(ask(&mut *connection, "still there").unwrap(), "still there");
-    let waiter = background({
-        let pool = pool.clone();
-        move || pool.pull()
-    });
-    eventually("somebody waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| pool.pull());
     drop(connection);
     assert_eq!(Connection::id(&waiter.join().unwrap()), 2);
     assert_eq!(pool.stats().evicted(Eviction::Freed), 1);

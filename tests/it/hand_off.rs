@@ -9,7 +9,7 @@ use std::time::Duration;
 use jackpot::{Close, Connection, Eviction, Pool, Stream};
 
 use crate::line::{Line, Queue};
-use crate::support::{Gate, Peer, background, eventually};
+use crate::support::{Gate, Peer, eventually, on_thread};
 
 /// Three wait at the limit of one; `give_up` frees the slot, and the oldest waiter connects.
 #[track_caller]
@@ -176,8 +176,7 @@ fn a_failed_connect_serves_the_oldest_waiter() {
         Ok(())
     });
     let pool = line.pool(1);
-    let caller = pool.clone();
-    let caller = background(move || caller.allocate().map(Connection::detach));
+    let caller = on_thread(&pool, |pool| pool.allocate().map(Connection::detach));
     eventually("it connects", || gate.waiting() == 1);
     let queue = Queue::of(&pool, 3);
     gate.open();

@@ -13,15 +13,6 @@ use crate::support::{SOON, Server, background};
 
 const BOUND: Duration = Duration::from_millis(150);
 
-/// A server that sends a byte every few milliseconds, and so never lets a read time out.
-fn dripping() -> Server {
-    Server::serving(|mut socket: &TcpStream| {
-        while socket.write_all(b".").is_ok() {
-            thread::sleep(Duration::from_millis(10));
-        }
-    })
-}
-
 #[track_caller]
 fn assert_ends_in_time<C: Send + 'static>(pool: &Pool<C>) -> Error {
     let begun = Instant::now();
@@ -40,7 +31,7 @@ fn assert_ends_in_time<C: Send + 'static>(pool: &Pool<C>) -> Error {
 
 #[test]
 fn a_server_that_drips_in_a_handshake_held_the_connect_for_ever() {
-    let server = dripping();
+    let server = Server::dripping(Duration::from_millis(10));
     let address = server.address();
     let pool = Pool::builder(move || TcpStream::connect(address))
         .handshake_timeout(Some(BOUND))
@@ -57,7 +48,7 @@ fn a_server_that_drips_in_a_handshake_held_the_connect_for_ever() {
 
 #[test]
 fn what_a_handshake_makes_of_its_time_out_is_the_cause() {
-    let server = dripping();
+    let server = Server::dripping(Duration::from_millis(10));
     let address = server.address();
     let pool = Pool::builder(move || TcpStream::connect(address))
         .handshake_timeout(Some(BOUND))

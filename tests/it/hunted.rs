@@ -9,7 +9,8 @@ use socket2::SockRef;
 
 use crate::pipeline::line;
 use crate::support::{
-    Background, Peer, SOON, background, eventually, in_one_of_a_few_tries, read_line,
+    Background, Peer, SOON, background, eventually, happens_within, in_one_of_a_few_tries,
+    read_line,
 };
 
 fn call(
@@ -138,8 +139,8 @@ fn what_a_client_sent_before_it_panicked_was_sent_again() {
         read_line(&mut socket).unwrap();
         // Who reads sends for the others after a while, which a busy machine may let pass.
         let queued = |count| {
-            let mut looks = (0..50).map(|_| std::thread::sleep(Duration::from_millis(1)));
-            looks.any(|()| pipeline.stats().queued == count)
+            let is_queued = || pipeline.stats().queued == count;
+            happens_within(Duration::from_millis(50), is_queued)
         };
         let second = call(b"panic\n");
         let is_queued = queued(1);
@@ -214,7 +215,7 @@ fn a_small_write_behind_much_held_its_leader_beyond_its_deadline() {
         }));
         let mut over = None;
         eventually("it goes out, or the leader's time is up", || {
-            socket.write_all(b".").unwrap(); // the leader looks, and sends
+            socket.write_all(b".").unwrap(); // the leader wakes up, and sends
             over = late.as_ref().unwrap().is_done_with();
             over.is_some() || pipeline.stats().calls > queued
         });

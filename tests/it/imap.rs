@@ -10,7 +10,7 @@ use std::time::Duration;
 use imap::Client;
 use jackpot::{Builder, Connector, Error, Eviction, Pool, Stream};
 
-use crate::support::{SOON, assert_sums, eventually, impatient};
+use crate::support::{SOON, assert_sums, eventually, one_retry};
 
 #[path = "../../docs/examples/imap/dovecot.rs"]
 mod dovecot;
@@ -78,7 +78,7 @@ fn a_session_with_a_wrong_password_is_a_failed_handshake() {
     let pool = sessions(&server).build().unwrap();
     assert_eq!(messages(&pool), 0); // it runs
     let pool = Pool::builder(Connector::new(server.address()))
-        .backoff(impatient().retries(0))
+        .backoff(one_retry().retries(0))
         .handshake(|stream| {
             let mut client = Client::new(stream);
             client.read_greeting()?;

@@ -110,12 +110,7 @@ fn a_sweep_does_not_turn_a_reset_into_the_end_of_a_reply() {
         return eprintln!("skipped: here, a reset looks like an end of file");
     }
     let server = resetting();
-    let address = server.address();
-    let pool = Pool::builder(move || TcpStream::connect(address))
-        .limit(4)
-        .reap_interval(None)
-        .build()
-        .unwrap();
+    let pool = server.builder(4).build().unwrap();
     let over = AtomicBool::new(false);
     let (calls, wrong) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {

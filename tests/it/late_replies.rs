@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
@@ -19,7 +18,7 @@ const LIMIT: usize = 6;
 /// How long a caller waits; the server takes up to twice as long.
 ///
 /// The timers of Windows are coarser.
-const PATIENCE: Duration = Duration::from_millis(if cfg!(windows) { 32 } else { 4 });
+const TIMEOUT: Duration = Duration::from_millis(if cfg!(windows) { 32 } else { 4 });
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +28,7 @@ enum Outcome {
     Wrong,
     /// No reply in time, or the connection broke.
     Failed,
-    /// The caller left without a look at the reply.
+    /// The caller left without reading the reply.
     Abandoned,
     /// The caller left in the middle of the reply, and said so.
     Discarded,
@@ -56,7 +55,7 @@ fn seed() -> u64 {
     seed
 }
 
-/// A server that answers around the end of its callers' patience, and sometimes too much.
+/// A server that answers around its callers' time-out, and sometimes too much.
 fn late_server(seed: u64) -> Server {
     Server::new(move |n| {
         let random = mix(seed, n as u64);
@@ -68,7 +67,7 @@ fn late_server(seed: u64) -> Server {
             16..18 => Act::EchoFin,
             18..20 => Act::Stall,
             // Half of these come too late.
-            _ => Act::Late(2 * PATIENCE / 256 * u32::from(random.to_be_bytes()[0])),
+            _ => Act::Late(2 * TIMEOUT / 256 * u32::from(random.to_be_bytes()[0])),
         }
     })
 }
@@ -120,11 +119,10 @@ fn nobody_reads_another_callers_reply(
 ) -> (Pool, Outcomes) {
     let seed = seed();
     let server = late_server(seed);
-    let address = server.address();
-    let builder = Pool::builder(move || TcpStream::connect(address))
-        .limit(LIMIT)
-        .read_timeout(Some(PATIENCE))
-        .reap_interval(Some(PATIENCE));
+    let builder = server
+        .builder(LIMIT)
+        .read_timeout(Some(TIMEOUT))
+        .reap_interval(Some(TIMEOUT));
     let pool = settings(builder).build().unwrap();
     let callers: Vec<_> = (0..CALLERS)
         .map(|caller| {

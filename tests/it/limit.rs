@@ -5,7 +5,9 @@ use std::time::Duration;
 use jackpot::{Connection, Eviction};
 
 use crate::support::operator::{gated, hour_long};
-use crate::support::{Background, NEVER, Peer, assert_sums, background, eventually, idle, lease};
+use crate::support::{
+    Background, NEVER, Peer, assert_sums, eventually, idle, lease, on_threads, waiting_thread,
+};
 
 #[test]
 fn a_lowered_limit_closes_idle_ones_least_recently_used_first_then_leases_as_they_return() {
@@ -32,12 +34,7 @@ fn a_lowered_limit_closes_idle_ones_least_recently_used_first_then_leases_as_the
 fn a_lowered_limit_holds_for_connects_under_way() {
     let peer = Peer::new();
     let (pool, gate, _) = gated(&peer, 2);
-    let pullers: Vec<_> = (0..2)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || Connection::id(&pool.pull().unwrap()))
-        })
-        .collect();
+    let pullers = on_threads(&pool, 2, |pool, _| Connection::id(&pool.pull().unwrap()));
     eventually("two are under way", || gate.waiting() == 2);
     pool.set_limit(1);
     gate.open();
@@ -54,12 +51,7 @@ fn a_raised_limit_serves_those_who_wait() {
     let peer = Peer::new();
     let pool = peer.builder(1).backoff(hour_long()).build().unwrap();
     let held = pool.pull().unwrap();
-    let waiters: Vec<_> = (0..3)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || pool.pull())
-        })
-        .collect();
+    let waiters = on_threads(&pool, 3, |pool, _| pool.pull());
     eventually("they wait", || pool.stats().waiting == 3);
     pool.set_limit(4);
     let leases: Vec<_> = waiters.into_iter().map(|w| w.join().unwrap()).collect();
@@ -77,11 +69,7 @@ fn a_limit_of_zero_suspends_the_pool_until_it_is_raised() {
     assert_eq!((pool.stats().idle, pool.stats().leased), (0, 1));
     assert!(pool.allocate().unwrap_err().is_full());
     assert!(pool.pull_timeout(Duration::ZERO).unwrap_err().is_full());
-    let waiter = background({
-        let pool = pool.clone();
-        move || pool.pull_timeout(NEVER)
-    });
-    eventually("somebody waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| pool.pull_timeout(NEVER));
     drop(leases);
     assert_eq!((pool.stats().open, pool.stats().waiting), (0, 1));
     assert_eq!(pool.stats().evicted(Eviction::OverLimit), 2);

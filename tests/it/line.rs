@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Builder, Connection, Error, Factory, Pool};
 
-use crate::support::{Gate, SOON, background, eventually};
+use crate::support::{Gate, SOON, eventually, on_thread};
 
 type Obstacle = Arc<dyn Fn(usize) -> io::Result<()> + Send + Sync>;
 
@@ -95,7 +95,7 @@ impl Line {
         Pool::builder(self.factory())
             .limit(limit)
             .reap_interval(None)
-            .backoff(patient())
+            .backoff(slow_retries())
     }
 
     pub(crate) fn pool(&self, limit: usize) -> Pool {
@@ -140,17 +140,16 @@ pub(crate) fn in_time<T: Send + 'static>(
     pool: &Pool,
     call: impl FnOnce(&Pool) -> T + Send + 'static,
 ) -> T {
-    let pool = pool.clone();
-    background(move || call(&pool)).join()
+    on_thread(pool, call).join()
 }
 
 /// Retries a minute apart.
-pub(crate) fn patient() -> Backoff {
+pub(crate) fn slow_retries() -> Backoff {
     Backoff::new().min(Duration::from_secs(60))
 }
 
 /// Retries a moment apart, for as long as it takes.
-pub(crate) fn restless() -> Backoff {
+pub(crate) fn fast_retries() -> Backoff {
     Backoff::new()
         .retries(u32::MAX)
         .min(Duration::from_millis(1))

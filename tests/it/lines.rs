@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use jackpot::{Connection, Eviction, Pool, Stream};
 
-use crate::support::{Act, Peer, Server, assert_sums, background, eventually};
+use crate::support::{Act, Peer, Server, assert_sums, eventually, on_threads};
 
 type Lines = BufReader<Stream>;
 
@@ -110,18 +110,13 @@ fn no_caller_among_many_reads_what_another_left() {
     const REQUESTS: usize = 60;
     let server = Server::new(|n| if n % 3 == 0 { Act::Stray } else { Act::Echo });
     let pool = pool(server.address(), 3);
-    let threads: Vec<_> = (0..THREADS)
-        .map(|thread| {
-            let pool = pool.clone();
-            background(move || {
-                for n in 0..REQUESTS {
-                    let text = format!("request {n} of thread {thread}");
-                    let mut lines = pool.pull().unwrap();
-                    assert_eq!(ask(&mut lines, &text).unwrap(), text);
-                }
-            })
-        })
-        .collect();
+    let threads = on_threads(&pool, THREADS, |pool, thread| {
+        for n in 0..REQUESTS {
+            let text = format!("request {n} of thread {thread}");
+            let mut lines = pool.pull().unwrap();
+            assert_eq!(ask(&mut lines, &text).unwrap(), text);
+        }
+    });
     for thread in threads {
         thread.join();
     }

@@ -1,67 +1,26 @@
 //! How dead connections are found.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
-use jackpot::{Builder, Connection, Eviction, Pool};
+use jackpot::{Connection, Eviction};
 use socket2::SockRef;
 
 use crate::support::faults::Fault::{Fin, Rst, Stray, StrayFin, StrayRst};
-use crate::support::faults::{Ends, Fault, Range, keeping, why};
+use crate::support::faults::{Fault, Range, keeping, why};
 use crate::support::{
-    NEVER, Peer, Server, ask, assert_back, assert_closed, assert_left, background, eventually,
+    NEVER, Peer, Server, ask, assert_back, assert_closed, assert_left, eventually, waiting_thread,
 };
 
 /// What kills an idle connection.
 const DEATHS: [Fault; 5] = [Fin, Rst, Stray, StrayFin, StrayRst];
 
-/// A pool of one idle connection that met its fate; keeps the other side open if the fate did.
-fn struck(fate: Fault, settings: impl FnOnce(Builder) -> Builder) -> (Range, Ends) {
-    let range = Range::new(1, settings);
-    let (lease, mut ends) = range.lease();
-    drop(lease);
-    ends.strike(fate);
-    (range, ends)
-}
-
-#[test]
-fn no_caller_gets_a_dead_connection() {
-    for fate in DEATHS {
-        let (Range { peer, pool, .. }, _ends) = struck(fate, |b| b);
-        let mut lease = pool.allocate().unwrap();
-        assert_eq!(pool.stats().connects, 2, "{fate:?}");
-        let mut far = peer.accept();
-        lease.write_all(b"?").unwrap();
-        far.write_all(b"!").unwrap();
-        lease.read_exact(&mut [0; 1]).unwrap();
-        drop(lease);
-        let stats = pool.stats();
-        let found = (
-            stats.evicted(why(fate).unwrap()),
-            stats.releases,
-            stats.idle,
-        );
-        assert_eq!(found, (1, 1, 1), "{fate:?}: {stats}");
-    }
-}
-
-#[test]
-fn a_sweep_finds_every_dead_connection() {
-    for fate in DEATHS {
-        let (range, _ends) = struck(fate, |b| b);
-        let pool = &range.pool;
-        assert_eq!(pool.reap(), 1, "{fate:?}");
-        assert_left(pool, why(fate).unwrap());
-        assert_eq!(pool.reap(), 0);
-    }
-}
-
 #[test]
 fn free_evicts_the_dead_before_it_counts() {
     for fate in DEATHS {
-        let (range, _ends) = struck(fate, |b| b);
+        let (range, _ends) = Range::struck(fate, |b| b);
         let pool = &range.pool;
         let freed = pool.free(1);
         assert_eq!((freed.kept, freed.closed), (0, 0), "{fate:?}");
@@ -72,7 +31,7 @@ fn free_evicts_the_dead_before_it_counts() {
 #[test]
 fn allow_unread_excuses_bytes_and_no_error() {
     for fate in DEATHS {
-        let (range, _ends) = struck(fate, |b| b.allow_unread(true));
+        let (range, _ends) = Range::struck(fate, |b| b.allow_unread(true));
         let pool = &range.pool;
         // Where the bytes hide the reset, the write of nothing finds it.
         let why = if fate == StrayRst {
@@ -127,11 +86,7 @@ fn a_connection_that_died_while_leased_is_not_handed_to_a_waiter() {
     let (pool, kept) = keeping(peer.address(), |b| b.limit(1));
     let lease = pool.pull().unwrap();
     let dead = Connection::id(&lease);
-    let waiter = background({
-        let pool = pool.clone();
-        move || Connection::id(&pool.pull().unwrap())
-    });
-    eventually("somebody waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| Connection::id(&pool.pull().unwrap()));
     drop(peer.accept());
     assert_eq!(kept.recv().unwrap().peek(&mut [0]).unwrap(), 0);
     drop(lease);
@@ -141,18 +96,13 @@ fn a_connection_that_died_while_leased_is_not_handed_to_a_waiter() {
 
 #[test]
 fn probe_after_spares_what_was_used_recently() {
-    let recently = |b: Builder| b.probe_after(Duration::from_secs(3600));
-    let (
-        Range {
-            peer: _peer, pool, ..
-        },
-        _ends,
-    ) = struck(Fin, recently);
+    let (range, _ends) = Range::struck(Fin, |b| b.probe_after(NEVER));
+    let pool = &range.pool;
     let mut lease = pool.allocate().unwrap();
     assert_eq!(pool.stats().releases, 0);
     assert_eq!(lease.read(&mut [0]).unwrap(), 0);
     drop(lease);
-    assert_left(&pool, Eviction::Broken);
+    assert_left(pool, Eviction::Broken);
 }
 
 #[test]
@@ -160,12 +110,8 @@ fn probe_after_spares_nothing_that_rested_longer() {
     let rest = Duration::from_millis(20);
     // With a reaper, and without one.
     for every in [Some(NEVER), None] {
-        let (
-            Range {
-                peer: _peer, pool, ..
-            },
-            _ends,
-        ) = struck(Fin, |b| b.probe_after(rest).reap_interval(every));
+        let (range, _ends) = Range::struck(Fin, |b| b.probe_after(rest).reap_interval(every));
+        let pool = &range.pool;
         eventually("it has rested", || pool.connections()[0].in_state > rest);
         drop(pool.allocate().unwrap());
         let stats = pool.stats();
@@ -176,15 +122,10 @@ fn probe_after_spares_nothing_that_rested_longer() {
 
 #[test]
 fn a_sweep_asks_what_probe_after_spares() {
-    let recently = |b: Builder| b.probe_after(Duration::from_secs(3600));
-    let (
-        Range {
-            peer: _peer, pool, ..
-        },
-        _ends,
-    ) = struck(Fin, recently);
+    let (range, _ends) = Range::struck(Fin, |b| b.probe_after(NEVER));
+    let pool = &range.pool;
     assert_eq!(pool.reap(), 1);
-    assert_left(&pool, Eviction::PeerClosed);
+    assert_left(pool, Eviction::PeerClosed);
 }
 
 #[test]
@@ -207,7 +148,7 @@ fn a_sending_side_shut_down_behind_the_pools_back_is_found_on_return() {
 }
 
 #[test]
-fn a_socket_that_was_only_looked_at_goes_back() {
+fn a_socket_of_which_only_options_were_read_goes_back() {
     let peer = Peer::new();
     let pool = peer.pool(1);
     for _ in 0..3 {
@@ -233,7 +174,7 @@ fn a_sending_side_shut_down_through_a_duplicate_is_found_by_a_sweep() {
 }
 
 #[test]
-fn every_sweep_of_a_small_pool_looks_at_all_sending_sides() {
+fn every_sweep_of_a_small_pool_checks_all_sending_sides() {
     const MANY: usize = 20;
     let peer = Peer::new();
     let (pool, kept) = keeping(peer.address(), |b| b.limit(MANY));
@@ -257,6 +198,8 @@ fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
     use std::sync::{Arc, mpsc};
     use std::time::Instant;
 
+    use crate::support::on_thread;
+
     let timeout = Duration::from_millis(20);
     let peer = Peer::new();
     let (pool, kept) = keeping(peer.address(), |b| b.limit(2).read_timeout(Some(timeout)));
@@ -266,9 +209,9 @@ fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
     drop(first);
     let (stop, stopped) = mpsc::channel::<()>();
     let rounds = Arc::new(AtomicUsize::new(0));
-    let prober = background({
-        let (pool, rounds) = (pool.clone(), Arc::clone(&rounds));
-        move || {
+    let prober = on_thread(&pool, {
+        let rounds = Arc::clone(&rounds);
+        move |pool| {
             while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
                 drop(pool.allocate().unwrap());
                 assert_eq!(pool.reap(), 0);
@@ -295,12 +238,7 @@ fn probes_never_disturb_the_blocking_mode_of_a_duplicate() {
 #[test]
 fn a_sweep_never_evicts_a_connection_that_is_in_use() {
     let server = Server::echo();
-    let address = server.address();
-    let pool = Pool::builder(move || TcpStream::connect(address))
-        .limit(2)
-        .reap_interval(None)
-        .build()
-        .unwrap();
+    let pool = server.builder(2).build().unwrap();
     let callers: Vec<_> = (0..2)
         .map(|_| {
             let pool = pool.clone();

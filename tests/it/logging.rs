@@ -14,7 +14,8 @@ use log::Level;
 
 use crate::events::Way;
 use crate::support::{
-    NEVER, Peer, background, eventually, lease, overhear, refused, reset, reset_cause, shows_resets,
+    NEVER, Peer, background, eventually, lease, on_threads, overhear, refused, reset, reset_cause,
+    shows_resets,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -249,12 +250,7 @@ fn the_destructor_of_a_connect_error_may_ask_the_pool() {
             let _ = pool.allocate();
         }
         // Several wait, and some have been told of a failure when they are served.
-        let pullers: Vec<_> = (0..4)
-            .map(|_| {
-                let pool = pool.clone();
-                background(move || pool.pull().map(drop))
-            })
-            .collect();
+        let pullers = on_threads(&pool, 4, |pool, _| pool.pull().map(drop));
         for puller in pullers {
             puller.join().unwrap();
         }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use jackpot::{Connection, Connector, Factory, Pool};
 
-use crate::outage::out_of_descriptors;
+use crate::outage::descriptors::out_of_descriptors;
 use crate::support::{
-    BlackHole, SOON, Server, ask, assert_sums, background, eventually, impatient, panic_quietly,
-    refused,
+    BlackHole, SOON, Server, ask, assert_sums, eventually, on_thread, on_threads, one_retry,
+    panic_quietly, refused,
 };
 
 const MOMENT: Duration = Duration::from_millis(100);
@@ -73,7 +73,7 @@ fn what_is_open_works_on_while_nothing_connects() {
             }
         })
         .limit(3)
-        .backoff(impatient().retries(1000))
+        .backoff(one_retry().retries(1000))
         .reap_interval(None)
         .build()
         .unwrap();
@@ -81,15 +81,11 @@ fn what_is_open_works_on_while_nothing_connects() {
         fails.store(true, SeqCst);
         let mut first = pool.allocate().unwrap();
         let mut second = pool.allocate().unwrap();
-        let waiter = {
-            let pool = pool.clone();
-            background(move || Connection::id(&pool.pull().unwrap()))
-        };
+        let waiter = on_thread(&pool, |pool| Connection::id(&pool.pull().unwrap()));
         eventually("a connect fails", || pool.stats().connect_failures > 0);
-        let caller = {
-            let pool = pool.clone();
-            background(move || pool.pull_timeout(MOMENT).map(drop).unwrap_err())
-        };
+        let caller = on_thread(&pool, |pool| {
+            pool.pull_timeout(MOMENT).map(drop).unwrap_err()
+        });
         assert_eq!(ask(&mut first, "still there?").unwrap(), "still there?");
         let error = caller.join();
         assert!(
@@ -107,16 +103,11 @@ fn what_is_open_works_on_while_nothing_connects() {
 fn the_end_comes_while_nothing_connects() {
     for cause in CAUSES {
         let pool = Pool::builder(cause.factory())
-            .backoff(impatient().retries(1000))
+            .backoff(one_retry().retries(1000))
             .reap_interval(None)
             .build()
             .unwrap();
-        let waiters: Vec<_> = (0..3)
-            .map(|_| {
-                let pool = pool.clone();
-                background(move || pool.pull().map(drop).unwrap_err())
-            })
-            .collect();
+        let waiters = on_threads(&pool, 3, |pool, _| pool.pull().map(drop).unwrap_err());
         eventually("they wait", || pool.stats().waiting == 3);
         pool.end();
         for waiter in waiters {

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Close, Connection, Event, Pool};
 
-use crate::support::{Events, NEVER, Peer, Server, background, eventually, impatient, refused};
+use crate::support::{
+    Events, NEVER, Peer, Server, eventually, on_threads, one_retry, refused, waiting_thread,
+};
 
 #[test]
 fn waits_connects_and_timeouts_are_counted() {
@@ -15,9 +17,7 @@ fn waits_connects_and_timeouts_are_counted() {
     let stats = pool.stats();
     assert_eq!((stats.connect_times.count(), stats.connects), (1, 1));
     assert!(stats.connect_times.max() > Duration::ZERO);
-    let other = pool.clone();
-    let waiter = background(move || other.pull().map(drop));
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| pool.pull().map(drop));
     let timeout = Duration::from_millis(20);
     assert!(pool.pull_timeout(timeout).unwrap_err().is_timeout());
     assert!(pool.pull_timeout(Duration::ZERO).unwrap_err().is_timeout());
@@ -35,7 +35,7 @@ fn waits_connects_and_timeouts_are_counted() {
     // A failed connect is none that was made, and a call that gives up by itself no time-out.
     let gone = refused();
     let pool = Pool::builder(move || std::net::TcpStream::connect(gone))
-        .backoff(impatient())
+        .backoff(one_retry())
         .build()
         .unwrap();
     assert!(!pool.pull().unwrap_err().is_timeout());
@@ -130,7 +130,7 @@ fn the_times_and_places_in_the_events_are_those_of_the_calls() {
     assert_eq!((times.count(), times.max()), (2, seen[4].1));
 }
 
-/// Where the reaper would else be the one who looks at the clock.
+/// Where the reaper would else be the one that reads the clock.
 #[test]
 fn a_lease_is_not_told_to_have_begun_before_its_call() {
     let peer = Peer::new();
@@ -177,11 +177,10 @@ fn without_lease_events_there_are_none() {
 #[test]
 fn the_events_of_a_connection_come_in_order_whoever_tells_them() {
     let server = Server::echo();
-    let address = server.address();
     let told = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&told);
-    let pool = Pool::builder(move || std::net::TcpStream::connect(address))
-        .limit(3)
+    let pool = server
+        .builder(3)
         .lease_events(true)
         .leak_after(Some(Duration::ZERO))
         .reap_interval(Some(Duration::from_millis(1)))
@@ -200,20 +199,15 @@ fn the_events_of_a_connection_come_in_order_whoever_tells_them() {
         })
         .build()
         .unwrap();
-    let threads: Vec<_> = (0..6)
-        .map(|n| {
-            let pool = pool.clone();
-            background(move || {
-                for round in 0..150 {
-                    let Ok(lease) = pool.pull() else { continue };
-                    if (round + n) % 25 == 0 {
-                        pool.free_with(1, Close::Hard);
-                    }
-                    drop(lease);
-                }
-            })
-        })
-        .collect();
+    let threads = on_threads(&pool, 6, |pool, n| {
+        for round in 0..150 {
+            let Ok(lease) = pool.pull() else { continue };
+            if (round + n) % 25 == 0 {
+                pool.free_with(1, Close::Hard);
+            }
+            drop(lease);
+        }
+    });
     for thread in threads {
         thread.join();
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jackpot::{Connection, Pool};
 
-use crate::support::{Events, NEVER, Peer, background, eventually};
+use crate::support::{Events, NEVER, Peer, waiting_thread};
 
 /// A pool of one connection, and its events.
 fn watched(leak_after: Duration) -> (Peer, Events, Pool) {
@@ -42,15 +42,11 @@ fn a_lease_that_is_out_too_long_is_reported_once_with_its_thread() {
 fn a_lease_that_was_waited_for_is_reported_with_the_thread_that_waited() {
     let (_peer, events, pool) = watched(Duration::ZERO);
     let first = pool.pull().unwrap();
-    let waiter = background({
-        let pool = pool.clone();
-        move || lease_on("patient", &pool)
-    });
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| lease_on("waiter", pool));
     drop(first);
     let held = waiter.join();
     pool.reap();
-    assert_eq!(events.count("1 overdue by patient"), 1);
+    assert_eq!(events.count("1 overdue by waiter"), 1);
     drop(held);
 }
 

@@ -1,19 +1,20 @@
 //! Functions of the user's that panic: nothing is lost, and the message is kept.
 
+mod destructors;
+
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use jackpot::{Backoff, Builder, Close, Connection, Error, Event, Eviction, Pool, Stream};
 
 use crate::support::{
-    Gate, Peer, assert_sums, background, eventually, impatient, lease, overhear, panic_quietly,
-    reset,
+    Gate, Peer, assert_sums, eventually, lease, on_threads, one_retry, overhear, panic_quietly,
+    reset, waiting_thread,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -92,15 +93,10 @@ fn a_factory_that_panics_is_a_failed_connect() {
 fn a_factory_that_panics_fails_every_caller_that_waits_for_it() {
     let pool = Pool::builder(|| panic!("out of order"))
         .limit(6)
-        .backoff(impatient())
+        .backoff(one_retry())
         .build()
         .unwrap();
-    let pullers: Vec<_> = (0..6)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || pool.pull())
-        })
-        .collect();
+    let pullers = on_threads(&pool, 6, |pool, _| pool.pull());
     for puller in pullers {
         let error = puller.join().unwrap_err();
         assert!(texts(&error).contains("out of order"), "{}", texts(&error));
@@ -174,11 +170,7 @@ fn a_recycle_that_panics_closes_the_connection_and_serves_a_waiter() {
         .build()
         .unwrap();
     let held = pool.pull().unwrap();
-    let waiter = background({
-        let pool = pool.clone();
-        move || pool.pull()
-    });
-    eventually("somebody waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| pool.pull());
     drop(held);
     let connection = waiter.join().unwrap();
     assert_eq!(Connection::id(&connection), 2);
@@ -245,268 +237,6 @@ fn an_event_functions_panic_is_in_the_log() {
     );
 }
 
-/// A client whose destructor panics, each time that one is dropped.
-struct Grenade {
-    stream: Stream,
-    thrown: Arc<AtomicUsize>,
-}
-
-impl Drop for Grenade {
-    fn drop(&mut self) {
-        self.thrown.fetch_add(1, SeqCst);
-        panic!("boom");
-    }
-}
-
-impl Deref for Grenade {
-    type Target = Stream;
-
-    fn deref(&self) -> &Stream {
-        &self.stream
-    }
-}
-
-impl DerefMut for Grenade {
-    fn deref_mut(&mut self) -> &mut Stream {
-        &mut self.stream
-    }
-}
-
-/// A pool of clients that panic when they are dropped, and how many were.
-fn armed(peer: &Peer, limit: usize) -> (Pool<Grenade>, Arc<AtomicUsize>) {
-    armed_with(peer.builder(limit).max_connecting(1), |_| Ok(()))
-}
-
-/// The same with these settings, and with what each handshake does to its socket at last.
-fn armed_with(
-    builder: Builder,
-    spoil: impl Fn(&Stream) -> io::Result<()> + Send + Sync + 'static,
-) -> (Pool<Grenade>, Arc<AtomicUsize>) {
-    let thrown = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&thrown);
-    let shake_hands = move |stream: Stream| {
-        spoil(&stream)?;
-        let thrown = Arc::clone(&counter);
-        Ok::<_, io::Error>(Grenade { stream, thrown })
-    };
-    let pool = builder.handshake(shake_hands).build().unwrap();
-    (pool, thrown)
-}
-
-#[test]
-fn a_clients_destructor_that_panics_is_survived_wherever_it_runs() {
-    let peer = Peer::new();
-    let (pool, thrown) = armed(&peer, 5);
-    let mut leases = lease(&pool, 5);
-    Connection::discard(leases.pop().unwrap());
-    leases.pop().unwrap().shutdown(Shutdown::Both).unwrap();
-    let all_thrown = |count| eventually("it is dropped", || thrown.load(SeqCst) == count);
-    all_thrown(2);
-    pool.free_with(2, Close::Hard);
-    drop(leases.pop());
-    all_thrown(3); // an aborted one
-    drop(leases);
-    drop(peer.accept());
-    eventually("a sweep", || pool.reap() == 1);
-    all_thrown(4);
-    pool.free(0);
-    all_thrown(5);
-    assert_whole(&pool);
-    pool.end();
-    let stats = pool.stats();
-    assert_eq!(stats.open, 0);
-    all_thrown(usize::try_from(stats.releases).unwrap());
-}
-
-#[test]
-fn a_panicking_lease_with_a_panicking_client_and_listener_frees_its_place() {
-    let peer = Peer::new();
-    let builder = peer.builder(1).on_event(|_| panic!("bad news"));
-    let (pool, thrown) = armed_with(builder, |_| Ok(()));
-    let held = pool.pull().unwrap();
-    let waiter = background({
-        let pool = pool.clone();
-        move || pool.pull().map(|connection| Connection::id(&connection))
-    });
-    eventually("somebody waits", || pool.stats().waiting == 1);
-    let caught = catch_unwind(AssertUnwindSafe(move || {
-        let _held = held;
-        panic!("in the middle of a request");
-    }));
-    let message = *caught.unwrap_err().downcast::<&str>().unwrap();
-    assert_eq!(message, "in the middle of a request");
-    assert_eq!(waiter.join().unwrap(), 2);
-    assert_eq!(pool.stats().evicted(Eviction::Panicked), 1);
-    eventually("the destructor has panicked", || thrown.load(SeqCst) == 1);
-    assert_whole(&pool);
-}
-
-#[test]
-fn a_thread_that_panics_while_finishing_closes_its_connection() {
-    struct FinishOnDrop(Option<Connection>);
-
-    impl Drop for FinishOnDrop {
-        fn drop(&mut self) {
-            Connection::finish(self.0.take().unwrap());
-        }
-    }
-
-    let peer = Peer::new();
-    let pool = peer.pool(1);
-    let connection = pool.pull().unwrap();
-    let panicking = thread::spawn(move || {
-        let _guard = FinishOnDrop(Some(connection));
-        panic!("too early");
-    });
-    assert!(panicking.join().is_err());
-    assert_eq!(pool.stats().evicted(Eviction::Panicked), 1);
-    assert_whole(&pool);
-}
-
-#[test]
-fn a_destructor_that_panics_while_a_connect_fails_loses_no_place() {
-    let peer = Peer::new();
-    let broken = AtomicUsize::new(0);
-    let (pool, thrown) = armed_with(peer.builder(1), move |stream| {
-        match broken.fetch_add(1, SeqCst) {
-            0 => stream.shutdown(Shutdown::Both),
-            _ => Ok(()),
-        }
-    });
-    let failing = background({
-        let pool = pool.clone();
-        move || pool.allocate().map(drop)
-    });
-    let error = failing.join().unwrap_err();
-    assert!(matches!(error, Error::Handshake(_)), "{error}");
-    // The caller gets its answer first; the thread that connected closes behind it.
-    eventually("the destructor has panicked", || thrown.load(SeqCst) == 1);
-    assert_whole(&pool);
-}
-
-#[test]
-fn a_factory_whose_destructor_panics_loses_no_place() {
-    struct Fuse(Arc<AtomicUsize>);
-
-    impl Drop for Fuse {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, SeqCst);
-            panic!("blown");
-        }
-    }
-
-    let peer = Peer::new();
-    let address = peer.address();
-    let (gate, blown) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
-    let pool = Pool::builder({
-        let (gate, fuse) = (gate.clone(), Fuse(Arc::clone(&blown)));
-        move || {
-            let _fuse = &fuse;
-            gate.pass();
-            TcpStream::connect(address)
-        }
-    })
-    .limit(1)
-    .reap_interval(None)
-    .build()
-    .unwrap();
-    let puller = background({
-        let pool = pool.clone();
-        move || pool.pull().map(drop)
-    });
-    eventually("the factory is in use", || gate.waiting() == 1);
-    pool.set_factory(move || TcpStream::connect(address));
-    assert_eq!(blown.load(SeqCst), 0);
-    gate.open();
-    puller.join().unwrap();
-    assert_eq!(blown.load(SeqCst), 1);
-    assert_eq!(pool.stats().connect_failures, 0);
-    assert_whole(&pool);
-}
-
-#[test]
-fn an_idle_factory_whose_destructor_panics_can_be_replaced() {
-    struct Fuse;
-
-    impl Drop for Fuse {
-        fn drop(&mut self) {
-            panic!("blown");
-        }
-    }
-
-    let peer = Peer::new();
-    let address = peer.address();
-    let fuse = Fuse;
-    let pool = Pool::new(1, move || {
-        let _fuse = &fuse;
-        TcpStream::connect(address)
-    })
-    .unwrap();
-    pool.set_factory(move || TcpStream::connect(address));
-    assert_whole(&pool);
-}
-
-/// An error that cannot be shown, or cannot be dropped.
-#[derive(Debug)]
-enum BadNews {
-    Unspeakable,
-    Sticky,
-}
-
-impl std::fmt::Display for BadNews {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        assert!(matches!(self, Self::Sticky), "unspeakable");
-        f.write_str("sticky")
-    }
-}
-
-impl std::error::Error for BadNews {}
-
-impl Drop for BadNews {
-    fn drop(&mut self) {
-        assert!(matches!(self, Self::Unspeakable), "sticky");
-    }
-}
-
-#[test]
-fn a_recycle_whose_error_or_panic_is_a_trap_loses_no_place() {
-    let peer = Peer::new();
-    let traps: [fn() -> Result<(), BadNews>; 3] = [
-        || Err(BadNews::Unspeakable),
-        || Err(BadNews::Sticky),
-        || panic_any(BadNews::Sticky),
-    ];
-    for trap in traps {
-        let pool = peer.builder(1).recycle(move |_| trap()).build().unwrap();
-        drop(pool.pull().unwrap());
-        assert_eq!(pool.stats().evicted(Eviction::RecycleFailed), 1);
-        assert_whole(&pool);
-    }
-}
-
-#[test]
-fn a_ping_whose_error_or_panic_is_a_trap_closes_the_connection() {
-    let peer = Peer::new();
-    let traps: [fn() -> Result<(), BadNews>; 3] = [
-        || Err(BadNews::Unspeakable),
-        || Err(BadNews::Sticky),
-        || panic_any(BadNews::Sticky),
-    ];
-    for trap in traps {
-        let pool = peer
-            .builder(1)
-            .ping(Duration::from_nanos(1), move |_| trap())
-            .build()
-            .unwrap();
-        drop(pool.pull().unwrap());
-        eventually("pinged in vain", || {
-            pool.reap();
-            pool.stats().evicted(Eviction::PingFailed) == 1
-        });
-        assert_whole(&pool);
-    }
-}
-
 #[test]
 fn a_logger_that_panics_takes_nothing_with_it() {
     let peer = Peer::new();
@@ -528,7 +258,7 @@ fn a_logger_that_panics_takes_nothing_with_it() {
     drop(pool.pull().unwrap());
     reset(peer.accept());
     eventually("it is reset", || pool.connections()[0].peer.is_none());
-    // Found dead, with a word to the logger, while the caller is on its way to another one.
+    // Found dead, which is logged, while the caller is on its way to another one.
     let lease = pool.pull().unwrap();
     assert_eq!(pool.stats().connects, 2);
     lease.set_ttl(10).unwrap();

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use jackpot::{Close, Connection, Eviction, Pool};
 
 use crate::support::{
-    Background, Gate, NEVER, Peer, assert_sums, background, eventually, idle, lease, shutdown_wakes,
+    Background, Gate, NEVER, Peer, assert_sums, eventually, idle, lease, on_threads,
+    shutdown_wakes, waiting_thread,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -28,16 +29,11 @@ fn sweeps_beside_pings_that_change_the_blocking_mode_never_block() {
         .unwrap();
     let _far: Vec<TcpStream> = (0..8).map(|_| peer.accept()).collect();
     let begun = Instant::now();
-    let sweepers: Vec<_> = (0..3)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || {
-                while begun.elapsed() < Duration::from_secs(1) {
-                    assert_eq!(pool.reap(), 0);
-                }
-            })
-        })
-        .collect();
+    let sweepers = on_threads(&pool, 3, move |pool, _| {
+        while begun.elapsed() < Duration::from_secs(1) {
+            assert_eq!(pool.reap(), 0);
+        }
+    });
     sweepers.into_iter().for_each(Background::join);
 }
 
@@ -121,11 +117,7 @@ fn a_ping_that_ends_serves_the_oldest_waiter_and_no_other_ping() {
         pool.reap();
         gate.waiting() == 1
     });
-    let puller = background({
-        let pool = pool.clone();
-        move || pool.pull()
-    });
-    eventually("a caller waits", || pool.stats().waiting == 1);
+    let puller = waiting_thread(&pool, |pool| pool.pull());
     pool.reap();
     gate.open();
     let connection = puller.join().unwrap();

@@ -71,6 +71,50 @@ fn answer(mut socket: &TcpStream, reply: &str) {
     socket.write_all(format!("{reply}\n").as_bytes()).unwrap();
 }
 
+/// A call that has come to the other side on a new connection, and the other end of that.
+#[track_caller]
+fn sent_to(
+    pipeline: &Pipeline<String>,
+    peer: &Peer,
+    request: &str,
+) -> (Background<Result<String, CallError>>, TcpStream) {
+    let call = call(pipeline, request);
+    let socket = peer.accept();
+    expect(&socket, request);
+    (call, socket)
+}
+
+/// A call that has come to the other side on this connection.
+#[track_caller]
+fn sent_on(
+    pipeline: &Pipeline<String>,
+    socket: &TcpStream,
+    request: &str,
+) -> Background<Result<String, CallError>> {
+    let call = call(pipeline, request);
+    expect(socket, request);
+    call
+}
+
+/// So many threads call so often each, and get the replies to their own requests.
+fn call_from_threads<C: Read + Write + Send + 'static>(
+    pipeline: &Pipeline<String, C>,
+    threads: usize,
+    calls: usize,
+) {
+    thread::scope(|scope| {
+        for caller in 0..threads {
+            scope.spawn(move || {
+                for call in 0..calls {
+                    let request = format!("{caller} calls {call}");
+                    let reply = pipeline.call(format!("{request}\n").as_bytes());
+                    assert_eq!(reply.unwrap(), request);
+                }
+            });
+        }
+    });
+}
+
 fn queued(pipeline: &Pipeline<String>, count: usize) {
     eventually("so many are queued", || pipeline.stats().queued == count);
 }
@@ -79,18 +123,7 @@ fn queued(pipeline: &Pipeline<String>, count: usize) {
 fn hundreds_of_callers_get_their_own_replies() {
     let server = Server::echo();
     let pipeline = lines(&server, 4);
-    thread::scope(|scope| {
-        for caller in 0..200 {
-            let pipeline = &pipeline;
-            scope.spawn(move || {
-                for call in 0..50 {
-                    let request = format!("{caller} calls {call}");
-                    let reply = pipeline.call(format!("{request}\n").as_bytes());
-                    assert_eq!(reply.unwrap(), request);
-                }
-            });
-        }
-    });
+    call_from_threads(&pipeline, 200, 50);
     let stats = pipeline.stats();
     let counts = (stats.calls, stats.replies, stats.lost);
     assert_eq!(counts, (10_000, 10_000, 0));
@@ -108,10 +141,8 @@ fn no_more_callers_than_lanes_share_nothing() {
     let ((lease, a), (other, b)) = (second, first);
     drop(other);
     drop(lease); // the newest idle one comes first
-    let first = call(&pipeline, "first");
-    expect(&a, "first");
-    let second = call(&pipeline, "second");
-    expect(&b, "second");
+    let first = sent_on(&pipeline, &a, "first");
+    let second = sent_on(&pipeline, &b, "second");
     answer(&b, "two");
     answer(&a, "one");
     assert_eq!(first.join().unwrap(), "one");
@@ -125,13 +156,9 @@ fn no_more_callers_than_lanes_share_nothing() {
 fn a_call_that_comes_while_the_leader_waits_does_not_wait_for_its_reply() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
-    let second = call(&pipeline, "second");
-    expect(&socket, "second");
-    let third = call(&pipeline, "third");
-    expect(&socket, "third");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
+    let second = sent_on(&pipeline, &socket, "second");
+    let third = sent_on(&pipeline, &socket, "third");
     for reply in ["1", "2", "3"] {
         answer(&socket, reply);
     }
@@ -147,9 +174,7 @@ fn a_call_that_comes_while_the_leader_waits_does_not_wait_for_its_reply() {
 fn the_newest_in_flight_leads_next() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let first = call(&pipeline, "0");
-    let socket = peer.accept();
-    expect(&socket, "0");
+    let (first, socket) = sent_to(&pipeline, &peer, "0");
     let mut calls = Vec::new();
     for n in 1..5 {
         calls.push(call(&pipeline, &n.to_string()));
@@ -174,11 +199,8 @@ fn no_more_than_the_bounds_is_outstanding() {
         .max_bytes(20)
         .build()
         .unwrap();
-    let a = call(&pipeline, "aaaa");
-    let socket = peer.accept();
-    expect(&socket, "aaaa");
-    let b = call(&pipeline, "bbbb");
-    expect(&socket, "bbbb");
+    let (a, socket) = sent_to(&pipeline, &peer, "aaaa");
+    let b = sent_on(&pipeline, &socket, "bbbb");
     let c = call(&pipeline, "cccccccccccccccc");
     let d = call(&pipeline, "dd");
     queued(&pipeline, 2);
@@ -205,9 +227,7 @@ fn no_more_than_the_bounds_is_outstanding() {
 fn a_request_larger_than_the_bounds_goes_out_alone() {
     let peer = Peer::new();
     let pipeline = settings(&peer, 1).max_bytes(64).build().unwrap();
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
     let long = "x".repeat(1_000_000);
     let large = call(&pipeline, &long);
     queued(&pipeline, 1);
@@ -284,11 +304,8 @@ fn debug_shows_the_settings_and_no_client() {
 fn lanes_are_never_more_than_was_said() {
     let peer = Peer::new();
     let pipeline = settings(&peer, 5).lanes(1).build().unwrap();
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
-    let second = call(&pipeline, "second");
-    expect(&socket, "second");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
+    let second = sent_on(&pipeline, &socket, "second");
     assert_eq!(
         (pipeline.stats().lanes, pipeline.pool().stats().open),
         (1, 1)
@@ -310,18 +327,7 @@ fn calls_go_through_a_client_that_buffers() {
         .build()
         .unwrap();
     let pipeline = Pipeline::new(pool, line);
-    thread::scope(|scope| {
-        for caller in 0..20 {
-            let pipeline = &pipeline;
-            scope.spawn(move || {
-                for call in 0..50 {
-                    let request = format!("{caller} calls {call}");
-                    let reply = pipeline.call(format!("{request}\n").as_bytes());
-                    assert_eq!(reply.unwrap(), request);
-                }
-            });
-        }
-    });
+    call_from_threads(&pipeline, 20, 50);
     assert_eq!(pipeline.stats().replies, 1000);
 }
 

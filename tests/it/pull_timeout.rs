@@ -138,7 +138,7 @@ fn pull_timeout_of_zero_takes_what_is_idle_and_starts_no_connect() {
 
 #[test]
 fn pull_timeout_of_zero_passes_over_the_dead() {
-    // It looks for a millisecond at most.
+    // It probes for a millisecond at most.
     in_one_of_a_few_tries("it finds the one that lives", || {
         let peer = Peer::new();
         let line = Line::to(peer.address());

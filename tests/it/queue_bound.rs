@@ -6,7 +6,7 @@ use std::time::Duration;
 use jackpot::{Connection, Error, Eviction, Pool};
 
 use crate::line::Line;
-use crate::support::{Peer, SOON, Server, background, eventually, lease, refused};
+use crate::support::{Peer, SOON, eventually, on_thread, on_threads, refused, waiting_thread};
 
 fn assert_refused(pool: &Pool) {
     let error = pool.pull().unwrap_err();
@@ -29,8 +29,7 @@ fn who_would_make_the_line_longer_than_it_may_be_is_refused_at_once() {
     let held = pool.pull().unwrap();
     let waiters: Vec<_> = (1..=2)
         .map(|n| {
-            let other = pool.clone();
-            let waiter = background(move || other.pull().map(drop));
+            let waiter = on_thread(&pool, |pool| pool.pull().map(drop));
             eventually("it waits", || pool.stats().waiting == n);
             waiter
         })
@@ -40,7 +39,7 @@ fn who_would_make_the_line_longer_than_it_may_be_is_refused_at_once() {
         pool.pull_timeout(SOON),
         Err(Error::QueueFull { .. })
     ));
-    // These never join the line, and say so in their own words.
+    // These never join the line, and fail in their own way.
     assert!(matches!(pool.allocate(), Err(Error::Full { .. })));
     assert!(pool.pull_timeout(Duration::ZERO).unwrap_err().is_timeout());
     let stats = pool.stats();
@@ -64,12 +63,7 @@ fn a_line_of_nobody_lets_everybody_in_for_whom_there_is_a_place() {
         .build()
         .unwrap();
     // One connects, three wait for their turn to connect, and none for a place to fall free.
-    let callers: Vec<_> = (0..4)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || pool.pull())
-        })
-        .collect();
+    let callers = on_threads(&pool, 4, |pool, _| pool.pull());
     eventually("four wait for connects", || pool.stats().waiting == 4);
     assert_refused(&pool);
     gate.open();
@@ -85,9 +79,7 @@ fn a_caller_whose_connection_was_dead_keeps_its_place_in_a_full_line() {
     let pool = peer.builder(1).max_waiting(Some(1)).build().unwrap();
     let held = pool.pull().unwrap();
     let far = peer.accept();
-    let other = pool.clone();
-    let waiter = background(move || other.pull());
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| pool.pull());
     drop(far); // so what it is handed is dead
     drop(held);
     let lease = waiter.join().unwrap();
@@ -123,12 +115,7 @@ fn during_an_outage_the_line_ends_too() {
         .build()
         .unwrap();
     assert!(pool.allocate().is_err());
-    let waiters: Vec<_> = (0..8)
-        .map(|_| {
-            let pool = pool.clone();
-            background(move || pool.pull())
-        })
-        .collect();
+    let waiters = on_threads(&pool, 8, |pool, _| pool.pull());
     // One in line, and for a moment one whose connect is under way.
     eventually("the others are refused", || pool.stats().refusals >= 6);
     assert!((1..=2).contains(&pool.stats().waiting), "{}", pool.stats());
@@ -136,39 +123,4 @@ fn during_an_outage_the_line_ends_too() {
     for waiter in waiters {
         assert!(waiter.join().is_err());
     }
-}
-
-#[test]
-fn a_connection_closes_when_its_last_use_comes_back() {
-    let server = Server::echo();
-    let address = server.address();
-    let pool = Pool::builder(move || TcpStream::connect(address))
-        .limit(1)
-        .max_uses(Some(3))
-        .build()
-        .unwrap();
-    let ids = [(); 7].map(|()| Connection::id(&pool.pull().unwrap()));
-    assert_eq!(ids, [1, 1, 1, 2, 2, 2, 3]);
-    assert_eq!(pool.stats().evicted(Eviction::MaxUses), 2);
-}
-
-#[test]
-fn a_ping_is_no_use() {
-    let peer = Peer::new();
-    let pool = peer
-        .builder(2)
-        .max_uses(Some(2))
-        .ping(Duration::from_nanos(1), |_| Ok::<_, std::io::Error>(()))
-        .build()
-        .unwrap();
-    drop(lease(&pool, 1));
-    for n in 2..6 {
-        eventually("it is pinged", || {
-            pool.reap();
-            pool.connections()[0].leases >= n
-        });
-        eventually("it is idle", || pool.stats().idle == 1);
-    }
-    drop(pool.pull().unwrap());
-    assert_eq!(pool.stats().evicted(Eviction::MaxUses), 1);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jackpot::{Error, Pool};
 
 use crate::line::Line;
-use crate::support::{Peer, SOON, Server, background, eventually, refused};
+use crate::support::{Peer, SOON, Server, eventually, on_thread, refused};
 
 #[test]
 fn a_pool_is_ready_once_so_many_connections_are_open() {
@@ -46,8 +46,7 @@ fn no_more_connects_are_under_way_than_allowed() {
         .min_idle(3)
         .build()
         .unwrap();
-    let other = pool.clone();
-    let waits = background(move || other.wait_ready(6, SOON));
+    let waits = on_thread(&pool, |pool| pool.wait_ready(6, SOON));
     eventually("connects are under way", || line.inside() == 2);
     gate.open();
     waits.join().unwrap();
@@ -64,8 +63,7 @@ fn a_count_above_the_limit_is_never_reached() {
     // Nor is one that was below it.
     let line = Line::to(refused());
     let pool = Pool::builder(line.factory()).limit(3).build().unwrap();
-    let other = pool.clone();
-    let waits = background(move || other.wait_ready(3, SOON * 6));
+    let waits = on_thread(&pool, |pool| pool.wait_ready(3, SOON * 6));
     eventually("a connect has failed", || pool.outage().is_some());
     pool.set_limit(2);
     assert!(matches!(waits.join(), Err(Error::InvalidConfig(_))));
@@ -82,8 +80,7 @@ fn a_server_that_comes_back_makes_the_pool_ready() {
         .build()
         .unwrap();
     let begun = Instant::now();
-    let other = pool.clone();
-    let waits = background(move || other.wait_ready(5, SOON));
+    let waits = on_thread(&pool, |pool| pool.wait_ready(5, SOON));
     eventually("two connects have failed", || {
         pool.outage().is_some_and(|outage| outage.failures >= 2)
     });
@@ -91,10 +88,10 @@ fn a_server_that_comes_back_makes_the_pool_ready() {
     assert!(outage.since >= begun && outage.error.is_connect());
     let kind = outage.error.io_error().unwrap().kind();
     assert_eq!(kind, io::ErrorKind::ConnectionRefused);
-    let (starts, spent) = (line.calls(), begun.elapsed());
+    let (starts, took) = (line.calls(), begun.elapsed());
     // As many as may be under way, then one at a time.
-    let most = 4 + spent.as_millis() / 100;
-    assert!(starts as u128 <= most, "{starts} connects in {spent:?}");
+    let most = 4 + took.as_millis() / 100;
+    assert!(starts as u128 <= most, "{starts} connects in {took:?}");
     server.come_back();
     waits.join().unwrap();
     assert!(pool.stats().open >= 5);
@@ -146,8 +143,7 @@ fn the_end_ends_the_wait() {
     let line = Line::to(Peer::new().address());
     let gate = line.held();
     let pool = Pool::builder(line.factory()).build().unwrap();
-    let other = pool.clone();
-    let waits = background(move || other.wait_ready(3, SOON * 6));
+    let waits = on_thread(&pool, |pool| pool.wait_ready(3, SOON * 6));
     eventually("a connect is under way", || line.inside() > 0);
     pool.end();
     assert!(waits.join().unwrap_err().is_ended());

@@ -1,6 +1,6 @@
 //! Real servers that are killed while threads work, and started again on the same port.
 //!
-//! A program that is not installed is skipped, with a word on standard error; with
+//! A program that is not installed is skipped, and standard error says so; with
 //! `JACKPOT_REQUIRE_SERVERS` set in the environment that is a failure.
 
 mod program;

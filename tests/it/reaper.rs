@@ -196,7 +196,7 @@ fn each_lifetime_is_drawn_from_the_last_tenth_of_the_setting() {
 
 /// A pool to which a lease of at least this long has just come back.
 ///
-/// Where a lease's end is not worth a look at the clock, its beginning may stand for it: but not
+/// Where a lease's end is not worth reading the clock, its beginning may stand for it: but not
 /// beside a time-out that is no longer than the lease.
 fn after_a_lease_of(long: Duration, settings: impl FnOnce(Builder) -> Builder) -> (Peer, Pool) {
     let peer = Peer::new();
@@ -336,7 +336,7 @@ fn sweeps_never_make_the_pool_look_full() {
 
 #[cfg(target_os = "linux")]
 mod threads {
-    use super::{Duration, NEVER, Peer, Pool, TcpStream, eventually};
+    use super::{Duration, NEVER, Peer, Pool, eventually};
     use crate::support::{SOON, alone, threads_named};
 
     fn pool_with_a_reaper(peer: &Peer, every: Duration) -> Pool {
@@ -387,12 +387,10 @@ mod threads {
             "reaper::threads::connect_and_ping_threads_end_when_their_work_is_done",
             || {
                 let peer = Peer::new();
-                let address = peer.address();
-                let pool = Pool::builder(move || TcpStream::connect(address))
-                    .limit(8)
+                let pool = peer
+                    .builder(8)
                     .min_idle(8)
                     .ping(super::MILLISECOND, |_| Ok::<_, std::io::Error>(()))
-                    .reap_interval(None)
                     .build()
                     .unwrap();
                 eventually("min_idle is filled", || pool.stats().idle == 8);

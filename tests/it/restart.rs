@@ -10,7 +10,7 @@ use jackpot::{Backoff, Builder, Connection, Event, Eviction, Pool, Stats};
 
 use crate::support::faults::keeping;
 use crate::support::{
-    Peer, SOON, Server, ask, background, eventually, impatient, in_one_of_a_few_tries,
+    Peer, SOON, Server, ask, background, eventually, in_one_of_a_few_tries, on_thread, one_retry,
 };
 
 /// Twenty idle connections to a server that has just been restarted.
@@ -41,9 +41,8 @@ fn dead(stats: &Stats) -> u64 {
 #[test]
 fn after_a_restart_one_pull_gets_past_all_dead_connections_without_a_backoff() {
     let (_server, pool) = after_a_restart(|b| b);
-    let pulled = background({
-        let pool = pool.clone();
-        move || ask(&mut *pool.pull().unwrap(), "alive").unwrap()
+    let pulled = on_thread(&pool, |pool| {
+        ask(&mut *pool.pull().unwrap(), "alive").unwrap()
     });
     assert_eq!(pulled.join(), "alive");
     let stats = pool.stats();
@@ -54,9 +53,8 @@ fn after_a_restart_one_pull_gets_past_all_dead_connections_without_a_backoff() {
 #[test]
 fn after_a_restart_one_allocate_gets_past_all_dead_connections() {
     let (_server, pool) = after_a_restart(|b| b);
-    let allocated = background({
-        let pool = pool.clone();
-        move || ask(&mut *pool.allocate().unwrap(), "alive").unwrap()
+    let allocated = on_thread(&pool, |pool| {
+        ask(&mut *pool.allocate().unwrap(), "alive").unwrap()
     });
     assert_eq!(allocated.join(), "alive");
     assert_eq!(dead(&pool.stats()), 20);
@@ -104,8 +102,8 @@ fn idle_and_dead(
 }
 
 #[test]
-fn dead_connections_cost_even_a_pull_without_patience_nothing() {
-    // It looks for a millisecond at most.
+fn dead_connections_cost_even_a_pull_with_a_timeout_of_zero_nothing() {
+    // It probes for a millisecond at most.
     in_one_of_a_few_tries("it finds the one that lives", || {
         let (pool, ids, _alive) = idle_and_dead(&[true, false, true, true], |b| b);
         let lease = pool.pull_timeout(Duration::ZERO);
@@ -152,7 +150,7 @@ fn a_pool_whose_callers_gave_up_works_once_the_server_is_back() {
     let mut server = Server::echo();
     let address = server.address();
     let pool = Pool::builder(move || TcpStream::connect(address))
-        .backoff(impatient())
+        .backoff(one_retry())
         .build()
         .unwrap();
     ask(&mut *pool.pull().unwrap(), "before").unwrap();

@@ -12,7 +12,7 @@ use crate::support::{SOON, assert_back, assert_closed, assert_left, eventually};
 const MOMENT: Duration = Duration::from_millis(5);
 
 /// A lease whose reads wait for a moment.
-fn impatient(settings: impl FnOnce(Builder) -> Builder) -> (Pool, Connection, TcpStream) {
+fn short_timeout(settings: impl FnOnce(Builder) -> Builder) -> (Pool, Connection, TcpStream) {
     one_lease_with(|builder| settings(builder.read_timeout(Some(MOMENT))))
 }
 
@@ -48,7 +48,7 @@ fn pair_wrongly(lease: &mut Connection, far: &mut TcpStream) {
 
 #[test]
 fn the_reply_to_a_second_try_does_not_reach_the_next_caller() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     let first = Connection::id(&lease);
     pair_wrongly(&mut lease, &mut far);
     drop(lease);
@@ -60,7 +60,7 @@ fn the_reply_to_a_second_try_does_not_reach_the_next_caller() {
 
 #[test]
 fn no_later_reply_makes_a_lease_with_a_second_try_fit_again() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     pair_wrongly(&mut lease, &mut far);
     for _ in 0..3 {
         read_one(&mut lease, &mut far);
@@ -81,7 +81,7 @@ fn a_second_try_without_blocking_counts_too() {
 
 #[test]
 fn a_second_try_in_several_pieces_counts_too() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     lease.write_all(b"first").unwrap();
     wait_in_vain(Connection::stream(&lease));
     let pieces = [IoSlice::new(b"sec"), IoSlice::new(b"ond")];
@@ -94,7 +94,7 @@ fn a_second_try_in_several_pieces_counts_too() {
 /// The caller of a read that waits knows that the reply is not over.
 #[test]
 fn a_second_try_after_half_a_reply_counts_too() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     lease.write_all(b"first").unwrap();
     read_one(&mut lease, &mut far);
     wait_in_vain(&mut lease);
@@ -106,7 +106,7 @@ fn a_second_try_after_half_a_reply_counts_too() {
 
 #[test]
 fn a_second_try_after_a_peek_in_vain_counts_too() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     lease.write_all(b"first").unwrap();
     lease.peek(&mut [0; 1]).unwrap_err();
     lease.write_all(b"second").unwrap();
@@ -115,10 +115,10 @@ fn a_second_try_after_a_peek_in_vain_counts_too() {
     assert_left(&pool, Eviction::Unanswered);
 }
 
-/// Some look whether the connection lives before they ask on.
+/// Some check whether the connection lives before they ask on.
 #[test]
 fn a_request_after_a_reply_and_a_peek_in_vain_is_no_second_try() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     for _ in 0..3 {
         lease.write_all(b"request").unwrap();
         read_one(&mut lease, &mut far);
@@ -132,7 +132,7 @@ fn a_request_after_a_reply_and_a_peek_in_vain_is_no_second_try() {
 fn finish_says_that_a_second_try_is_over() {
     let settings: [fn(Builder) -> Builder; 2] = [|b| b, |b| b.only_finished(true)];
     for settings in settings {
-        let (pool, mut lease, mut far) = impatient(settings);
+        let (pool, mut lease, mut far) = short_timeout(settings);
         pair_wrongly(&mut lease, &mut far);
         read_one(&mut lease, &mut far);
         Connection::finish(lease);
@@ -148,7 +148,7 @@ fn finish_says_that_a_second_try_is_over() {
 
 #[test]
 fn with_allow_unanswered_a_second_try_is_allowed_too() {
-    let (pool, mut lease, mut far) = impatient(|b| b.allow_unanswered(true));
+    let (pool, mut lease, mut far) = short_timeout(|b| b.allow_unanswered(true));
     pair_wrongly(&mut lease, &mut far);
     drop(lease);
     assert_back(&pool);
@@ -156,7 +156,7 @@ fn with_allow_unanswered_a_second_try_is_allowed_too() {
 
 #[test]
 fn a_late_reply_without_a_second_try_does_no_harm() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     lease.write_all(b"first").unwrap();
     wait_in_vain(&mut lease);
     wait_in_vain(&mut lease);
@@ -169,7 +169,7 @@ fn a_late_reply_without_a_second_try_does_no_harm() {
 
 #[test]
 fn a_request_after_a_wait_in_which_none_was_outstanding_is_no_second_try() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     wait_in_vain(&mut lease);
     wait_in_vain(&mut lease);
     lease.write_all(b"first").unwrap();
@@ -187,8 +187,8 @@ fn a_request_after_a_wait_in_which_none_was_outstanding_is_no_second_try() {
 }
 
 #[test]
-fn requests_that_are_sent_before_the_first_look_for_a_reply_are_no_second_try() {
-    let (pool, mut lease, mut far) = impatient(|b| b);
+fn requests_that_are_sent_before_the_first_read_are_no_second_try() {
+    let (pool, mut lease, mut far) = short_timeout(|b| b);
     lease.write_all(b"one ").unwrap();
     lease.write_all(b"request").unwrap();
     wait_in_vain(&mut lease);
@@ -230,7 +230,7 @@ fn a_loop_without_blocking_behind_the_pools_back_goes_back_too() {
     assert_back(&pool);
 }
 
-/// A loop that looks for a reply while its request is still on the way into the socket.
+/// A loop that reads while its request is still on the way into the socket.
 #[test]
 fn the_rest_of_a_request_is_no_second_try() {
     let (pool, mut lease, mut far) = non_blocking();

@@ -16,7 +16,7 @@ use rustls::{
 };
 
 use crate::load::{ECHO, Load};
-use crate::support::{Gate, Opened, SOON, Server, ask, background, eventually, read_line};
+use crate::support::{Gate, Opened, SOON, Server, ask, eventually, on_thread, read_line};
 
 /// What callers of these pools work with.
 pub(crate) type Tls = StreamOwned<ClientConnection, Stream>;
@@ -168,8 +168,7 @@ fn a_server_that_stalls_in_the_handshake_is_given_up_after_the_read_timeout() {
     let pool = builder.build().unwrap();
     server.stalls.store(true, SeqCst);
     let started = Instant::now();
-    let caller = pool.clone();
-    let error = background(move || caller.allocate().unwrap_err()).join();
+    let error = on_thread(&pool, |pool| pool.allocate().unwrap_err()).join();
     assert!(started.elapsed() >= timeout);
     assert!(matches!(error, Error::Handshake(_)), "{error:?}");
     let kind = error.io_error().unwrap().kind();

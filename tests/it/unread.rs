@@ -6,7 +6,7 @@ use std::time::Duration;
 use jackpot::{Connection, Eviction};
 
 use crate::support::leases::{one_lease, one_lease_with};
-use crate::support::{Peer, assert_back, assert_closed, assert_left, background, eventually};
+use crate::support::{Peer, assert_back, assert_closed, assert_left, eventually, waiting_thread};
 
 #[test]
 fn unread_bytes_close_at_the_next_probe() {
@@ -15,7 +15,7 @@ fn unread_bytes_close_at_the_next_probe() {
     far.write_all(b"!!").unwrap();
     lease.read_exact(&mut [0; 1]).unwrap();
     drop(lease);
-    assert_back(&pool); // nobody has looked yet
+    assert_back(&pool); // nobody has probed it yet
     let error = pool.pull_timeout(Duration::ZERO).unwrap_err();
     assert!(error.is_timeout());
     assert_left(&pool, Eviction::Unread);
@@ -40,11 +40,7 @@ fn unread_bytes_are_not_handed_to_a_caller_who_waits() {
     let mut first = pool.allocate().unwrap();
     let dirty = Connection::id(&first);
     let mut far = peer.accept();
-    let second = background({
-        let pool = pool.clone();
-        move || Connection::id(&pool.pull().unwrap())
-    });
-    eventually("somebody waits", || pool.stats().waiting == 1);
+    let second = waiting_thread(&pool, |pool| Connection::id(&pool.pull().unwrap()));
     far.write_all(b"!!").unwrap();
     first.read_exact(&mut [0; 1]).unwrap();
     drop(first);

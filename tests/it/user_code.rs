@@ -8,7 +8,8 @@ use std::time::Duration;
 use jackpot::{Connection, Event, Eviction, Pool, Stream};
 
 use crate::support::{
-    Gate, Opened, Peer, SOON, assert_left, background, eventually, panic_quietly,
+    Gate, Opened, Peer, SOON, assert_left, background, eventually, on_thread, panic_quietly,
+    waiting_thread,
 };
 
 /// A function of the user's that fails.
@@ -52,10 +53,7 @@ fn a_factory_or_handshake_that_fails_during_the_end_holds_nothing_up() {
         .reap_interval(None)
         .build()
         .unwrap();
-        let caller = {
-            let pool = pool.clone();
-            background(move || pool.pull().map(drop).unwrap_err())
-        };
+        let caller = on_thread(&pool, |pool| pool.pull().map(drop).unwrap_err());
         eventually("it is under way", || gate.waiting() == 1);
         pool.end();
         assert!(caller.join().is_ended());
@@ -143,11 +141,7 @@ fn a_waiter_is_served_although_event_functions_panic() {
     let builder = peer.builder(1).on_event(|_| panic_quietly());
     let pool = builder.build().unwrap();
     let lease = pool.pull().unwrap();
-    let waiter = {
-        let pool = pool.clone();
-        background(move || pool.pull().map(drop))
-    };
-    eventually("it waits", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| pool.pull().map(drop));
     Connection::discard(lease);
     waiter.join().unwrap();
 }
@@ -156,11 +150,7 @@ fn a_waiter_is_served_although_event_functions_panic() {
 fn a_ping_that_fails_lets_a_waiter_connect() {
     for panics in [false, true] {
         let (_peer, gate, pool) = pinging(panics);
-        let waiter = {
-            let pool = pool.clone();
-            background(move || Connection::id(&pool.pull().unwrap()))
-        };
-        eventually("it waits", || pool.stats().waiting == 1);
+        let waiter = waiting_thread(&pool, |pool| Connection::id(&pool.pull().unwrap()));
         gate.open();
         assert_eq!(waiter.join(), 2);
         assert_eq!(pool.stats().evicted(Eviction::PingFailed), 1);

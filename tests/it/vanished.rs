@@ -10,7 +10,7 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::support::namespaces::{
     Addresses, Namespace, Process, ip, is_peer, link_names, not_shown,
 };
-use crate::support::{SOON, Server, ask, assert_sums, background, eventually};
+use crate::support::{SOON, Server, ask, assert_sums, background, eventually, on_thread};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -155,10 +155,9 @@ fn a_peer_that_vanished_with_data_unacknowledged_is_found_by_user_timeout() {
             returned.write_all(b"nobody answers this\n").unwrap();
             Connection::finish(returned);
             let caller = background(move || ask(&mut leased, "hello?").unwrap_err().kind());
-            let waiter = {
-                let pool = pool.clone();
-                background(move || pool.pull_timeout(SOON).map(|lease| Connection::id(&lease)))
-            };
+            let waiter = on_thread(&pool, |pool| {
+                pool.pull_timeout(SOON).map(|lease| Connection::id(&lease))
+            });
             let kind = caller.join();
             let expected = [ErrorKind::TimedOut, ErrorKind::HostUnreachable];
             assert!(expected.contains(&kind), "{kind}");

@@ -1,15 +1,16 @@
 //! The line of those who wait: its order, and the races of giving up.
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jackpot::{Backoff, Connection, Error, Event, Eviction, Jitter, Pool};
 
-use crate::line::{Line, Queue, in_time, patient, restless};
-use crate::support::{Gate, Peer, Server, background, eventually};
+use crate::line::{Line, Queue, fast_retries, in_time, slow_retries};
+use crate::support::{
+    Gate, Peer, Server, background, eventually, on_thread, on_threads, waiting_thread,
+};
 
 const MOMENT: Duration = Duration::from_millis(30);
 
@@ -59,8 +60,9 @@ fn allocate_does_not_go_ahead_of_a_waiter() {
     let id = Connection::id(&lease);
     let gate = line.held();
     let queue = Queue::of(&pool, 1);
-    let late_comer = pool.clone();
-    let late_comer = background(move || late_comer.allocate().map(|lease| Connection::id(&lease)));
+    let late_comer = on_thread(&pool, |pool| {
+        pool.allocate().map(|lease| Connection::id(&lease))
+    });
     eventually("both connect", || gate.waiting() == 2);
     drop(lease);
     let (_, first) = queue.next();
@@ -108,27 +110,22 @@ fn a_connection_that_comes_back_as_its_waiter_gives_up_is_not_lost() {
     let peer = Peer::new();
     let line = Line::to(peer.address());
     let pool = line.pool(LIMIT);
-    let callers: Vec<_> = (0..6)
-        .map(|caller| {
-            let pool = pool.clone();
-            background(move || {
-                let mut timeouts = 0;
-                for turn in 0..400 {
-                    let timeout = Duration::from_micros((caller * 31 + turn * 17) % 200);
-                    match pool.pull_timeout(timeout) {
-                        Ok(lease) if turn % 7 == 0 => {
-                            thread::sleep(Duration::from_micros(50));
-                            drop(lease);
-                        }
-                        Ok(lease) => drop(lease),
-                        Err(error) if error.is_timeout() => timeouts += 1,
-                        Err(error) => panic!("{error}"),
-                    }
+    let callers = on_threads(&pool, 6, |pool, caller| {
+        let mut timeouts = 0;
+        for turn in 0..400 {
+            let timeout = Duration::from_micros((caller * 31 + turn * 17) as u64 % 200);
+            match pool.pull_timeout(timeout) {
+                Ok(lease) if turn % 7 == 0 => {
+                    thread::sleep(Duration::from_micros(50));
+                    drop(lease);
                 }
-                timeouts
-            })
-        })
-        .collect();
+                Ok(lease) => drop(lease),
+                Err(error) if error.is_timeout() => timeouts += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        timeouts
+    });
     let timeouts: usize = callers.into_iter().map(|caller| caller.join()).sum();
     assert!(timeouts > 0, "nobody gave up, so this has shown nothing");
     eventually("what was under way is through", || {
@@ -144,17 +141,16 @@ fn a_connection_that_comes_back_as_its_waiter_gives_up_is_not_lost() {
 }
 
 #[test]
-fn a_connection_that_comes_back_at_the_deadline_is_given_or_parked() {
+fn a_connection_that_comes_back_at_the_deadline_is_handed_over_or_idle() {
     let peer = Peer::new();
     let pool = Line::to(peer.address()).pool(1);
     drop(pool.allocate().unwrap());
     let (begin, rounds) = mpsc::channel::<Instant>();
-    let waiter = pool.clone();
-    let waiter = background(move || {
+    let waiter = on_thread(&pool, |pool| {
         let mut served = 0;
         for deadline in rounds {
             let timeout = deadline.saturating_duration_since(Instant::now());
-            served += usize::from(waiter.pull_timeout(timeout).is_ok());
+            served += usize::from(pool.pull_timeout(timeout).is_ok());
         }
         served
     });
@@ -177,7 +173,7 @@ fn a_connection_that_comes_back_at_the_deadline_is_given_or_parked() {
 }
 
 #[test]
-fn no_return_slips_through_between_looking_and_queueing() {
+fn no_return_is_missed_between_finding_none_idle_and_queueing() {
     let peer = Peer::new();
     let pool = Line::to(peer.address()).pool(1);
     // A return that nobody sees leaves the other thread asleep for a minute.
@@ -226,7 +222,7 @@ fn a_slot_whose_requester_timed_out_is_freed_once() {
     eventually("what was under way is through", || {
         pool.stats().connecting == 0
     });
-    pool.set_backoff(restless()).unwrap();
+    pool.set_backoff(fast_retries()).unwrap();
     let _leases = [pool.pull().unwrap(), pool.pull().unwrap()];
     assert!(pool.allocate().unwrap_err().is_full());
     assert!(line.most() <= 2);
@@ -260,8 +256,7 @@ fn a_limit_of_zero_turns_away_those_whose_connects_are_under_way() {
     let line = Line::to(peer.address());
     let gate = line.held();
     let pool = line.pool(3);
-    let caller = pool.clone();
-    let caller = background(move || caller.allocate().map(Connection::detach));
+    let caller = on_thread(&pool, |pool| pool.allocate().map(Connection::detach));
     eventually("it connects", || gate.waiting() == 1);
     pool.set_limit(0);
     assert!(caller.join().unwrap_err().is_full());
@@ -347,7 +342,7 @@ fn a_changed_backoff_is_for_the_calls_that_come_after() {
     let pool = Line::to(peer.address()).pool(1);
     let lease = pool.allocate().unwrap();
     let queue = Queue::of(&pool, 1);
-    pool.set_backoff(patient().retries(0)).unwrap();
+    pool.set_backoff(slow_retries().retries(0)).unwrap();
     assert!(in_time(&pool, Pool::pull).unwrap_err().is_full());
     drop(lease);
     assert_eq!(queue.next().0, 0);
@@ -356,20 +351,14 @@ fn a_changed_backoff_is_for_the_calls_that_come_after() {
 #[test]
 fn a_connection_that_proves_dead_between_two_tries_costs_no_retry() {
     let mut server = Server::echo();
-    let address = server.address();
     let delay = Duration::from_millis(300);
-    let pool = Pool::builder(move || TcpStream::connect(address))
-        .limit(1)
-        .reap_interval(None)
+    let pool = server
+        .builder(1)
         .backoff(Backoff::new().retries(1).min(delay).jitter(Jitter::None))
         .build()
         .unwrap();
     let lease = pool.pull().unwrap();
-    let waiter = background({
-        let pool = pool.clone();
-        move || pool.pull().unwrap_err()
-    });
-    eventually("it sleeps", || pool.stats().waiting == 1);
+    let waiter = waiting_thread(&pool, |pool| pool.pull().unwrap_err());
     server.die(false);
     assert_eq!(lease.tcp().peek(&mut [0]).unwrap(), 0);
     drop(lease);

@@ -194,7 +194,7 @@ fn time_of_pings(idle: usize) -> Duration {
             }
         }
         crowd.core.end_ready(ready);
-        let mut spent = Duration::ZERO;
+        let mut took = Duration::ZERO;
         let last = crowd.core.slots().len();
         for index in (last - 2 * ROUNDS..last).step_by(2).skip(1) {
             let (mut from, core) = (Some(index), &mut crowd.core);
@@ -209,9 +209,9 @@ fn time_of_pings(idle: usize) -> Duration {
             core.take_effects();
             let begun = Instant::now();
             core.give_back(lease.key, (), None, PeerSignal::Silence);
-            spent += begun.elapsed();
+            took += begun.elapsed();
         }
-        spent
+        took
     };
     (0..5).map(run).min().unwrap()
 }

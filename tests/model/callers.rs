@@ -5,7 +5,7 @@ use super::*;
 impl Walk {
     pub(super) fn take_and_keep(&mut self) {
         if self.random.chance(50) {
-            self.look_at_the_clock();
+            self.read_the_clock();
         }
         let holder = self.random.chance(50);
         let barge = self.random.chance(50);
@@ -31,7 +31,7 @@ impl Walk {
         if self.queue.len() >= self.crowd {
             return self.give_back();
         }
-        self.look_at_the_clock();
+        self.read_the_clock();
         let comeback = if self.random.chance(50) {
             self.comebacks.pop()
         } else {
@@ -193,7 +193,7 @@ impl Walk {
             return;
         }
         let who = self.random.pick(&sleepers);
-        self.look_at_the_clock();
+        self.read_the_clock();
         let place = self.place_of(who);
         let turn = self.core.retry(&mut self.queue[place].itself);
         let mut expected = Expected::default();
@@ -210,7 +210,7 @@ impl Walk {
     /// A caller asks for its answer, whether there is one or not.
     pub(super) fn ask(&mut self) {
         let Some(who) = self.anybody() else { return };
-        self.look_at_the_clock();
+        self.read_the_clock();
         let mut expected = Expected::default();
         let turn = self.poll(who, &mut expected);
         self.got(who, turn);
@@ -295,7 +295,7 @@ impl Walk {
     /// A caller gives up, as `pull` does: unless its answer came at the last moment.
     pub(super) fn leave(&mut self) {
         let Some(who) = self.anybody() else { return };
-        self.look_at_the_clock();
+        self.read_the_clock();
         let mut expected = Expected::default();
         let turn = self.poll(who, &mut expected);
         if !self.got(who, turn) {

@@ -91,9 +91,9 @@ impl Walk {
         }
         for caller in &self.queue {
             let keeps = alarm.filter(|&(who, _)| who == caller.who);
-            let looks = caller.barging_until.map(|at| at + (at - caller.since));
-            let looks = looks.filter(|&at| at > self.dispatched);
-            let wanted = keeps.map(|(_, at)| at).or(looks);
+            let wakes = caller.barging_until.map(|at| at + (at - caller.since));
+            let wakes = wakes.filter(|&at| at > self.dispatched);
+            let wanted = keeps.map(|(_, at)| at).or(wakes);
             assert_eq!(self.core.poll_at(caller.itself.seat.unwrap()), wanted);
         }
         for who in &expected.answered {
@@ -158,7 +158,7 @@ impl Walk {
         let first = self.queue.first().filter(|_| stats.idle > 0);
         assert!(
             first.is_none_or(|first| self.core.poll_at(first.itself.seat.unwrap()).is_some()),
-            "idle beside a waiter who will not look"
+            "idle beside a waiter that will not wake up"
         );
         assert!(
             stats.idle == 0 || in_use <= stats.limit,

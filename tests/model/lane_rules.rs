@@ -86,7 +86,7 @@ fn a_caller_does_not_write_for_others_without_end() {
 
 /// Beyond that the socket's buffers may be full, and its write has no deadline.
 #[test]
-fn a_caller_that_does_not_lead_writes_no_more_than_buffers_hold() {
+fn a_caller_that_does_not_lead_writes_no_more_requests_than_buffers_hold() {
     let (mut lanes, leader, _seat) = asked(&REQUEST, 1000, 100_000);
     let own: Option<(usize, &[u8])> = Some((leader, &REQUEST));
     let mut out = Vec::new();
@@ -125,7 +125,7 @@ fn a_caller_that_does_not_lead_writes_no_more_than_buffers_hold() {
 
 /// Nothing else would tell it that a connection has come back.
 #[test]
-fn a_queued_call_looks_as_often_after_an_hour_as_at_first() {
+fn a_queued_call_asks_again_as_often_after_an_hour_as_at_first() {
     let (mut lanes, now) = reading();
     let (_, _, entry) = lanes.enter(&[0; 990], None, false);
     assert!(matches!(entry, Entry::Send { .. }));

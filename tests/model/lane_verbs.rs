@@ -249,7 +249,7 @@ fn who_watches_over_the_queue_and_is_to_lead_leaves_that_to_another() {
 }
 
 #[test]
-fn a_lane_starts_anew_at_once_if_no_other_one_is_used() {
+fn a_lane_starts_again_at_once_if_no_other_one_is_used() {
     let (mut lanes, leader, (_, seat)) = stood_back(None);
     let error = Arc::new(io::Error::other("broken"));
     assert!(lanes.broke(0, Some(leader), &error));
@@ -546,7 +546,7 @@ fn enter_to_send(lanes: &mut Machine, request: &[u8]) -> (usize, usize, Vec<u8>,
 }
 
 #[test]
-fn a_caller_that_does_not_lead_writes_no_more_than_buffers_hold() {
+fn a_caller_that_does_not_lead_writes_no_more_bytes_than_buffers_hold() {
     let (mut lanes, leader, _seat) = reading(10 * SIXTEEN_KB);
     let fits = vec![0; SIXTEEN_KB - REQUEST.len()];
     let (key, at, bytes, _sender) = enter_to_send(&mut lanes, &fits);
@@ -589,7 +589,7 @@ fn a_leader_adds_nothing_to_what_it_has_not_written() {
 }
 
 #[test]
-fn a_caller_writes_once_if_the_leader_is_about_to_look() {
+fn a_caller_writes_once_if_the_leader_is_about_to_send() {
     let (mut lanes, leader, first) = reading(1000);
     let (key, at, bytes, sender) = enter_to_send(&mut lanes, &REQUEST);
     let (_, _queued) = queue(&mut lanes, &REQUEST);
@@ -763,11 +763,11 @@ fn a_caller_writes_on_no_lane_that_is_kept_free_for_a_large_call() {
 }
 
 #[test]
-fn a_caller_waits_while_any_leader_is_about_to_look() {
+fn a_caller_waits_while_any_leader_is_about_to_send() {
     let (mut lanes, _seats) = two_reading([0, 0]);
     lanes.lanes[1].reading = None;
     let (_, _queued) = queue(&mut lanes, &REQUEST);
-    // One that is getting its connection will not look soon.
+    // One that is getting its connection will not send soon.
     let mut lanes = machine(2, 100, 1000);
     let _starting = enter_to_lead(&mut lanes, &REQUEST);
     let (at, leader, _seat) = lead(&mut lanes, &REQUEST);

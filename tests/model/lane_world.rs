@@ -39,7 +39,7 @@ pub(super) struct Config {
     /// Clients are streams on which others than the leader can write.
     pub(super) is_shared: bool,
     /// Clients are of another kind: they may panic, and fail after they have sent something.
-    pub(super) is_foreign: bool,
+    pub(super) clients_panic: bool,
     /// There are calls that go before others, because their lane broke.
     pub(super) firsts: bool,
     /// How long requests may be, if they are not drawn.
@@ -134,9 +134,9 @@ pub(super) enum Message {
 pub(super) enum At {
     Asleep {
         /// It wakes by itself by and by.
-        looks: bool,
-        /// It knows that its outcome is on the way.
-        is_settled: bool,
+        asks_again: bool,
+        /// Its time is up, and its outcome is on the way.
+        has_given_up: bool,
     },
     Writing {
         lane: usize,
@@ -166,7 +166,8 @@ pub(super) enum Step {
     Connect {
         others: bool,
     },
-    Look,
+    /// Reports what it did, and asks what is next.
+    Ask,
     /// Writes what is in the buffer.
     Write,
     /// The same, while others may book requests; they write when it has.
@@ -174,7 +175,7 @@ pub(super) enum Step {
     /// Writes its own call, of which so much is written.
     WriteOwn(usize),
     Read,
-    /// Its own call's time is up; then it looks again, or breaks the lane, or leaves it.
+    /// Its own call's time is up; then it asks again, or breaks the lane, or leaves it.
     TimeIsUp(Then),
     HandOver(Mat, Lead),
     Drift,
@@ -189,7 +190,7 @@ pub(super) enum Step {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Then {
-    Look,
+    Ask,
     Break,
     Leave,
 }
@@ -321,8 +322,8 @@ fn entered(entry: Entry) -> At {
             report: Report::default(),
         },
         Entry::Wait(again) => At::Asleep {
-            looks: again.is_some(),
-            is_settled: false,
+            asks_again: again.is_some(),
+            has_given_up: false,
         },
     }
 }
@@ -592,10 +593,13 @@ impl World {
     pub(super) fn can_step(&self, at: usize) -> bool {
         let caller = &self.callers[at];
         match &caller.at {
-            At::Asleep { looks, is_settled } => {
-                *looks
+            At::Asleep {
+                asks_again,
+                has_given_up,
+            } => {
+                *asks_again
                     || self.message_for(caller).is_some()
-                    || !is_settled && caller.is_late(self.now)
+                    || !has_given_up && caller.is_late(self.now)
             }
             // The leader before has not let go of the lane.
             At::Leading(Leading {
@@ -623,7 +627,10 @@ impl World {
         let place = std::mem::replace(&mut self.callers[at].at, At::Over);
         let next = match place {
             At::Over => unreachable!(),
-            At::Asleep { looks, is_settled } => self.sleep(at, looks, is_settled, choices),
+            At::Asleep {
+                asks_again,
+                has_given_up,
+            } => self.sleep(at, asks_again, has_given_up, choices),
             At::Writing {
                 lane,
                 bytes,
@@ -646,7 +653,10 @@ impl World {
             Outcome::Unsent => assert!(!caller.was_touched, "{id} was sent"),
             Outcome::Replied => assert!(caller.was_executed, "{id} was not executed"),
             Outcome::Lost => {
-                assert!(config.is_foreign || caller.was_touched, "{id} was not sent");
+                assert!(
+                    config.clients_panic || caller.was_touched,
+                    "{id} was not sent"
+                );
             }
             Outcome::Sent => {}
         }
@@ -694,12 +704,18 @@ impl World {
     }
 
     /// What `Core::attempt` does when it wakes up.
-    fn sleep(&mut self, at: usize, looks: bool, is_settled: bool, choices: &mut Choices) -> At {
+    fn sleep(
+        &mut self,
+        at: usize,
+        asks_again: bool,
+        has_given_up: bool,
+        choices: &mut Choices,
+    ) -> At {
         #[derive(Clone, Copy)]
         enum Way {
             Hear(usize),
             GiveUp,
-            Look,
+            Ask,
             Sleep,
         }
         let caller = &self.callers[at];
@@ -709,11 +725,11 @@ impl World {
             self.message_for(caller)
                 .map(|message| (4, Way::Hear(message))),
         );
-        if caller.is_late(self.now) && !is_settled {
+        if caller.is_late(self.now) && !has_given_up {
             ways.push((1, Way::GiveUp));
         }
-        if looks {
-            ways.push((1, Way::Look));
+        if asks_again {
+            ways.push((1, Way::Ask));
         }
         if ways.is_empty() {
             ways.push((1, Way::Sleep));
@@ -727,15 +743,18 @@ impl World {
             Way::GiveUp => {
                 self.time_is_up(at, false);
                 return At::Asleep {
-                    looks: false,
-                    is_settled: true,
+                    asks_again: false,
+                    has_given_up: true,
                 };
             }
-            Way::Look => {
+            Way::Ask => {
                 return entered(self.with(|lanes| lanes.again(key)));
             }
         }
-        At::Asleep { looks, is_settled }
+        At::Asleep {
+            asks_again,
+            has_given_up,
+        }
     }
 
     /// What `Call::send` does.
@@ -777,8 +796,8 @@ impl World {
     fn leave(&mut self, at: usize, leading: &Leading) -> At {
         if !leading.panics {
             return At::Asleep {
-                looks: false,
-                is_settled: false,
+                asks_again: false,
+                has_given_up: false,
             };
         }
         let message = self.message_for(&self.callers[at]);
@@ -796,12 +815,12 @@ impl World {
         choices: &mut Choices,
     ) -> At {
         let lane = leading.lane;
-        match std::mem::replace(&mut leading.step, Step::Look) {
+        match std::mem::replace(&mut leading.step, Step::Ask) {
             Step::Begin { others, stale } => {
                 self.begin(&mut leading, others, stale, config, choices);
             }
             Step::Connect { others } => return self.connect(at, leading, others, config, choices),
-            Step::Look => return self.look(at, leading, config, choices),
+            Step::Ask => return self.ask(at, leading, config, choices),
             step @ (Step::Write | Step::WriteAndRead) => {
                 self.write_out(at, &mut leading, step, config, choices);
             }
@@ -810,7 +829,7 @@ impl World {
             Step::TimeIsUp(then) => {
                 self.time_is_up(at, true);
                 leading.step = match then {
-                    Then::Look => Step::Look,
+                    Then::Ask => Step::Ask,
                     Then::Break => Step::Break,
                     Then::Leave => Step::Leave { is_clean: false },
                 };
@@ -895,7 +914,7 @@ impl World {
             Some(_) if io.is_broken => Step::Break,
             // What the leader before could not write in its time.
             Some(_) if leading.own && !io.out.is_empty() => Step::Write,
-            Some(_) => Step::Look,
+            Some(_) => Step::Ask,
         };
     }
 
@@ -929,7 +948,7 @@ impl World {
         if config.refuses && !self.has_ended {
             ways.push((2, Way::Waits));
         }
-        if config.is_foreign {
+        if config.clients_panic {
             ways.push((1, Way::Panics));
         }
         match choices.pick(&ways) {
@@ -938,7 +957,7 @@ impl World {
                 self.next_wire += 1;
                 self.wires.push((wire, Wire::default()));
                 self.ios[lane].wire = Some(wire);
-                leading.step = Step::Look;
+                leading.step = Step::Ask;
             }
             Way::Waits => leading.step = Step::Connect { others },
             Way::Panics => {
@@ -961,7 +980,7 @@ impl World {
         At::Leading(leading)
     }
 
-    fn look(
+    fn ask(
         &mut self,
         at: usize,
         mut leading: Leading,
@@ -1052,14 +1071,14 @@ impl World {
         );
         leading.step = match self.write_by(at, lane, &out, !reads, config, choices) {
             Wrote::All if reads => Step::Read,
-            Wrote::All => Step::Look,
+            Wrote::All => Step::Ask,
             Wrote::Part(count) => {
                 self.ios[lane].out = out[count..].to_vec();
                 step
             }
             Wrote::Late => {
                 self.ios[lane].out = out;
-                Step::TimeIsUp(Then::Look)
+                Step::TimeIsUp(Then::Ask)
             }
             Wrote::Panic => {
                 leading.panics = true;
@@ -1079,7 +1098,7 @@ impl World {
         let (lane, request) = (leading.lane, self.callers[at].request());
         assert_eq!(self.writers(lane), 0, "a leader writes while another does");
         leading.step = match self.write_by(at, lane, &request[done..], true, config, choices) {
-            Wrote::All => Step::Look,
+            Wrote::All => Step::Ask,
             Wrote::Part(count) => Step::WriteOwn(done + count),
             Wrote::Late => Step::TimeIsUp(Then::Break),
             Wrote::Panic => {
@@ -1109,7 +1128,7 @@ impl World {
         if may_block && config.parts && self.callers[at].is_late(self.now) {
             ways.push((6, Way::IsLate));
         }
-        if config.is_foreign {
+        if config.clients_panic {
             ways.push((1, Way::Panics));
         }
         let way = choices.pick(&ways);
@@ -1133,7 +1152,7 @@ impl World {
             };
         }
         // It may have sent a part.
-        report.bytes += if config.is_foreign { bytes.len() } else { 0 };
+        report.bytes += if config.clients_panic { bytes.len() } else { 0 };
         if way == Way::Panics {
             return Wrote::Panic;
         }
@@ -1152,7 +1171,7 @@ impl World {
         }
         assert_eq!(self.writers(lane), 0, "a leader writes while another does");
         let out = std::mem::take(&mut self.ios[lane].out);
-        if config.is_foreign && choices.is_hit(12) {
+        if config.clients_panic && choices.is_hit(12) {
             self.ios[lane].report.bytes += out.len();
             return false;
         }
@@ -1160,7 +1179,7 @@ impl World {
         let report = &mut self.ios[lane].report;
         report.writes += 1;
         self.books.writes += 1;
-        if wrote.is_ok() || config.is_foreign {
+        if wrote.is_ok() || config.clients_panic {
             report.bytes += out.len();
         }
         if wrote.is_err() {
@@ -1202,11 +1221,11 @@ impl World {
         leading.step = match choices.pick(&ways) {
             Way::Reads => {
                 read_from(wire, &mut io, config, choices);
-                Step::Look
+                Step::Ask
             }
             Way::IsNonsense | Way::FindsTheEnd => Step::Break,
-            Way::IsLate => Step::TimeIsUp(Then::Look),
-            Way::WakesUp => Step::Look,
+            Way::IsLate => Step::TimeIsUp(Then::Ask),
+            Way::WakesUp => Step::Ask,
         };
         self.ios[lane] = io;
     }
@@ -1276,7 +1295,7 @@ impl World {
         let is_it = |caller: &&Caller| Some(caller.key) == self.lanes.watcher;
         let watcher = self.callers.iter().find(is_it);
         watcher.is_some_and(|caller| match caller.at {
-            At::Asleep { looks, .. } => looks || self.message_for(caller).is_some(),
+            At::Asleep { asks_again, .. } => asks_again || self.message_for(caller).is_some(),
             At::Writing { .. } => true,
             // It leads for others, and waits for nothing.
             At::Leading(ref leading) => !leading.own,
@@ -1314,7 +1333,7 @@ impl World {
                 assert!(!leads && !call.leads);
                 let is_small = caller.len <= self.lanes.rules.max_bytes;
                 assert_eq!(call.request.len(), if is_small { caller.len } else { 0 });
-                assert!(self.is_watched(), "nobody looks after a queued call");
+                assert!(self.is_watched(), "nobody watches over the queue");
             }
             Stage::Own => {
                 assert_eq!((queued, flying, over), (0, 0, 0));
@@ -1382,7 +1401,7 @@ impl World {
             );
             is_whole = !wire.is_broken
                 && !lane.writing
-                && !config.is_foreign
+                && !config.clients_panic
                 && io.out.is_empty()
                 && !is_cut;
         }
@@ -1394,7 +1413,7 @@ impl World {
                 .and_then(|key| self.callers.iter().find(|c| c.key == key));
             assert!(
                 caller.is_none_or(|caller| caller.id == *id),
-                "a foreign reply"
+                "another caller's reply"
             );
         }
 

@@ -44,15 +44,15 @@ impl Walk {
             max_in_flight: 1 + random.below(8),
             max_bytes: 24 + random.below(200),
         };
-        let is_foreign = random.below(3) == 0;
+        let clients_panic = random.below(3) == 0;
         let has_large = random.below(2) == 0;
         let config = Config {
             rules,
             callers: 2 + random.below(11),
             step: None,
             shortest: None,
-            is_shared: !is_foreign,
-            is_foreign,
+            is_shared: !clients_panic,
+            clients_panic,
             firsts: true,
             sizes: &[],
             cuts: true,

@@ -26,7 +26,7 @@ impl Walk {
             let gone = self.ready_waiters.remove(0);
             self.core.end_ready(gone.number);
         } else {
-            self.look_at_the_clock();
+            self.read_the_clock();
             let index = self.random.below(self.ready_waiters.len());
             self.poll_ready(index, &mut expected);
         }
@@ -67,7 +67,7 @@ impl Walk {
         if self.leases.is_empty() {
             return;
         }
-        self.look_at_the_clock();
+        self.read_the_clock();
         let now = self.clock;
         let index = self.random.below(self.leases.len());
         let key = self.leases[index].key;

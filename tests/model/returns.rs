@@ -17,12 +17,12 @@ impl Walk {
         } = connect;
         let mut expected = Expected::default();
         if self.has_ended && self.random.chance(50) {
-            self.look_at_the_clock();
+            self.read_the_clock();
             self.core.connect_dropped(key);
             expected.released.extend(connect.is_open.then_some(key.id));
             self.dispatch(&mut expected);
         } else if self.random.chance(self.failing) {
-            self.look_at_the_clock();
+            self.read_the_clock();
             let kind = self
                 .random
                 .pick(&[io::ErrorKind::Other, io::ErrorKind::InvalidInput]);
@@ -74,7 +74,7 @@ impl Walk {
         if self.connecting[index].is_open {
             return;
         }
-        self.look_at_the_clock();
+        self.read_the_clock();
         let connect = &mut self.connecting[index];
         let goes_on = self.core.opened(connect.key, connect.key.id);
         assert_eq!(goes_on, !connect.given_up);
@@ -89,7 +89,7 @@ impl Walk {
             outdated,
             ..
         } = connect;
-        let now = self.look_at_the_clock();
+        let now = self.read_the_clock();
         let value = Value::new(key.id, &self.alive);
         self.core.connected(key, value, key.id);
         self.counts.connects += 1;
@@ -222,7 +222,7 @@ impl Walk {
             },
             _ => client,
         };
-        self.look_at_the_clock();
+        self.read_the_clock();
         let mut expected = Expected::default();
         let signal = self.signal();
         self.hear(key, signal, &mut expected);
@@ -236,7 +236,7 @@ impl Walk {
     /// A lease comes back fit, and is idle at once if there is nothing else to decide.
     fn make_idle(&mut self, key: SlotKey, client: Value) -> Result<(), Value> {
         if self.random.chance(50) {
-            self.look_at_the_clock();
+            self.read_the_clock();
         }
         let now = self.clock;
         let signal = self.random.pick(&[
@@ -275,7 +275,7 @@ impl Walk {
         };
         let Lease { key, client, .. } = ping.lease;
         let verdict = self.verdict();
-        self.look_at_the_clock();
+        self.read_the_clock();
         let silence = PeerSignal::Silence;
         self.core.give_back(key, client, verdict, silence);
         let mut expected = Expected::default();
@@ -329,7 +329,7 @@ impl Walk {
         if self.leases.is_empty() {
             return;
         }
-        self.look_at_the_clock();
+        self.read_the_clock();
         let mut expected = Expected::default();
         match self.random.below(3) {
             0 => {
@@ -416,7 +416,7 @@ impl Walk {
 
     /// Some of what somebody closes is closed.
     pub(super) fn vacate(&mut self) {
-        self.look_at_the_clock();
+        self.read_the_clock();
         let mut expected = Expected::default();
         if self.random.chance(20) {
             let most = self.random.below(3);

@@ -152,9 +152,9 @@ fn that_the_pool_is_drained_is_told_to_those_who_wait_for_it_only() {
     assert!(drained(core.take_effects()));
 }
 
-/// To look again at once and for ever would burn a processor.
+/// To poll again at once and for ever would burn a processor.
 #[test]
-fn a_retry_that_is_due_and_finds_no_place_is_no_time_to_look_again() {
+fn a_retry_that_is_due_and_finds_no_place_is_no_time_to_poll_again() {
     let mut core = small(2);
     let lease = leased(&mut core, 1);
     let (mut waiting, failing) = connecting(&mut core);

@@ -19,7 +19,7 @@ impl Walk {
 
     /// One batch of a sweep; what it found dead is evicted some steps later.
     pub(super) fn sweep(&mut self) {
-        let now = self.look_at_the_clock();
+        let now = self.read_the_clock();
         let mut expected = Expected::default();
         if self.random.chance(40) {
             let most = 1 + self.random.below(3);
@@ -81,7 +81,7 @@ impl Walk {
         assert_eq!(told, late);
         for (period, id) in idle {
             let conn = self.idle.iter().find(|conn| conn.key.id == id);
-            self.looked_at.push((period, conn.unwrap().leases));
+            self.swept.push((period, conn.unwrap().leases));
         }
         self.dispatch(&mut expected);
         self.check(&expected);
@@ -90,17 +90,17 @@ impl Walk {
     pub(super) fn evict_one(&mut self) {
         let mut expected = Expected::default();
         if self.random.chance(20) {
-            self.look_at_the_clock();
+            self.read_the_clock();
             let found = self.core.evict_oldest();
             assert_eq!(found, !self.idle.is_empty());
             self.shed(usize::from(found), Eviction::OverLimit, &mut expected);
             if found {
                 self.dispatch(&mut expected);
             }
-        } else if !self.looked_at.is_empty() {
-            let index = self.random.below(self.looked_at.len());
-            let (period, leases) = self.looked_at.swap_remove(index);
-            self.look_at_the_clock();
+        } else if !self.swept.is_empty() {
+            let index = self.random.below(self.swept.len());
+            let (period, leases) = self.swept.swap_remove(index);
+            self.read_the_clock();
             let why = Eviction::Unread;
             let silent = self.random.chance(self.hanging_up);
             let evicted = self.core.evict_idle(period, why, silent);
@@ -124,7 +124,7 @@ impl Walk {
     }
 
     pub(super) fn ping(&mut self) {
-        let now = self.look_at_the_clock();
+        let now = self.read_the_clock();
         let every = self.random.millis(500);
         let first = u32::try_from(self.random.below(3)).unwrap();
         let mut from = Some(first);
@@ -162,7 +162,7 @@ impl Walk {
 
     pub(super) fn set_limit(&mut self) {
         let limit = self.random.below(7);
-        self.look_at_the_clock();
+        self.read_the_clock();
         self.core.set_limit(limit);
         self.limit = limit;
         assert_eq!(self.core.limit(), limit);
@@ -180,7 +180,7 @@ impl Walk {
     pub(super) fn free(&mut self) {
         let keep = self.random.pick(&[0, 1, 2, 5, usize::MAX]);
         let close = self.random.pick(&[Close::Soft, Close::Hard]);
-        self.look_at_the_clock();
+        self.read_the_clock();
         let freed = self.core.free(keep, close);
         let open = self.open();
         let mut expected = Expected::default();
@@ -246,7 +246,7 @@ impl Walk {
     }
 
     pub(super) fn end(&mut self, close: Close) {
-        self.look_at_the_clock();
+        self.read_the_clock();
         let first = self.core.end(close);
         assert_eq!(first, !self.has_ended);
         self.has_ended = true;
@@ -298,7 +298,7 @@ impl Walk {
         self.failing = self.random.pick(&[0, 10, 50, 95]);
         self.hanging_up = self.random.pick(&[0, 0, 50, 100, 100]);
         if self.random.chance(40) {
-            let now = self.look_at_the_clock();
+            let now = self.read_the_clock();
             self.core.factory_changed();
             self.outage = None;
             self.hang_ups = 0;
@@ -327,7 +327,7 @@ impl Walk {
 
     pub(super) fn rarely(&mut self) {
         if self.random.chance(95) {
-            self.look_at_the_clock();
+            self.read_the_clock();
             self.core.refill();
             self.is_refilling = true;
             let mut expected = Expected::default();

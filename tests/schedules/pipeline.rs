@@ -1,8 +1,8 @@
 //! Shared calls under every schedule: callers, leaders and hand-overs, time-outs and breaks.
 //!
 //! The client is a wire inside the process, whose reads wait under the checker's clock for as long as
-//! the stream's time-out says. In each scene nobody gets a foreign reply, nothing is executed twice,
-//! and what is said to be unsent was not executed.
+//! the stream's time-out says. In each scene nobody gets another caller's reply, nothing is executed
+//! twice, and what is said to be unsent was not executed.
 
 use std::collections::VecDeque;
 
@@ -25,8 +25,8 @@ struct Desk {
     executed: Vec<u8>,
     /// The server cuts the wire instead of answering this.
     bomb: Option<u8>,
-    /// Its wire falls silent.
-    mute: Option<u8>,
+    /// The server does not answer this, nor what comes on its wire afterwards.
+    unanswered: Option<u8>,
     silent: BTreeSet<usize>,
     closed: bool,
 }
@@ -53,7 +53,7 @@ impl Office {
                 wires,
                 executed,
                 bomb,
-                mute,
+                unanswered,
                 silent,
                 closed,
             } = &mut *desk;
@@ -64,7 +64,7 @@ impl Office {
                 if *bomb == Some(request) {
                     *is_cut = true;
                     requests.clear();
-                } else if *mute == Some(request) || silent.contains(&number) {
+                } else if *unanswered == Some(request) || silent.contains(&number) {
                     silent.insert(number);
                 } else {
                     assert!(!executed.contains(&request), "{request} is executed twice");
@@ -175,7 +175,7 @@ fn call_all(
                     Some(timeout) => calls.call_timeout(&[request], timeout),
                 };
                 if let Ok(reply) = result {
-                    assert_eq!(reply, request, "a foreign reply");
+                    assert_eq!(reply, request, "another caller's reply");
                 }
                 if result.as_ref().is_err_and(|error| !error.was_sent()) {
                     let executed = office.change(|desk| desk.executed.contains(&request));
@@ -232,7 +232,7 @@ fn time_outs_meet_replies_and_hand_overs() {
 fn nobody_is_stuck_behind_a_reply_that_does_not_come() {
     play(Time::Waits, || {
         let desk = Desk {
-            mute: Some(1),
+            unanswered: Some(1),
             ..Desk::default()
         };
         let callers = [

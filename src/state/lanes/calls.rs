@@ -9,7 +9,7 @@ use crate::state::lanes::{Call, Entry, Failure, Lanes, News, Seat, Stage};
 /// How much of a request's buffer is kept for the next one in its place.
 const KEPT: usize = 16 * 1024;
 /// Whoever watches over the queue asks again after this time: so long that the timer is seldom the
-/// system's next one, which is what makes it cheap. Nearly always a leader looks much earlier.
+/// system's next one, which is what makes it cheap. Nearly always a leader comes to the queue much earlier.
 const SOON: Duration = Duration::from_millis(5);
 /// Or after as long as the first in the queue has waited, up to this.
 const LATE: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ impl<S: Seat> Lanes<S> {
         if let Some(entry) = self.send_from_queue(true) {
             return entry;
         }
-        // A lane could not start before, and nobody else looks whether it can now.
+        // A lane could not start before, and nobody else asks whether it can now.
         if let Some(lane) = self.lane_to_lead() {
             self.appoint_first(lane);
         }

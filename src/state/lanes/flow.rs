@@ -8,9 +8,9 @@ use crate::state::lanes::{
     Condition, Entry, Failure, Flight, Lane, Lanes, Lead, Phase, Report, Seat, Stage, Step, Whose,
 };
 
-/// A server that has ever answered faster is near: a leader looks at the queue soon.
+/// A server that has ever answered faster is near: a leader takes what is queued soon.
 pub(super) const FAR: Duration = Duration::from_micros(100);
-/// A leader that waits for longer than this in one read may not look for a long time, near or far.
+/// A leader that waits for longer than this in one read may not send for a long time, near or far.
 pub(super) const LONG: Duration = Duration::from_micros(500);
 /// So many requests, and bytes of them, go into the buffers of a socket in any case, if they are not
 /// set small; each request may take a kilobyte there beside its own bytes. A caller that does not
@@ -226,7 +226,7 @@ impl<S: Seat> Lanes<S> {
 
     /// The least busy lane on which a caller that does not lead is to write.
     ///
-    /// Where a leader is about to look, it sends what is queued together with what comes until
+    /// Where a leader is about to wake up, it sends what is queued together with what comes until
     /// then, for one system call less and nothing lost. So a caller writes only if every leader
     /// waits in a read that will take a while: one that has taken long, or any if the server is
     /// far. On a busy loopback neither happens.

@@ -12,7 +12,7 @@ use jackpot::{CallError, Pipeline};
 
 use super::*;
 use crate::support::lateness::Lateness;
-use crate::support::{Background, background, eventually, in_one_of_a_few_tries};
+use crate::support::{Background, background, eventually, happens_within, in_one_of_a_few_tries};
 
 const CALLERS: usize = 24;
 /// Those behind them wait for others' replies.
@@ -264,12 +264,12 @@ fn shared_calls_outlast_packets_lost_late_and_out_of_order() {
     );
 }
 
-/// With so little patience late replies come when nobody waits for them any more.
+/// With so short deadlines late replies come when nobody waits for them any more.
 #[test]
-fn replies_to_shared_calls_that_are_later_than_their_callers_patience_reach_nobody() {
+fn replies_to_shared_calls_that_are_later_than_their_callers_deadlines_reach_nobody() {
     through_a_router(
         "bad_network::calls::\
-         replies_to_shared_calls_that_are_later_than_their_callers_patience_reach_nobody",
+         replies_to_shared_calls_that_are_later_than_their_callers_deadlines_reach_nobody",
         |network| {
             let opened = Opened::default();
             let builder = network.builder(&opened).read_timeout(Some(SECOND));
@@ -279,7 +279,7 @@ fn replies_to_shared_calls_that_are_later_than_their_callers_patience_reach_nobo
             });
             calls.hear(100);
             network.worsen(2, 30);
-            eventually("many are impatient", || {
+            eventually("many have timed out", || {
                 let stats = [calls.once.stats(), calls.twice.stats()];
                 stats.iter().all(|stats| stats.abandoned > 150)
             });
@@ -320,8 +320,7 @@ fn a_network_that_is_cut_in_the_middle_of_shared_calls_harms_only_those() {
                     let before = (network.count().cut, harmed());
                     network.cut_after(packets);
                     eventually("it is cut", || network.count().cut > before.0);
-                    let mut looks = (0..600).map(|_| std::thread::sleep(SECOND / 200));
-                    let is_harmed = looks.any(|()| {
+                    let is_harmed = happens_within(3 * SECOND, || {
                         let (lost, timed_out) = harmed();
                         lost > before.1.0 && timed_out > before.1.1
                     });

@@ -39,9 +39,7 @@ fn a_call_without_a_connection_in_time_was_not_sent() {
 fn a_queued_call_whose_time_is_up_says_that_it_was_not_sent_and_is_so() {
     let peer = Peer::new();
     let pipeline = settings(&peer, 1).max_in_flight(1).build().unwrap();
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
     let late = call_timeout(&pipeline, "late", SENT);
     queued(&pipeline, 1);
     let error = late.join().unwrap_err();
@@ -49,8 +47,7 @@ fn a_queued_call_whose_time_is_up_says_that_it_was_not_sent_and_is_so() {
     queued(&pipeline, 0);
     answer(&socket, "1");
     assert_eq!(first.join().unwrap(), "1");
-    let next = call(&pipeline, "next");
-    expect(&socket, "next");
+    let next = sent_on(&pipeline, &socket, "next");
     answer(&socket, "2");
     assert_eq!(next.join().unwrap(), "2");
 }
@@ -59,19 +56,16 @@ fn a_queued_call_whose_time_is_up_says_that_it_was_not_sent_and_is_so() {
 fn an_abandoned_reply_is_dropped_and_the_connection_lives_on() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let patient = call(&pipeline, "patient");
-    let socket = peer.accept();
-    expect(&socket, "patient");
+    let (second, socket) = sent_to(&pipeline, &peer, "second");
     let hasty = call_timeout(&pipeline, "hasty", SENT);
     expect(&socket, "hasty");
-    let last = call(&pipeline, "last");
-    expect(&socket, "last");
+    let last = sent_on(&pipeline, &socket, "last");
     let error = hasty.join().unwrap_err();
     assert!(error.is_timeout() && error.was_sent(), "{error:?}");
-    for reply in ["patient", "hasty", "last"] {
+    for reply in ["second", "hasty", "last"] {
         answer(&socket, reply);
     }
-    assert_eq!(patient.join().unwrap(), "patient");
+    assert_eq!(second.join().unwrap(), "second");
     assert_eq!(last.join().unwrap(), "last");
     let stats = pipeline.stats();
     assert_eq!(
@@ -85,9 +79,7 @@ fn an_abandoned_reply_is_dropped_and_the_connection_lives_on() {
 fn nothing_new_goes_out_behind_an_overdue_reply() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let patient = call(&pipeline, "patient");
-    let mut socket = peer.accept();
-    expect(&socket, "patient");
+    let (second, mut socket) = sent_to(&pipeline, &peer, "second");
     let hasty = call_timeout(&pipeline, "hasty", SENT);
     expect(&socket, "hasty");
     hasty.join().unwrap_err();
@@ -98,11 +90,11 @@ fn nothing_new_goes_out_behind_an_overdue_reply() {
         socket.read(&mut [0]).is_err(),
         "it was sent behind an overdue reply"
     );
-    answer(&socket, "patient");
+    answer(&socket, "second");
     expect(&socket, "third"); // a byte has come
     answer(&socket, "hasty");
     answer(&socket, "third");
-    assert_eq!(patient.join().unwrap(), "patient");
+    assert_eq!(second.join().unwrap(), "second");
     assert_eq!(third.join().unwrap(), "third");
 }
 
@@ -114,14 +106,13 @@ fn a_leader_whose_time_is_up_in_the_middle_of_a_reply_hands_over() {
     let hasty = call_timeout(&pipeline, "hasty", SENT);
     let mut socket = peer.accept();
     expect(&socket, "hasty");
-    let patient = call(&pipeline, "patient");
-    expect(&socket, "patient");
+    let second = sent_on(&pipeline, &socket, "second");
     socket.write_all(b"has").unwrap();
     let error = hasty.join().unwrap_err();
     assert!(error.is_timeout() && error.was_sent(), "{error:?}");
-    socket.write_all(b"ty\npat").unwrap();
-    socket.write_all(b"ient\n").unwrap();
-    assert_eq!(patient.join().unwrap(), "patient");
+    socket.write_all(b"ty\nsec").unwrap();
+    socket.write_all(b"ond\n").unwrap();
+    assert_eq!(second.join().unwrap(), "second");
     assert_eq!(pipeline.pool().stats().idle, 1);
 }
 
@@ -137,8 +128,7 @@ fn a_lane_on_which_nobody_waits_is_drained_by_who_comes_next() {
     assert_eq!((stats.lanes, stats.in_flight), (1, 1), "it drifts");
     assert_eq!(pipeline.pool().stats().leased, 1);
     answer(&socket, "hasty");
-    let next = call(&pipeline, "next");
-    expect(&socket, "next");
+    let next = sent_on(&pipeline, &socket, "next");
     answer(&socket, "next");
     assert_eq!(next.join().unwrap(), "next");
     assert_eq!(pipeline.pool().stats().connects, 1);
@@ -151,9 +141,7 @@ fn a_lane_on_which_nobody_waits_and_nothing_comes_is_replaced() {
     call_timeout(&pipeline, "hasty", SENT).join().unwrap_err();
     let old = peer.accept();
     expect(&old, "hasty");
-    let next = call(&pipeline, "next");
-    let new = peer.accept();
-    expect(&new, "next");
+    let (next, new) = sent_to(&pipeline, &peer, "next");
     answer(&new, "next");
     assert_eq!(next.join().unwrap(), "next");
     assert_eq!(pipeline.pool().stats().releases, 1);
@@ -167,12 +155,12 @@ fn a_queued_call_takes_over_a_lane_that_all_have_given_up() {
     let hasty = call_timeout(&pipeline, "hasty", SENT);
     let old = peer.accept();
     expect(&old, "hasty");
-    let patient = call(&pipeline, "patient");
+    let second = call(&pipeline, "second");
     hasty.join().unwrap_err();
     let new = peer.accept();
-    expect(&new, "patient");
-    answer(&new, "patient");
-    assert_eq!(patient.join().unwrap(), "patient");
+    expect(&new, "second");
+    answer(&new, "second");
+    assert_eq!(second.join().unwrap(), "second");
 }
 
 #[test]
@@ -225,9 +213,7 @@ fn a_silent_lane_is_given_up_after_the_read_time_out() {
     let peer = Peer::new();
     let pool = peer.builder(1).read_timeout(Some(SENT)).build().unwrap();
     let pipeline = Pipeline::new(pool, line);
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
     let second = call_timeout(&pipeline, "second", SOON);
     expect(&socket, "second");
     for call in [first, second] {

@@ -6,26 +6,31 @@ use super::*;
 use crate::support::{assert_closed, refused};
 use jackpot::{Backoff, Close, Eviction};
 
-#[test]
-fn a_lane_gives_way_to_a_caller_that_pulls() {
-    let server = Server::echo();
-    let pipeline = lines(&server, 1);
+/// So many threads call one time after the other until this is done.
+fn while_calling(pipeline: &Pipeline<String>, threads: usize, act: impl FnOnce()) {
     let stop = Count::default();
-    let stop = &stop;
     thread::scope(|scope| {
-        for _ in 0..8 {
-            let pipeline = &pipeline;
-            scope.spawn(move || {
+        for _ in 0..threads {
+            scope.spawn(|| {
                 while stop.get() == 0 {
                     pipeline.call(b"busy\n").unwrap();
                 }
             });
         }
+        act();
+        stop.up();
+    });
+}
+
+#[test]
+fn a_lane_gives_way_to_a_caller_that_pulls() {
+    let server = Server::echo();
+    let pipeline = lines(&server, 1);
+    while_calling(&pipeline, 8, || {
         for _ in 0..20 {
             let pulled = pipeline.pool().pull_timeout(SOON);
             drop(pulled.unwrap());
         }
-        stop.up();
     });
     assert_eq!(pipeline.stats().lost, 0);
 }
@@ -54,11 +59,8 @@ fn a_call_that_gets_no_connection_of_its_own_goes_out_on_anothers() {
     let pipeline = by_hand(&peer, 2);
     let held = pipeline.pool().pull().unwrap();
     let _far = peer.accept();
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
-    let second = call(&pipeline, "second");
-    expect(&socket, "second");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
+    let second = sent_on(&pipeline, &socket, "second");
     for (call, reply) in [(first, "1"), (second, "2")] {
         answer(&socket, reply);
         assert_eq!(call.join().unwrap(), reply);
@@ -82,11 +84,8 @@ fn a_lane_that_ends_has_its_lease_back_before_the_next_begins() {
 fn a_lane_whose_connection_is_doomed_goes_back_once_its_replies_have_come() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
-    let second = call(&pipeline, "second");
-    expect(&socket, "second");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
+    let second = sent_on(&pipeline, &socket, "second");
     assert_eq!(pipeline.pool().free(0).doomed, 1);
     answer(&socket, "1");
     assert_eq!(first.join().unwrap(), "1");
@@ -105,21 +104,10 @@ fn a_lane_whose_connection_is_doomed_goes_back_once_its_replies_have_come() {
 fn a_lowered_limit_takes_lanes_away() {
     let server = Server::echo();
     let pipeline = lines(&server, 4);
-    let stop = Count::default();
-    let stop = &stop;
-    thread::scope(|scope| {
-        for _ in 0..16 {
-            let pipeline = &pipeline;
-            scope.spawn(move || {
-                while stop.get() == 0 {
-                    pipeline.call(b"busy\n").unwrap();
-                }
-            });
-        }
+    while_calling(&pipeline, 16, || {
         eventually("all are in use", || pipeline.pool().stats().open == 4);
         pipeline.pool().set_limit(2);
         eventually("two are closed", || pipeline.pool().stats().open <= 2);
-        stop.up();
     });
     assert_eq!(pipeline.stats().lost, 0);
 }
@@ -128,9 +116,7 @@ fn a_lowered_limit_takes_lanes_away() {
 fn the_end_of_the_pool_is_told_to_who_is_queued_and_spares_what_is_in_flight() {
     let peer = Peer::new();
     let pipeline = settings(&peer, 1).max_in_flight(1).build().unwrap();
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
     let second = call(&pipeline, "second");
     queued(&pipeline, 1);
     pipeline.pool().end();
@@ -149,9 +135,7 @@ fn the_end_of_the_pool_is_told_to_who_is_queued_and_spares_what_is_in_flight() {
 fn a_hard_end_cuts_what_is_in_flight() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, _socket) = sent_to(&pipeline, &peer, "first");
     pipeline.pool().end_with(Close::Hard);
     if crate::support::shutdown_wakes() {
         assert!(first.join().unwrap_err().was_sent());
@@ -181,9 +165,8 @@ fn a_pull_that_failed_is_told_to_all_who_are_queued() {
 #[test]
 fn connections_wear_out_under_a_pipeline_too() {
     let server = Server::echo();
-    let address = server.address();
-    let pool = Pool::builder(move || connect(address))
-        .limit(1)
+    let pool = server
+        .builder(1)
         .max_lifetime(Some(Duration::from_millis(50)))
         .reap_interval(Some(Duration::from_millis(10)))
         .build()
@@ -206,7 +189,7 @@ fn connections_wear_out_under_a_pipeline_too() {
 }
 
 #[test]
-fn a_pipeline_that_is_dropped_leaves_no_foreign_reply_behind() {
+fn a_pipeline_that_is_dropped_leaves_no_reply_behind_for_another_caller() {
     let peer = Peer::new();
     let pool = peer.pool(1);
     let pipeline = Pipeline::new(pool.clone(), line);
@@ -240,9 +223,7 @@ fn a_lane_that_the_pool_has_closed_is_no_longer_counted() {
         (stats.lanes, stats.in_flight) == (0, 0)
     });
     // And it can start again.
-    let next = call(&pipeline, "next");
-    let new = peer.accept();
-    expect(&new, "next");
+    let (next, new) = sent_to(&pipeline, &peer, "next");
     answer(&new, "next");
     assert_eq!(next.join().unwrap(), "next");
 }
@@ -257,9 +238,7 @@ fn a_lane_on_which_nobody_waits_makes_way_for_a_caller_that_pulls() {
     drop(lease);
     drop(peer.accept());
     // Who comes next finds no connection there any more.
-    let next = call(&pipeline, "next");
-    let new = peer.accept();
-    expect(&new, "next");
+    let (next, new) = sent_to(&pipeline, &peer, "next");
     answer(&new, "next");
     assert_eq!(next.join().unwrap(), "next");
     assert_eq!(pipeline.stats().lanes, 0);

@@ -18,11 +18,8 @@ fn lost(result: Result<String, CallError>) -> io::ErrorKind {
 fn a_break_loses_what_was_sent_on_it_and_nothing_else() {
     let peer = Peer::new();
     let pipeline = settings(&peer, 1).max_in_flight(2).build().unwrap();
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
-    let second = call(&pipeline, "second");
-    expect(&socket, "second");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
+    let second = sent_on(&pipeline, &socket, "second");
     let third = call(&pipeline, "third");
     queued(&pipeline, 1);
     drop(socket);
@@ -98,15 +95,15 @@ fn a_call_that_is_interrupted_goes_on() {
 }
 
 /// A client that can write nothing, for this reason.
-struct Mute(Stream, io::ErrorKind);
+struct Unwritable(Stream, io::ErrorKind);
 
-impl Read for Mute {
+impl Read for Unwritable {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
     }
 }
 
-impl Write for Mute {
+impl Write for Unwritable {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
         Err(self.1.into())
     }
@@ -127,7 +124,7 @@ fn a_call_whose_client_fails_to_write_is_lost() {
     ] {
         let pool = peer
             .builder(1)
-            .handshake(move |stream| Ok::<_, io::Error>(Mute(stream, kind)))
+            .handshake(move |stream| Ok::<_, io::Error>(Unwritable(stream, kind)))
             .build()
             .unwrap();
         let pipeline = Pipeline::new(pool, line);
@@ -171,9 +168,7 @@ fn replies_that_came_before_the_end_reach_their_callers() {
 fn a_reply_that_the_end_cut_short_is_none() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let first = call(&pipeline, "first");
-    let mut socket = peer.accept();
-    expect(&socket, "first");
+    let (first, mut socket) = sent_to(&pipeline, &peer, "first");
     socket.write_all(b"fir").unwrap();
     drop(socket);
     // `read_line` itself would call that a line.
@@ -184,9 +179,7 @@ fn a_reply_that_the_end_cut_short_is_none() {
 fn what_was_lost_is_sent_once_more_where_that_is_allowed() {
     let peer = Peer::new();
     let pipeline = settings(&peer, 1).repeatable(true).build().unwrap();
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
     reset(socket);
     let socket = peer.accept();
     expect(&socket, "first");
@@ -195,8 +188,7 @@ fn what_was_lost_is_sent_once_more_where_that_is_allowed() {
     let stats = pipeline.stats();
     assert_eq!((stats.calls, stats.lost, stats.repeated), (2, 1, 1));
 
-    let twice = call(&pipeline, "twice");
-    expect(&socket, "twice");
+    let twice = sent_on(&pipeline, &socket, "twice");
     drop(socket);
     let socket = peer.accept();
     expect(&socket, "twice");
@@ -209,9 +201,7 @@ fn what_was_lost_is_sent_once_more_where_that_is_allowed() {
 fn a_repeated_call_never_says_that_it_was_not_sent() {
     let peer = Peer::new();
     let pipeline = settings(&peer, 1).repeatable(true).build().unwrap();
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
     pipeline.pool().end();
     drop(socket);
     let error = first.join().unwrap_err();
@@ -222,16 +212,12 @@ fn a_repeated_call_never_says_that_it_was_not_sent() {
 fn bytes_that_nobody_asked_for_close_the_connection() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
     let mut both = &socket;
     both.write_all(b"first\nstray\n").unwrap();
     assert_eq!(first.join().unwrap(), "first");
     eventually("it is closed", || pipeline.pool().stats().open == 0);
-    let second = call(&pipeline, "second");
-    let socket = peer.accept();
-    expect(&socket, "second");
+    let (second, socket) = sent_to(&pipeline, &peer, "second");
     answer(&socket, "second");
     assert_eq!(second.join().unwrap(), "second");
 }
@@ -240,9 +226,7 @@ fn bytes_that_nobody_asked_for_close_the_connection() {
 fn half_a_reply_behind_the_last_one_closes_the_connection() {
     let peer = Peer::new();
     let pipeline = by_hand(&peer, 1);
-    let first = call(&pipeline, "first");
-    let socket = peer.accept();
-    expect(&socket, "first");
+    let (first, socket) = sent_to(&pipeline, &peer, "first");
     (&socket).write_all(b"first\nstr").unwrap();
     assert_eq!(first.join().unwrap(), "first");
     assert_eq!(pipeline.pool().stats().releases, 1);
@@ -360,9 +344,7 @@ fn a_reply_in_pieces_is_read_once_by_a_leader_that_stays() {
         counted.up();
         line(reply)
     });
-    let first = call(&pipeline, "first");
-    let mut socket = peer.accept();
-    expect(&socket, "first");
+    let (first, mut socket) = sent_to(&pipeline, &peer, "first");
     for byte in *b"first\n" {
         socket.write_all(&[byte]).unwrap();
         thread::sleep(Duration::from_millis(2));

@@ -131,7 +131,7 @@ fn calls_go_through_tls_sessions() {
                     let started = Instant::now();
                     match pipeline.call_timeout(bytes.as_bytes(), timeout) {
                         Ok(reply) => {
-                            assert_eq!(reply, request, "a foreign reply");
+                            assert_eq!(reply, request, "another caller's reply");
                             replies.up();
                         }
                         Err(error) => {

@@ -44,7 +44,7 @@ fn storm_server(seen: Arc<Mutex<HashMap<String, usize>>>, stall: Duration) -> Se
 }
 
 #[test]
-fn no_foreign_reply_nothing_twice_and_nothing_called_unsent_that_the_server_saw() {
+fn nobody_gets_anothers_reply_nothing_runs_twice_and_nothing_called_unsent_was_seen() {
     let seen = Arc::new(Mutex::new(HashMap::new()));
     let server = storm_server(Arc::clone(&seen), STALL);
     let pipeline = lines(&server, 4);
@@ -69,7 +69,7 @@ fn no_foreign_reply_nothing_twice_and_nothing_called_unsent_that_the_server_saw(
                     lateness.call(timeout, started.elapsed());
                     match result {
                         Ok(reply) => {
-                            assert_eq!(reply, request, "a foreign reply");
+                            assert_eq!(reply, request, "another caller's reply");
                             replies.up();
                         }
                         Err(error) if !error.was_sent() => unsent.lock().unwrap().push(request),
@@ -105,8 +105,8 @@ fn no_foreign_reply_nothing_twice_and_nothing_called_unsent_that_the_server_saw(
     println!("{}\n{}", pipeline.stats(), pool.stats());
 }
 
-/// With `repeatable` a request may be executed twice, but never more often, and still no reply is
-/// a foreign one.
+/// With `repeatable` a request may be executed twice, but never more often, and still nobody gets
+/// another caller's reply.
 #[test]
 fn what_may_be_repeated_survives_most_of_a_storm() {
     let seen = Arc::new(Mutex::new(HashMap::new()));
@@ -126,7 +126,7 @@ fn what_may_be_repeated_survives_most_of_a_storm() {
                     let request = format!("{caller}.{call}");
                     match pipeline.call_timeout(format!("{request}\n").as_bytes(), SOON) {
                         Ok(reply) => {
-                            assert_eq!(reply, request, "a foreign reply");
+                            assert_eq!(reply, request, "another caller's reply");
                             replies.up();
                         }
                         Err(error) => assert!(error.was_sent(), "{error:?}"),

@@ -110,6 +110,16 @@ impl Range {
         Self { peer, pool, kept }
     }
 
+    /// A pool of one idle connection that this has befallen; the other side stays open if that
+    /// leaves it so.
+    pub(crate) fn struck(fault: Fault, settings: impl FnOnce(Builder) -> Builder) -> (Self, Ends) {
+        let range = Self::new(1, settings);
+        let (lease, mut ends) = range.lease();
+        drop(lease);
+        ends.strike(fault);
+        (range, ends)
+    }
+
     /// The ends of the connection made next.
     pub(crate) fn ends(&self) -> Ends {
         Ends {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// What a call may be later than a sleeper: some ticks of a slow clock, since a socket's time-out
+/// What a call may be later than a sleeper: some steps of a coarse clock, since a socket's time-out
 /// counts in them, and some wake-ups one after the other.
 const MORE: Duration = Duration::from_millis(250);
 /// The worst of one thread may be so many times that of another, on a machine under load.
