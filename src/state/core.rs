@@ -31,7 +31,7 @@ use crate::report::stats::Stats;
 use crate::state::barging::Convoy;
 use crate::state::breaker::Breaker;
 use crate::state::queue::{Answer, Failure, Queue, Seat, Ticket};
-use crate::state::slots::{Closed, Ending, SlotKey, Slots};
+use crate::state::slots::{Closed, SlotKey, Slots};
 
 pub(crate) use callers::{Caller, Turn};
 pub(crate) use effects::{Effects, Reserved};
@@ -394,26 +394,21 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if let Some(client) = self.take_abandoned(key) {
             return self.close(key, why, Some(client));
         }
-        let closed = self.depart(key, why, None, Ending::Abort);
+        let mut closed = self.depart(key, why, None);
+        closed.is_aborted = true;
         self.effects.close.push(closed);
         self.aborted += 1;
     }
 
     fn close(&mut self, key: SlotKey, why: Eviction, returned: Option<L>) {
-        let closed = self.depart(key, why, returned, Ending::Close);
+        let closed = self.depart(key, why, returned);
         self.effects.close.push(closed);
     }
 
     /// A connection stops being idle or leased, and is counted as released. It occupies its place
     /// until it has been closed.
-    fn depart(
-        &mut self,
-        key: SlotKey,
-        why: Eviction,
-        returned: Option<L>,
-        ending: Ending,
-    ) -> Closed<L, H> {
-        let mut closed = self.slots.close(key, why, self.now, returned, ending);
+    fn depart(&mut self, key: SlotKey, why: Eviction, returned: Option<L>) -> Closed<L, H> {
+        let mut closed = self.slots.close(key, why, self.now, returned);
         self.counts.releases += 1;
         self.counts.evictions.count(why);
         closed.tell = self.departed(key.id, closed.held, why, closed.age);

@@ -12,7 +12,7 @@ use crate::report::event::Close;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::state::core::{self, CloseWhen, Dead, IdlePeriod, Readiness, Turn};
 use crate::state::queue::{Answer, Seat};
-use crate::state::slots::{Ending, Lease, SlotKey, Taker};
+use crate::state::slots::{Lease, SlotKey, Taker};
 
 /// A client and a handle are the number of their connection; a caller is woken by its number.
 type Core = core::Core<u64, u64, u8>;
@@ -860,7 +860,7 @@ impl World {
             let key = closed.key;
             assert_eq!(closed.handle, key.id);
             assert!(!self.closing.contains(&key), "closed twice");
-            let has_client = closed.ending == Ending::Close;
+            let has_client = !closed.is_aborted && closed.why != Eviction::Detached;
             assert_eq!(closed.client.is_some(), has_client, "a client is lost");
             assert!(closed.client.is_none_or(|client| client == key.id));
             if closed.occupies {

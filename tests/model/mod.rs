@@ -35,7 +35,7 @@ use crate::state::core::{
     self, CloseWhen, ConnectionEvent, Dead, EventKind, IdlePeriod, Readiness, Rules, Turn,
 };
 use crate::state::queue::Failure;
-use crate::state::slots::{Ending, Holder, Lease, SlotKey, Taker};
+use crate::state::slots::{Holder, Lease, SlotKey, Taker};
 
 type Core = core::Core<Value, u64, u64>;
 type Effects = core::Effects<Value, u64, u64>;

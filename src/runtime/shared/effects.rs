@@ -8,7 +8,7 @@ use super::{Effects, Held, Shared};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::state::core::{ConnectionEvent, EventKind};
-use crate::state::slots::{Closed, Ending, SlotKey};
+use crate::state::slots::{Closed, SlotKey};
 use crate::sync::user_code::{destroy, log};
 
 impl<C> Shared<C> {
@@ -62,7 +62,7 @@ impl<C> Shared<C> {
 
     /// Closes a connection that leaves; what is to be told of it comes behind the others.
     fn close(&self, closed: Closed<Held<C>, Arc<Socket>>, events: &mut Vec<ConnectionEvent>) {
-        if closed.ending == Ending::Abort {
+        if closed.is_aborted {
             closed.handle.recall();
             closed.handle.abort();
         }

@@ -11,10 +11,6 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     ///
     /// Where an idle connection lies beside waiters, the first of them may be overtaken for a while
     /// (see `barging`), and then only by a caller that may `barge` and has just read the clock.
-    #[expect(
-        clippy::inline_always,
-        reason = "a part of each pull or drop, and a tenth of it if it is a call"
-    )]
     #[inline(always)]
     pub(crate) fn take(&mut self, barge: bool, taker: Taker) -> Option<Lease<L>> {
         let may_take = self.waiters.is_empty() || (barge && self.may_overtake());
@@ -94,10 +90,6 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.answer_last(seat, Answer::Granted(lease));
     }
 
-    #[expect(
-        clippy::inline_always,
-        reason = "a part of each pull or drop, and a tenth of it if it is a call"
-    )]
     #[inline(always)]
     fn lease(&mut self, index: u32, taker: Taker) -> Lease<L> {
         let after = self.rules.probe_after;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Core, Failure};
 use crate::report::error::Error;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::state::slots::{Ending, Lease, Open, SlotKey};
+use crate::state::slots::{Lease, Open, SlotKey};
 
 /// A connection that was found dead on its way to a caller.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if self.slots.get(key).is_none() {
             self.end_aborted(None);
         } else {
-            let mut closed = self.depart(key, Eviction::Detached, None, Ending::Detach);
+            let mut closed = self.depart(key, Eviction::Detached, None);
             closed.occupies = false;
             self.effects.close.push(closed);
             self.slots.vacate(key);
@@ -148,7 +148,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if self.slots.get(key).is_none() {
             return self.end_aborted(Some(lease.client));
         }
-        let closed = self.depart(key, why, Some(lease.client), Ending::Close);
+        let closed = self.depart(key, why, Some(lease.client));
         if close_when == CloseWhen::Later && wakes_reaper && self.has_reaper {
             self.slots.leave(closed);
         } else {
@@ -231,8 +231,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// One of a factory that has been replaced, or that was given up, comes too late.
     pub(crate) fn connected(&mut self, key: SlotKey, client: L, handle: H) {
         self.counts.connects += 1;
-        if let Some(began) = self.slots.connect_began(key) {
-            let took = self.now.saturating_duration_since(began);
+        if let Some(connect) = self.slots.connect(key) {
+            let took = self.now.saturating_duration_since(connect.since);
             self.counts.connect_times.record(took);
         }
         let is_late = self.slots.is_outdated(key);
