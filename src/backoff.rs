@@ -223,7 +223,7 @@ impl Backoff {
             max: self.max,
             jitter: self.jitter,
             base: self.min.min(self.max),
-            random: Random::new(),
+            random: Random::default(),
         }
     }
 
@@ -325,11 +325,13 @@ impl FusedIterator for Delays {}
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
-impl Random {
-    pub(crate) fn new() -> Self {
+impl Default for Random {
+    fn default() -> Self {
         Self(seed())
     }
+}
 
+impl Random {
     /// A generator whose next draw is the least, or the greatest.
     #[cfg(test)]
     pub(crate) fn pinned(greatest: bool) -> Self {

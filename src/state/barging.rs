@@ -22,7 +22,7 @@ const WINDOW_EACH: Duration = Duration::from_micros(64);
 const LONGEST_WINDOW: Duration = Duration::from_millis(4);
 
 /// Watches how close upon each other hand-offs follow.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Convoy {
     hand_offs: u32,
@@ -30,13 +30,6 @@ pub(crate) struct Convoy {
 }
 
 impl Convoy {
-    pub(crate) const fn new() -> Self {
-        Self {
-            hand_offs: 0,
-            last: None,
-        }
-    }
-
     /// A connection was handed to a waiter.
     pub(crate) fn handed_off(&mut self, now: Instant) {
         if self.is_quiet(now) {
@@ -79,7 +72,7 @@ mod tests {
     #[test]
     fn only_close_succession_makes_a_convoy() {
         let mut now = Instant::now();
-        let mut convoy = Convoy::new();
+        let mut convoy = Convoy::default();
         for _ in 0..10 * HAND_OFFS {
             now += QUIET * 2;
             convoy.handed_off(now);
@@ -98,7 +91,7 @@ mod tests {
     #[test]
     fn a_convoy_begins_with_its_last_hand_off_and_ends_after_the_quiet() {
         let now = Instant::now();
-        let mut convoy = Convoy::new();
+        let mut convoy = Convoy::default();
         for hand_offs in 1..=HAND_OFFS {
             convoy.handed_off(now);
             assert_eq!(convoy.window(0, now).is_some(), hand_offs == HAND_OFFS);

@@ -21,7 +21,6 @@ mod sweeps;
 #[path = "../../tests/explore/state/core.rs"]
 mod test_access;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Random};
@@ -109,8 +108,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             effects: Effects::default(),
             slots: Slots::new(),
             waiters: Queue::new(),
-            breaker: Breaker::new(),
-            convoy: Convoy::new(),
+            breaker: Breaker::default(),
+            convoy: Convoy::default(),
             rules,
             limit,
             backoff,
@@ -128,7 +127,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             ready_waiters: Vec::new(),
             ready_waiters_so_far: 0,
             counts: Box::default(),
-            random: Random::new(),
+            random: Random::default(),
         }
     }
 
@@ -193,11 +192,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             }
             if open.doom().is_none() && freed.kept < keep {
                 freed.kept += 1;
-            } else if close == Close::Hard || self.is_abandoned(key) {
-                self.abort(key, Eviction::Freed);
+            } else if self.let_go(key, Eviction::Freed, close) {
                 freed.closed += 1;
             } else {
-                self.doom(key, Eviction::Freed);
                 freed.doomed += 1;
             }
         }
@@ -218,12 +215,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.close_left(usize::MAX);
         self.shed(self.slots.idle(), Eviction::Ended);
         for index in 0..self.slots.len() {
-            let Some((key, _)) = self.slots.open_in(index) else {
-                continue;
-            };
-            match close {
-                Close::Soft => self.doom(key, Eviction::Ended),
-                Close::Hard => self.abort(key, Eviction::Ended),
+            if let Some((key, _)) = self.slots.open_in(index) {
+                self.let_go(key, Eviction::Ended, close);
             }
         }
         if close == Close::Hard {
@@ -284,12 +277,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// Since when connects fail, how many did, and why the last one did.
     pub(crate) fn outage(&self) -> Option<Outage> {
-        let (since, failures, error) = self.breaker.outage()?;
-        Some(Outage {
-            since,
-            failures,
-            error: Arc::clone(error),
-        })
+        self.breaker.outage()
     }
 
     /// A call has given up because its time was over.
@@ -376,28 +364,26 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         count
     }
 
-    fn doom(&mut self, key: SlotKey, why: Eviction) {
+    /// Lets go of a lease: false if its connection only closes when it comes back. With
+    /// `Close::Hard` the socket is shut down under its holder.
+    fn let_go(&mut self, key: SlotKey, why: Eviction, close: Close) -> bool {
         if let Some(client) = self.take_abandoned(key) {
-            return self.close(key, why, Some(client));
+            self.close(key, why, Some(client));
+            return true;
         }
-        let Some(open) = self.slots.get_mut(key) else {
-            return;
-        };
+        if close == Close::Hard {
+            let mut closed = self.depart(key, why, None);
+            closed.is_aborted = true;
+            self.effects.close.push(closed);
+            self.aborted += 1;
+            return true;
+        }
+        let open = self.slots.get_mut(key).expect("bug: no lease to let go of");
         if let Some(leased) = open.leased_mut().filter(|leased| leased.doom.is_none()) {
             leased.doom = Some(why);
             self.effects.recall.push(open.handle.clone());
         }
-    }
-
-    /// Ends a lease from our side: the socket is shut down under its holder.
-    fn abort(&mut self, key: SlotKey, why: Eviction) {
-        if let Some(client) = self.take_abandoned(key) {
-            return self.close(key, why, Some(client));
-        }
-        let mut closed = self.depart(key, why, None);
-        closed.is_aborted = true;
-        self.effects.close.push(closed);
-        self.aborted += 1;
+        false
     }
 
     fn close(&mut self, key: SlotKey, why: Eviction, returned: Option<L>) {
@@ -416,8 +402,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     fn count_wait(&mut self, ticket: Ticket) {
-        let waited = self.now.saturating_duration_since(ticket.since());
-        self.counts.waits += u64::from(!ticket.is_counted());
+        let waited = self.now.saturating_duration_since(ticket.since);
+        self.counts.waits += u64::from(!ticket.is_counted);
         self.counts.wait_total += waited;
         self.counts.wait_max = self.counts.wait_max.max(waited);
         self.counts.wait_times.record(waited);

@@ -313,7 +313,7 @@ impl super::World for World {
             digest.put(u64::from(period.key.index));
             let open = self.core.slots().get(period.key);
             digest.put(u64::from(
-                open.is_some_and(|open| period.is_of(open.leases)),
+                open.is_some_and(|open| period.leases == open.leases),
             ));
         }
         if let Some(lease) = &self.ping {
@@ -508,7 +508,7 @@ impl World {
 
     fn waiting(&self) -> impl Iterator<Item = &Guest> {
         let queue = self.core.queue();
-        let waits = |guest: &&Guest| guest.seat().is_some_and(|seat| queue.is_waiting(seat));
+        let waits = |guest: &&Guest| guest.seat().is_some_and(|seat| queue.seat(seat).waits);
         self.guests.iter().filter(waits)
     }
 
@@ -1016,7 +1016,7 @@ impl World {
                 continue;
             }
             assert!(queue.pending(seat).is_none(), "an answer and no wake-up");
-            if let Some(at) = core.poll_at(seat).filter(|_| queue.is_waiting(seat)) {
+            if let Some(at) = core.poll_at(seat).filter(|_| queue.seat(seat).waits) {
                 let knows = guest.poll_at.is_some_and(|poll_at| poll_at <= at);
                 assert!(knows, "somebody does not know when to look");
             }

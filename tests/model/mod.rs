@@ -407,7 +407,7 @@ impl Walk {
             hang_ups: 0,
             news_since: None,
             hanging_up: 0,
-            convoy: Convoy::new(),
+            convoy: Convoy::default(),
             is_hurried: false,
             dispatched: now,
             aborted: 0,

@@ -185,10 +185,6 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         Some(self.abandoned.swap_remove(place).1)
     }
 
-    pub(super) fn is_abandoned(&self, key: SlotKey) -> bool {
-        self.abandoned.iter().any(|(other, _)| *other == key)
-    }
-
     /// Closes one abandoned lease; false if there is none.
     pub(super) fn close_abandoned(&mut self, why: Eviction) -> bool {
         let Some((key, client)) = self.abandoned.pop() else {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ConnectionEvent, Core, EventKind};
 use crate::report::outcome::Eviction;
-use crate::state::slots::{Holder, Lease, SlotKey};
+use crate::state::slots::{Holder, Lease, Open, SlotKey};
 
 /// How many slots a search for the next ping goes through between two locks.
 const PING_BATCH: u32 = 64;
@@ -16,14 +16,8 @@ const PING_BATCH: u32 = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IdlePeriod {
     pub(crate) key: SlotKey,
-    leases: u64,
-}
-
-#[cfg(test)]
-impl IdlePeriod {
-    pub(crate) fn is_of(&self, leases: u64) -> bool {
-        self.leases == leases
-    }
+    /// How many came before it.
+    pub(crate) leases: u64,
 }
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
@@ -60,21 +54,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             return 0;
         };
         let spare = self.slots.idle().saturating_sub(self.min_idle());
-        let stale: Vec<SlotKey> = self
-            .slots
-            .by_age()
-            .map(|index| self.slots.key(index))
-            .take_while(|&key| {
-                let open = self.slots.get(key).expect("bug: idle but not open");
-                self.now.saturating_duration_since(open.since) >= timeout
-            })
-            .take(spare.min(most))
-            .collect();
-        for &key in &stale {
-            self.close(key, Eviction::IdleTimeout, None);
-        }
+        let is_stale = |&index: &u32| {
+            let (_, open) = self.slots.open_in(index).expect("bug: idle but not open");
+            self.now.saturating_duration_since(open.since) >= timeout
+        };
+        let oldest = self.slots.by_age().take(spare.min(most));
+        let stale = oldest.take_while(is_stale).count();
+        self.shed(stale, Eviction::IdleTimeout);
         self.dispatch();
-        stale.len()
+        stale
     }
 
     /// One batch of a sweep, over these slots; how many connections it closed.
@@ -134,18 +122,17 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             return None;
         }
         let end = self.slots.len().min(first.saturating_add(PING_BATCH));
-        for index in first..end {
-            let Some((_, open)) = self.slots.open_in(index) else {
-                continue;
-            };
-            if open.is_idle() && self.now.saturating_duration_since(open.answered) >= every {
-                *from = Some(index + 1);
-                let holder = self.rules.leak_after.map(|_| Holder::Ping);
-                return Some(self.slots.lease_for_ping(index, self.now, holder));
-            }
-        }
-        *from = Some(end).filter(|&end| end < self.slots.len());
-        None
+        let is_due = |open: &Open<L, H>| {
+            open.is_idle() && self.now.saturating_duration_since(open.answered) >= every
+        };
+        let mut open = (first..end).filter_map(|index| self.slots.open_in(index));
+        let Some((key, _)) = open.find(|(_, open)| is_due(open)) else {
+            *from = Some(end).filter(|&end| end < self.slots.len());
+            return None;
+        };
+        *from = Some(key.index + 1);
+        let holder = self.rules.leak_after.map(|_| Holder::Ping);
+        Some(self.slots.lease_for_ping(key.index, self.now, holder))
     }
 
     /// Claims the right to ping; false if a ping is under way.

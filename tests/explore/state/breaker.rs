@@ -48,6 +48,10 @@ impl Breaker {
         }
     }
 
+    pub(crate) fn hang_ups(&self) -> u32 {
+        self.hang_ups
+    }
+
     /// All draws from here on are the least, or the greatest.
     pub(crate) fn pin(&mut self, draws: Random) {
         self.random = draws;

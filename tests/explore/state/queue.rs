@@ -1,6 +1,6 @@
 //! What the tests see of the queue, and what makes two waiters the same.
 
-use super::{Answer, Failure, Queue, Seat, Ticket, Waiter};
+use super::{Answer, Failure, Queue, Seat, Waiter};
 use crate::explore::Digest;
 
 impl<L, W: Clone> Queue<L, W> {
@@ -41,11 +41,5 @@ impl<L, W: Clone> Queue<L, W> {
             }
             Some(Answer::Ended) => digest.put(8),
         }
-    }
-}
-
-impl Ticket {
-    pub(crate) fn number(self) -> u64 {
-        self.number
     }
 }
