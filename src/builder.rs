@@ -16,6 +16,7 @@ use crate::runtime::settings::{Functions, Settings};
 use crate::runtime::shared::{Core, Shared};
 use crate::runtime::{connect, reaper};
 use crate::state::core::Rules;
+use crate::sync::now;
 use crate::sync::user_code::Hook;
 
 /// The settings of a pool that is to be, from [`Pool::builder`].
@@ -835,13 +836,11 @@ impl<C: Send + 'static> Builder<C> {
             || !self.rules.probe_after.is_zero();
         self.settings.exact_lease_end &= self.needs_exact_lease_end();
         let shared = Shared::new(
-            self.limit,
-            self.rules,
-            self.backoff,
+            Core::new(self.limit, self.rules, self.backoff, now()),
             self.factory,
             self.settings,
             self.functions,
-            connect::spawn,
+            connect::start,
         );
         let pool = Pool::from_shared(Arc::clone(&shared));
         if let Some(every) = self.reap_interval {

@@ -548,7 +548,7 @@ impl<C: Send + 'static> Pool<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reap(&self) -> usize {
-        reaper::sweep(self.shared())
+        reaper::sweep(self.shared()).unwrap_or(0)
     }
 
     /// What the pool knows of each connection, in no particular order.

@@ -18,10 +18,10 @@ use crate::report::event::Event;
 use crate::report::outcome::Eviction;
 use crate::report::stats::Brief;
 use crate::runtime::reaper::CLOSE_BATCH;
-use crate::runtime::shared::{Held, Shared};
+use crate::runtime::shared::{Core, Held, Shared};
 use crate::state::core::Reserved;
 use crate::sync::user_code::{BoxError, destroy, guarded, log};
-use crate::sync::{now, thread};
+use crate::sync::{now, spawn, thread};
 
 /// How long a connect that needs a descriptor waits for clients to be dropped.
 const DROP_WAIT: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ struct Reservation<C: Send + 'static> {
 }
 
 /// Starts a thread that makes this connection.
-pub(crate) fn spawn<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserved) {
+pub(crate) fn start<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserved) {
     Reservation::new(shared, reserved).start();
 }
 
@@ -64,14 +64,12 @@ impl<C: Send + 'static> Reservation<C> {
 
     fn start(self) {
         // Where no thread can be started, the closure is dropped and the reservation with it.
-        let _ = thread::Builder::new()
-            .name("jackpot-connect".into())
-            .spawn(move || {
-                let mut next = Some(self);
-                while let Some(reservation) = next {
-                    next = reservation.make();
-                }
-            });
+        let _ = spawn("jackpot-connect", move || {
+            let mut next = Some(self);
+            while let Some(reservation) = next {
+                next = reservation.make();
+            }
+        });
     }
 
     /// Makes the connection; the next one that this thread is to make.
@@ -196,24 +194,27 @@ impl<C: Send + 'static> Reservation<C> {
         self.shared.tell(&Event::Connected { id, took });
         let handle = Arc::clone(held.stream.socket());
         self.reserved = None;
-        let ((), next) = self
-            .shared
-            .with_connect(|core| core.connected(reserved.key, held, handle));
-        next.map(|next| Self::new(&self.shared, next))
+        self.conclude(|core| core.connected(reserved.key, held, handle))
     }
 
     fn fail(&mut self, error: Error, took: Duration) -> Option<Self> {
         let key = self.reserved.take()?.key;
         let error = Arc::new(error);
-        let ((), next) = self
-            .shared
-            .with_connect(|core| core.connect_failed(key, Arc::clone(&error)));
-        let next = next.map(|next| Self::new(&self.shared, next));
+        let next = self.conclude(|core| core.connect_failed(key, Arc::clone(&error)));
         // The error may be of a type of the user's, whose `Display` may panic.
         let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
         log!(Warn, "connect failed after {}: {text}", Brief(took));
         self.shared.tell(&Event::ConnectFailed { error, took });
         next
+    }
+
+    /// The connect is over; the next one that this thread is to make.
+    fn conclude(&self, conclude: impl FnOnce(&mut Core<C>)) -> Option<Self> {
+        let next = self.shared.with(|core| {
+            conclude(core);
+            core.take_connect()
+        });
+        next.map(|next| Self::new(&self.shared, next))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::net::probe;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::runtime::shared::{Core, Held, PING_THREAD, Shared};
 use crate::state::slots::SlotKey;
-use crate::sync::thread;
+use crate::sync::spawn;
 use crate::sync::user_code::{guarded_call, log};
 
 /// A lease of the pool's own, for a ping; dropped, it goes back.
@@ -31,16 +31,14 @@ pub(super) fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Some(first) = pinging.next(&mut from) else {
         return;
     };
-    let started = thread::Builder::new()
-        .name(PING_THREAD.into())
-        .spawn(move || {
-            let mut next = Some(first);
-            while let Some(mut ping) = next {
-                ping.run();
-                drop(ping);
-                next = pinging.next(&mut from);
-            }
-        });
+    let started = spawn(PING_THREAD, move || {
+        let mut next = Some(first);
+        while let Some(mut ping) = next {
+            ping.run();
+            drop(ping);
+            next = pinging.next(&mut from);
+        }
+    });
     if let Err(error) = started {
         log!(Warn, "cannot start the ping thread: {error}");
     }

@@ -149,6 +149,11 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         std::mem::take(&mut self.effects)
     }
 
+    /// A connect that is to start, for a thread that makes it itself.
+    pub(crate) fn take_connect(&mut self) -> Option<Reserved> {
+        self.effects.connects.pop()
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }

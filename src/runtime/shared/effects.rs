@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
-
 use super::{Effects, Held, Shared};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
@@ -12,7 +10,7 @@ use crate::state::slots::{Closed, SlotKey};
 use crate::sync::user_code::{destroy, log};
 
 impl<C> Shared<C> {
-    pub(super) fn act(self: &Arc<Self>, effects: Effects<C>, reaper: Option<Sender<()>>) {
+    pub(super) fn act(self: &Arc<Self>, effects: Effects<C>) {
         for parker in effects.wake {
             parker.wake();
         }
@@ -42,9 +40,8 @@ impl<C> Shared<C> {
         if effects.drained {
             self.changed.notify_all();
         }
-        if let Some(reaper) = reaper {
-            // Full means that it has been woken already.
-            let _ = reaper.try_send(());
+        if effects.wake_reaper {
+            self.wake_reaper();
         }
         if effects.warn_of_hang_ups {
             log!(
