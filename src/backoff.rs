@@ -228,25 +228,19 @@ impl Backoff {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if !self.factor.is_finite() || self.factor < 1.0 {
-            return Err(Error::InvalidConfig(format!(
-                "backoff factor must be finite and at least 1, not {}",
-                self.factor
-            )));
-        }
-        if self.retries > 0 && self.min < SHORTEST {
-            return Err(Error::InvalidConfig(format!(
-                "backoff min must be at least {SHORTEST:?}, not {:?}",
-                self.min
-            )));
-        }
-        if self.min > self.max {
-            return Err(Error::InvalidConfig(format!(
-                "backoff min must not be above max, but {:?} is above {:?}",
-                self.min, self.max
-            )));
-        }
-        Ok(())
+        let Self {
+            factor, min, max, ..
+        } = self;
+        let wrong = if !factor.is_finite() || *factor < 1.0 {
+            format!("factor must be finite and at least 1, not {factor}")
+        } else if self.retries > 0 && *min < SHORTEST {
+            format!("min must be at least {SHORTEST:?}, not {min:?}")
+        } else if min > max {
+            format!("min must not be above max, but {min:?} is above {max:?}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::InvalidConfig(format!("backoff {wrong}")))
     }
 }
 

@@ -35,16 +35,14 @@ impl<C: Send + 'static> Closer<C> {
         Arc::new(Self {
             line: Mutex::new(line),
             done: Condvar::new(),
-            start: Self::start,
-        })
-    }
-
-    fn start(self: &Arc<Self>) -> std::io::Result<()> {
-        let closer = Arc::clone(self);
-        spawn("jackpot-close", move || {
-            while let Some(client) = closer.next() {
-                destroy(client);
-            }
+            start: |closer| {
+                let closer = Arc::clone(closer);
+                spawn("jackpot-close", move || {
+                    while let Some(client) = closer.next() {
+                        destroy(client);
+                    }
+                })
+            },
         })
     }
 }

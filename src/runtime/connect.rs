@@ -20,7 +20,7 @@ use crate::report::stats::Brief;
 use crate::runtime::reaper::CLOSE_BATCH;
 use crate::runtime::shared::{Core, Held, Shared};
 use crate::state::core::Reserved;
-use crate::sync::user_code::{BoxError, destroy, guarded, log};
+use crate::sync::user_code::{BoxError, destroy, guarded};
 use crate::sync::{now, spawn, thread};
 
 /// How long a connect that needs a descriptor waits for clients to be dropped.
@@ -143,38 +143,32 @@ impl<C: Send + 'static> Reservation<C> {
     }
 
     fn shake_hands(&self, stream: Stream) -> Result<Held<C>, Error> {
-        let tcp = stream.socket().tcp();
-        let settings = &self.shared.settings;
-        if let Some(timeout) = settings.read_timeout {
-            tcp.set_read_timeout(timeout).map_err(Error::Connect)?;
-        }
-        if let Some(timeout) = settings.write_timeout {
-            tcp.set_write_timeout(timeout).map_err(Error::Connect)?;
-        }
+        let (socket, settings) = (stream.socket(), &self.shared.settings);
+        let timeouts = settings.timeouts.set(socket.tcp());
+        timeouts.map_err(Error::Connect)?;
         let bound = settings.handshake_timeout;
         let deadline = bound.and_then(|bound| now().checked_add(bound));
-        if deadline.is_some() {
-            let socket = stream.socket();
-            socket
-                .set_deadline(Owner::Pool, deadline)
-                .map_err(Error::Connect)?;
-        }
+        let bounded = socket.set_deadline(Owner::Pool, deadline);
+        bounded.map_err(Error::Connect)?;
         let client = guarded(|| (self.shared.functions.handshake)(stream.another()))
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
             .map_err(|error: BoxError| {
                 let is_late = deadline.is_some_and(|deadline| deadline <= now());
-                let bound = bound.filter(|_| is_late);
-                Error::Handshake(match bound {
-                    Some(bound) => HandshakeTimedOut::error(bound, error),
+                Error::Handshake(match bound.filter(|_| is_late) {
+                    Some(bound) => {
+                        let source = HandshakeTimedOut {
+                            bound,
+                            source: error,
+                        };
+                        // So that it has a kind, whatever the handshake made of it.
+                        Arc::new(io::Error::new(io::ErrorKind::TimedOut, source))
+                    }
                     None => Arc::from(error),
                 })
             })?;
-        let (read, write) = (settings.read_timeout, settings.write_timeout);
-        let unfit = stream
-            .socket()
-            .end_handshake(read, write, settings.allow_unread);
+        let unfit = socket.end_handshake(settings.timeouts, settings.allow_unread);
         if let Some(why) = unfit {
-            let socket = Arc::clone(stream.socket());
+            let socket = Arc::clone(socket);
             self.shared.dispose(client, &socket, stream);
             let text = match why {
                 Eviction::Unanswered => "the handshake left bytes unsent in its buffer".to_owned(),
@@ -189,10 +183,9 @@ impl<C: Send + 'static> Reservation<C> {
 
     fn succeed(mut self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Self> {
         let id = reserved.key.id;
-        log!(Debug, "connection {id} made in {}", Brief(took));
         // Told before anybody can use it, so that it comes before whatever happens to it.
         self.shared.tell(&Event::Connected { id, took });
-        let handle = Arc::clone(held.stream.socket());
+        let handle = Arc::clone(held.socket());
         self.reserved = None;
         self.conclude(|core| core.connected(reserved.key, held, handle))
     }
@@ -201,9 +194,6 @@ impl<C: Send + 'static> Reservation<C> {
         let key = self.reserved.take()?.key;
         let error = Arc::new(error);
         let next = self.conclude(|core| core.connect_failed(key, Arc::clone(&error)));
-        // The error may be of a type of the user's, whose `Display` may panic.
-        let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
-        log!(Warn, "connect failed after {}: {text}", Brief(took));
         self.shared.tell(&Event::ConnectFailed { error, took });
         next
     }
@@ -234,45 +224,11 @@ fn refuse_echo(tcp: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// The handshake failed after its time was over, with what it made of that.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("timed out after {}", Brief(*bound))]
 struct HandshakeTimedOut {
     bound: Duration,
     source: BoxError,
-}
-
-impl HandshakeTimedOut {
-    /// As an I/O error, so that it has a kind whatever the handshake made of it.
-    fn error(bound: Duration, source: BoxError) -> Arc<dyn std::error::Error + Send + Sync> {
-        let error = Self { bound, source };
-        Arc::new(io::Error::new(io::ErrorKind::TimedOut, error))
-    }
-}
-
-impl std::fmt::Display for HandshakeTimedOut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "timed out after {}", Brief(self.bound))
-    }
-}
-
-impl std::error::Error for HandshakeTimedOut {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.source)
-    }
-}
-
-/// An error with its sources, in one line.
-struct Chain<'a>(&'a Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut next = std::error::Error::source(self.0);
-        while let Some(error) = next {
-            write!(f, ": {error}")?;
-            next = error.source();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

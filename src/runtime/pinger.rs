@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::net::probe;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::runtime::shared::{Core, Held, PING_THREAD, Shared};
-use crate::state::slots::SlotKey;
+use crate::runtime::shared::{Core, Held, Shared};
+use crate::state::slots::{PING_THREAD, SlotKey};
 use crate::sync::spawn;
 use crate::sync::user_code::{guarded_call, log};
 

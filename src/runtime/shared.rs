@@ -9,6 +9,8 @@ mod events;
 mod leases;
 mod views;
 
+pub(crate) use leases::taker;
+
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,16 +26,20 @@ use crate::runtime::settings::{Functions, Settings};
 use crate::state::core::{self, Reserved};
 use crate::state::slots;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use crate::sync::user_code::{destroy, log};
+use crate::sync::user_code::destroy;
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
-
-/// The name of the thread that pings, as it is reported.
-pub(crate) const PING_THREAD: &str = "jackpot-ping";
 
 /// What a lease consists of: the client, and a handle of its own on the socket under it.
 pub(crate) struct Held<C> {
     pub(crate) client: C,
     pub(crate) stream: Stream,
+}
+
+impl<C> Held<C> {
+    #[inline]
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        self.stream.socket()
+    }
 }
 
 pub(crate) type Core<C> = core::Core<Held<C>, Arc<Socket>, Arc<Parker>>;
@@ -162,15 +168,6 @@ impl<C> Shared<C> {
 
     pub(crate) fn free(self: &Arc<Self>, keep: usize, close: Close) -> Freed {
         let freed = self.with(|core| core.free(keep, close));
-        let Freed {
-            kept,
-            closed,
-            doomed,
-        } = freed;
-        log!(
-            Debug,
-            "freed: {kept} kept, {closed} closed, {doomed} doomed"
-        );
         self.tell(&Event::Freed(freed));
         freed
     }
@@ -193,7 +190,6 @@ impl<C> Shared<C> {
             for listener in listeners.iter().filter_map(Weak::upgrade) {
                 listener.pool_ended();
             }
-            log!(Debug, "the pool has ended");
             self.tell(&Event::Ended);
         }
     }

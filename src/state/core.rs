@@ -34,13 +34,13 @@ use crate::state::slots::{Closed, SlotKey, Slots};
 
 pub(crate) use callers::{Caller, Turn};
 pub(crate) use effects::{Effects, Reserved};
-pub(crate) use events::{ConnectionEvent, EventKind};
+pub(crate) use events::ConnectionEvent;
 pub(crate) use ready::Readiness;
 pub(crate) use returns::{CloseWhen, Dead};
 pub(crate) use sweeps::IdlePeriod;
 
 /// The settings that the decisions depend on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
     pub(crate) min_idle: usize,
     pub(crate) max_connecting: usize,
@@ -187,7 +187,11 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// See [`Pool::free_with`](crate::Pool::free_with); the dead have been evicted before.
     pub(crate) fn free(&mut self, keep: usize, close: Close) -> Freed {
         self.close_left(usize::MAX);
-        let mut freed = Freed::NONE;
+        let mut freed = Freed {
+            kept: 0,
+            closed: 0,
+            doomed: 0,
+        };
         for index in 0..self.slots.len() {
             let Some((key, open)) = self.slots.open_in(index) else {
                 continue;
@@ -285,9 +289,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.breaker.outage()
     }
 
-    /// A call has given up because its time was over.
-    pub(crate) fn count_timeout(&mut self) {
+    /// A call gives up because its time is over; why there is no connection.
+    pub(crate) fn time_out(&mut self) -> Option<Failure> {
         self.counts.timeouts += 1;
+        self.cause()
     }
 
     pub(crate) fn slots(&self) -> &Slots<L, H> {
@@ -402,7 +407,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let mut closed = self.slots.close(key, why, self.now, returned);
         self.counts.releases += 1;
         self.counts.evictions.count(why);
-        closed.tell = self.departed(key.id, closed.held, why, closed.age);
+        closed.tell = self.departed(&closed);
         closed
     }
 

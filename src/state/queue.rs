@@ -92,7 +92,6 @@ pub(crate) struct Queue<L, W> {
 pub(crate) struct Waiter<L, W> {
     pub(crate) ticket: Ticket,
     pub(crate) waker: W,
-    trying: bool,
     /// Whether it goes on after a failed try.
     pub(crate) stays: bool,
     /// Whether it is in the line: neither served nor told that its only try failed.
@@ -157,7 +156,6 @@ impl<L, W: Clone> Queue<L, W> {
         let waiter = Waiter {
             ticket,
             waker,
-            trying,
             stays,
             waits: true,
             barging_until,
@@ -199,13 +197,10 @@ impl<L, W: Clone> Queue<L, W> {
 
     /// Begins another try of this waiter, which has taken its answer to the one before.
     pub(crate) fn try_again(&mut self, seat: Seat) {
-        let waiter = self.seat_mut(seat);
-        debug_assert!(!waiter.trying);
+        let waiter = self.seat(seat);
         // What it was told would be dropped under the lock, and its error is the user's.
-        debug_assert!(waiter.answer.is_none());
-        waiter.trying = true;
-        let number = waiter.ticket.number;
-        self.trying.insert(number, seat);
+        debug_assert!(waiter.answer.is_none() && !self.is_trying(seat));
+        self.trying.insert(waiter.ticket.number, seat);
     }
 
     /// Takes the answer, if there is one; an answer that ends the wait ends the seat too.
@@ -253,7 +248,7 @@ impl<L, W: Clone> Queue<L, W> {
     pub(crate) fn unassign(&mut self, id: u64) -> Option<Seat> {
         let seat = self.assigned.remove(&id)?;
         self.count_on_none(seat);
-        self.seat(seat).trying.then_some(seat)
+        self.is_trying(seat).then_some(seat)
     }
 
     fn count_on_none(&mut self, seat: Seat) {
@@ -266,7 +261,7 @@ impl<L, W: Clone> Queue<L, W> {
     /// All who sleep between two tries, first come first: for news that ends their waits.
     pub(crate) fn sleeping(&self) -> Vec<Seat> {
         let seats = self.line.values().copied();
-        seats.filter(|&seat| !self.seat(seat).trying).collect()
+        seats.filter(|&seat| !self.is_trying(seat)).collect()
     }
 
     /// The last comer among those who wait for a connect.
@@ -286,11 +281,12 @@ impl<L, W: Clone> Queue<L, W> {
     }
 
     fn end_try(&mut self, seat: Seat) {
-        let waiter = self.seat_mut(seat);
-        if std::mem::take(&mut waiter.trying) {
-            let number = waiter.ticket.number;
-            self.trying.remove(&number);
-        }
+        let number = self.seat(seat).ticket.number;
+        self.trying.remove(&number);
+    }
+
+    fn is_trying(&self, seat: Seat) -> bool {
+        self.trying.contains_key(&self.seat(seat).ticket.number)
     }
 
     fn give_up(&mut self, seat: Seat) {

@@ -19,7 +19,7 @@ use connects::Connect;
 use open::{Leased, Usage};
 
 pub(crate) use leaving::Closed;
-pub(crate) use open::{CallSite, Holder, Open, Taker};
+pub(crate) use open::{CallSite, Holder, Open, PING_THREAD, Taker};
 
 /// A slot together with the connection in it, so that its next connection is not mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Effects, Held, Shared};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
-use crate::state::core::{ConnectionEvent, EventKind};
+use crate::report::event::Event;
 use crate::state::slots::{Closed, SlotKey};
 use crate::sync::user_code::{destroy, log};
 
@@ -50,7 +50,7 @@ impl<C> Shared<C> {
             );
         }
         for event in events {
-            self.tell_one(event);
+            self.tell(&event);
         }
         for error in effects.errors {
             destroy(error);
@@ -58,21 +58,16 @@ impl<C> Shared<C> {
     }
 
     /// Closes a connection that leaves; what is to be told of it comes behind the others.
-    fn close(&self, closed: Closed<Held<C>, Arc<Socket>>, events: &mut Vec<ConnectionEvent>) {
+    fn close(&self, closed: Closed<Held<C>, Arc<Socket>>, events: &mut Vec<Event>) {
+        if closed.tell {
+            events.extend(closed.events());
+        }
         if closed.is_aborted {
             closed.handle.recall();
             closed.handle.abort();
         }
         if let Some(Held { client, stream }) = closed.client {
             self.dispose(client, &closed.handle, stream);
-        }
-        if closed.tell {
-            let (id, why, age) = (closed.key.id, closed.why, closed.age);
-            let returned = closed.held.map(|held| EventKind::Returned { held });
-            let all = returned
-                .into_iter()
-                .chain([EventKind::Evicted { why, age }]);
-            events.extend(all.map(|kind| ConnectionEvent { id, kind }));
         }
     }
 

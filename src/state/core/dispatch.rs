@@ -75,16 +75,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.note_drained();
     }
 
-    /// A connection was just made: it goes to the first waiter, or becomes idle.
-    pub(super) fn serve_first(&mut self, index: u32, owner: Option<Seat>) {
-        if let Some(first) = self.waiters.first() {
-            // The others were not there when it was made, and it may have died meanwhile.
-            self.grant(index, first, owner != Some(first));
-        }
-    }
-
     /// Gives an idle connection to a waiter. One that was made for it just now needs no probe.
-    fn grant(&mut self, index: u32, seat: Seat, may_be_dead: bool) {
+    pub(super) fn grant(&mut self, index: u32, seat: Seat, may_be_dead: bool) {
         let mut lease = self.lease(index, Taker::default());
         lease.probe &= may_be_dead;
         self.answer_last(seat, Answer::Granted(lease));

@@ -49,13 +49,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if open.has_expired(self.now) {
             return Some(Eviction::MaxLifetime);
         }
-        self.is_used_up(open).then_some(Eviction::MaxUses)
-    }
-
-    fn is_used_up(&self, open: &Open<L, H>) -> bool {
         match self.rules.max_uses {
-            None => false,
-            Some(most) => open.uses() >= most,
+            Some(most) if open.uses() >= most => Some(Eviction::MaxUses),
+            _ => None,
         }
     }
 
@@ -248,7 +244,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
                 open.expires = lifetime.and_then(|lifetime| self.now.checked_add(lifetime));
             }
             self.slots.make_idle(key, client, self.now);
-            self.serve_first(key.index, owner);
+            if let Some(first) = self.waiters.first() {
+                // The others were not there when it was made, and it may have died meanwhile.
+                self.grant(key.index, first, owner != Some(first));
+            }
         }
         self.wake_ready_waiters();
         self.dispatch();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ConnectionEvent, Core, EventKind};
+use super::{ConnectionEvent, Core};
+use crate::report::event::Event;
 use crate::report::outcome::Eviction;
 use crate::state::slots::{Holder, Lease, Open, SlotKey};
 
@@ -36,10 +37,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// `silent`: the other side ended it without having sent a byte.
     pub(crate) fn evict_idle(&mut self, period: IdlePeriod, why: Eviction, silent: bool) -> bool {
         let IdlePeriod { key, leases } = period;
-        let is_idle_still = self
-            .slots
-            .get(key)
-            .is_some_and(|open| open.is_idle() && open.leases == leases);
+        let open = self.slots.get(key);
+        let is_idle_still = open.is_some_and(|open| open.is_idle() && open.leases == leases);
         if is_idle_still {
             self.note_death(key, leases == 0 && silent);
             self.close(key, why, None);
@@ -104,8 +103,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let held = self.now.saturating_duration_since(open.since);
         let taker = &mut open.leased_mut()?.taker;
         let holder = taker.holder.take_if(|_| held >= leak_after)?;
-        let at = taker.at;
-        self.begin_reporting(key.id, EventKind::Overdue { held, holder, at })
+        let event = Event::Overdue {
+            id: key.id,
+            held,
+            thread: holder.name().map(str::to_owned),
+            at: taker.at,
+        };
+        self.begin_reporting(key.id, event)
     }
 
     /// The next idle connection, from this slot on, that has not answered for so long.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Content, Slot, SlotKey, Slots, Usage};
+use crate::report::event::Event;
 use crate::report::outcome::Eviction;
 
 /// A connection that leaves; to be closed once the lock is free.
@@ -23,6 +24,16 @@ pub(crate) struct Closed<L, H> {
     pub(crate) occupies: bool,
     /// Whether its eviction is to be told now; else the core keeps that for later.
     pub(crate) tell: bool,
+}
+
+impl<L, H> Closed<L, H> {
+    /// What is to be told of it.
+    pub(crate) fn events(&self) -> impl Iterator<Item = Event> {
+        let (id, why, age) = (self.key.id, self.why, self.age);
+        let returned = self.held.map(|held| Event::Returned { id, held });
+        let evicted = Event::Evicted { id, why, age };
+        returned.into_iter().chain([evicted])
+    }
 }
 
 impl<L, H> Slots<L, H> {

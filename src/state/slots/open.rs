@@ -64,6 +64,19 @@ pub(crate) enum Holder {
     Ping,
 }
 
+/// The name of the thread that pings.
+pub(crate) const PING_THREAD: &str = "jackpot-ping";
+
+impl Holder {
+    /// The name of its thread, if that has one.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Caller(thread) => thread.name(),
+            Self::Ping => Some(PING_THREAD),
+        }
+    }
+}
+
 impl<L, H> Open<L, H> {
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.usage, Usage::Idle { .. })

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{Caller, Core, Effects};
 use crate::backoff::Random;
 use crate::explore::Digest;
+use crate::report::event::Event;
 use crate::state::barging::Convoy;
 use crate::state::breaker::Breaker;
 use crate::state::queue::{Queue, Seat};
@@ -14,6 +15,29 @@ impl<W> Caller<W> {
     /// Its number in the queue, where it has one and does not wait.
     pub(crate) fn number(&self) -> Option<u64> {
         self.ticket.map(|ticket| ticket.number)
+    }
+}
+
+/// For the copies of the core that the search makes; users cannot copy an event.
+impl Clone for Event {
+    fn clone(&self) -> Self {
+        match *self {
+            Self::Leased { id, waited, at } => Self::Leased { id, waited, at },
+            Self::Returned { id, held } => Self::Returned { id, held },
+            Self::Evicted { id, why, age } => Self::Evicted { id, why, age },
+            Self::Overdue {
+                id,
+                held,
+                ref thread,
+                at,
+            } => Self::Overdue {
+                id,
+                held,
+                thread: thread.clone(),
+                at,
+            },
+            ref other => unreachable!("the core does not tell of {other:?}"),
+        }
     }
 }
 

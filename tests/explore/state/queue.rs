@@ -17,15 +17,14 @@ impl<L, W: Clone> Queue<L, W> {
         let Waiter {
             ticket: _,
             waker: _,
-            trying,
             stays,
             waits,
             barging_until,
             connect,
             answer,
         } = self.seat(seat);
-        for flag in [trying, stays, waits] {
-            digest.put(u64::from(*flag));
+        for flag in [self.is_trying(seat), *stays, *waits] {
+            digest.put(u64::from(flag));
         }
         digest.due(*barging_until);
         digest.id(connect.unwrap_or(0));
