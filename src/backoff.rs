@@ -11,8 +11,7 @@ mod picture;
 
 /// How often and how long [`Pool::pull`](crate::Pool::pull) sleeps between tries.
 ///
-/// [`Jitter`] says how delay *n*, counted from 0, is made from `base = min × factorⁿ` and
-/// `top = min(2 × base, max)`. Every delay lies within `min ..= max`, whatever the settings. Delays
+/// [`Jitter`] has the formulas. Every delay lies within `min ..= max`, whatever the settings. Delays
 /// that have reached `max` are spread too, so that clients do not all retry at the same instant.
 ///
 /// | setting | default |
@@ -22,6 +21,9 @@ mod picture;
 /// | [`min`](Backoff::min) | 1 s |
 /// | [`max`](Backoff::max) | 60 s |
 /// | [`jitter`](Backoff::jitter) | [`Jitter::Equal`] |
+///
+/// [`Builder::build`](crate::Builder::build) and [`Pool::set_backoff`](crate::Pool::set_backoff)
+/// refuse what a setting says must not be.
 ///
 /// A sleeping `pull` is woken as soon as it can have a connection. So the delays bound how long a
 /// call goes on trying, and do not slow it down.
@@ -53,7 +55,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 ///
 /// The names are those of Marc Brooker's article "Exponential Backoff And Jitter" (AWS
 /// Architecture Blog, 2015). The ranges differ from it in that none of them goes below `min`.
-/// With `base = min × factorⁿ` and `top = min(2 × base, max)`:
+/// For delay *n*, counted from 0, `base = min × factorⁿ` and `top = min(2 × base, max)`:
 ///
 /// # Examples
 ///
@@ -117,8 +119,7 @@ impl Backoff {
 
     /// By how much each delay is longer than the one before; default 3.
     ///
-    /// Must be finite and at least 1: [`Builder::build`](crate::Builder::build) and
-    /// [`Pool::set_backoff`](crate::Pool::set_backoff) refuse anything else.
+    /// Must be finite and at least 1.
     ///
     /// # Examples
     ///
@@ -136,8 +137,6 @@ impl Backoff {
     ///
     /// Must be at least 1 ms where there are [`retries`](Backoff::retries): all delays grow from
     /// it, and with less `pull` would be a busy loop. Must not be above [`max`](Backoff::max).
-    /// [`Builder::build`](crate::Builder::build) and
-    /// [`Pool::set_backoff`](crate::Pool::set_backoff) refuse anything else.
     ///
     /// # Examples
     ///
@@ -154,8 +153,7 @@ impl Backoff {
 
     /// The longest delay; default 60 s.
     ///
-    /// Must not be below [`min`](Backoff::min): [`Builder::build`](crate::Builder::build) and
-    /// [`Pool::set_backoff`](crate::Pool::set_backoff) refuse that.
+    /// Must not be below [`min`](Backoff::min).
     ///
     /// # Examples
     ///

@@ -322,12 +322,12 @@ impl<C: Send + 'static> Builder<C> {
     /// How many callers may wait in line; default `None`: no bound.
     ///
     /// A call that would make the line longer fails at once with [`Error::QueueFull`], for which
-    /// [`is_full`](Error::is_full) is true. In line is who waits for a connection to come back or a place to fall free. A caller for whom a connect is
-    /// under way is not, and one that keeps its place, between two tries for instance, does not
-    /// count again. `Some(0)`: nobody waits in line.
+    /// [`is_full`](Error::is_full) is true. In line is who waits for a connection to come back or a
+    /// place to fall free. A caller for whom a connect is under way is not, and one that keeps its
+    /// place, between two tries for instance, does not count again. `Some(0)`: nobody waits in line,
+    /// and bursts below the capacity are refused too.
     ///
-    /// In an overload a short line gives some callers an answer in time, where in an endless one
-    /// all of them time out.
+    /// The [guide](crate::guide#overload) says what to set, and what it does in an overload.
     ///
     /// # Examples
     ///
@@ -399,8 +399,7 @@ impl<C: Send + 'static> Builder<C> {
     /// Each connection's own lifetime is drawn from 0.9 to 1.0 of it, so that connections made
     /// together do not all close together. It ends a connection when it comes back or while it is
     /// idle, never within a lease; with [`probe_after`](Builder::probe_after) up to one
-    /// [`reap_interval`](Builder::reap_interval) late, if this is ten intervals or more. A pool
-    /// behind a name that moves follows it by this.
+    /// [`reap_interval`](Builder::reap_interval) late, if this is ten intervals or more.
     ///
     /// # Examples
     ///
@@ -626,8 +625,8 @@ impl<C: Send + 'static> Builder<C> {
     /// After how long a lease is reported as overdue; default `None`, never.
     ///
     /// The report is a warning in the log and an [`Event::Overdue`], once for each lease, with the
-    /// name of the thread that took it, `jackpot-ping` for a ping. Nothing is taken away. A sweep of the reaper finds it, so
-    /// it comes up to [`reap_interval`](Builder::reap_interval) later.
+    /// name of the thread that took it, `jackpot-ping` for a ping. Nothing is taken away. A sweep of
+    /// the reaper finds it, so it comes up to [`reap_interval`](Builder::reap_interval) later.
     ///
     /// # Examples
     ///
@@ -660,8 +659,8 @@ impl<C: Send + 'static> Builder<C> {
     /// Whether each lease is told and timed; default false.
     ///
     /// Then there is an event for each lease, each return and each call that gave up, and
-    /// `Stats::lease_times` has how long leases lasted. It costs a reading of the clock on each `pull`
-    /// and each return, and the event function's time.
+    /// [`Stats::lease_times`](crate::Stats::lease_times) has how long leases lasted. It costs a
+    /// reading of the clock on each `pull` and each return, and the event function's time.
     ///
     /// # Examples
     ///
@@ -681,8 +680,9 @@ impl<C: Send + 'static> Builder<C> {
     /// The function sends the protocol's own question and reads the answer. It runs between two
     /// leases on a thread of its own (`jackpot-ping`), on one connection at a time and only while
     /// nobody waits, after a probe, so that no byte left over passes for the answer; its connection
-    /// counts as leased meanwhile. An error or a panic closes the connection. Give it a bound: [`read_timeout`](Builder::read_timeout) holds here too. A ping
-    /// is no use of the connection: [`idle_timeout`](Builder::idle_timeout) goes on counting.
+    /// counts as leased meanwhile. An error or a panic closes the connection. Give it a bound:
+    /// [`read_timeout`](Builder::read_timeout) holds here too. A ping is no use of the connection:
+    /// [`idle_timeout`](Builder::idle_timeout) goes on counting.
     /// [`build`](Builder::build) refuses an interval of zero, and a second ping.
     ///
     /// # Examples

@@ -5,8 +5,9 @@
 //! and only if it is fit for the next caller.
 //!
 //! The crate is not for async programs, and not for protocols whose replies come in any order
-//! (HTTP/2, multiplexed RPC): a lease is exclusive, and its thread blocks. Where replies come in
-//! the order of the requests, a [`Pipeline`] lets hundreds of threads share a few connections.
+//! (HTTP/2, multiplexed RPC): a lease is exclusive, and its thread blocks. Where they come in order,
+//! see [shared calls](#shared-calls). How to choose the settings, and what to do when something goes
+//! wrong: the [`guide`].
 //!
 //! # Hello
 //!
@@ -63,7 +64,7 @@
 //!
 //! # Allocating and pulling
 //!
-//! There are four ways to ask for a connection. They differ only in how long they go on trying.
+//! The ways to ask for a connection differ only in how long they go on trying.
 //!
 //! | | tries | blocks |
 //! |---|---|---|
@@ -168,9 +169,9 @@
 //!
 //! # Shared calls
 //!
-//! A pool of leases answers no more requests than its connections divided by the round trip. Where
-//! each request has one reply, and they come in order, a [`Pipeline`] sends the requests of many
-//! threads one behind the other on a few connections. Nobody holds one, and nobody gives one back.
+//! Where each request has one reply, and they come in order, a [`Pipeline`] sends the requests of
+//! many threads one behind the other on a few connections. Nobody holds one, and nobody gives one
+//! back.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -195,10 +196,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Unless the pipeline is [`repeatable`](PipelineBuilder::repeatable), a request is sent once at
-//! most. An error says whether it was sent: see [`CallError`]. A pipeline is not for conversations
-//! of several steps, and when a connection breaks, all requests in flight on it are lost: read
-//! about [`Pipeline`] before you choose it.
+//! When a connection breaks, all requests in flight on it are lost, and their [`CallError`] says so:
+//! read about [`Pipeline`] before you choose it.
 //!
 //! # Liveness
 //!
@@ -206,8 +205,7 @@
 //! sends nothing. The caller passes over a dead one and tries the next at once. The first dead one
 //! also wakes the reaper, a thread that probes all the others and closes the dead: after a restart
 //! of the server one caller pays for closing one dead socket, not for closing all of them. When a
-//! connection dies within a lease, its holder sees a failed read or write. The pool repeats no
-//! request by itself; [`retry`](Pool::retry) is for requests that may be executed twice.
+//! connection dies within a lease, its holder sees a failed read or write.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -288,10 +286,11 @@
 //! # Deadlines and repetition
 //!
 //! [`set_deadline`](Stream::set_deadline) bounds all reads and writes of a lease together, through
-//! every client on top. [`retry_until`](Pool::retry_until) pulls, gives the lease the deadline, and
-//! runs the request again on another connection if the one it had broke before a byte of a reply
-//! came. [`buffered`](Builder::buffered) makes leases of a [`BufStream`], with which a request of
-//! many small writes is one system call, and a reply is read by lines.
+//! every client on top. The pool repeats no request by itself; [`retry_until`](Pool::retry_until) is
+//! for requests that may be executed twice: it pulls, gives the lease the deadline, and runs the
+//! request again on another connection if the one it had broke before a byte of a reply came.
+//! [`buffered`](Builder::buffered) makes leases of a [`BufStream`], with which a request of many
+//! small writes is one system call, and a reply is read by lines.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -309,9 +308,11 @@
 //! let line = pool.retry_until(Instant::now() + Duration::from_secs(2), |lease| {
 //!     writeln!(lease, "get {}", "key")?;
 //!     let mut line = String::new();
-//!     match lease.read_line(&mut line)? {
-//!         0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-//!         _ => Ok(line),
+//!     lease.read_line(&mut line)?;
+//!     if line.ends_with('\n') {
+//!         Ok(line)
+//!     } else {
+//!         Err(io::Error::from(io::ErrorKind::UnexpectedEof)) // std says `Ok` to a line cut off
 //!     }
 //! })?;
 //! assert_eq!(line, "get key\n");
@@ -321,10 +322,8 @@
 //! # Clients on top
 //!
 //! A [`handshake`](Builder::handshake) turns each new socket into what callers work with: a
-//! `BufReader`, a TLS session, a protocol client. The client owns the [`Stream`]; the pool keeps
-//! another handle on the same socket, so probing works as before. A probe cannot see what a client
-//! holds in buffers of its own, other than a [`BufStream`]: a [`recycle`](Builder::recycle)
-//! function can.
+//! `BufReader`, a TLS session, a protocol client. A probe cannot see what a client holds in buffers
+//! of its own, other than a [`BufStream`]: a [`recycle`](Builder::recycle) function can.
 //!
 //! ```
 //! # use std::net::{TcpListener, TcpStream};
@@ -458,6 +457,10 @@
 //! a `jackpot-ping` thread as long as there is something to ping. Clients that a
 //! [`handshake`](Builder::handshake) made are dropped on a `jackpot-close` thread, one at a time.
 //! None of these threads keeps a pool alive that has no handle left, and no drop waits for one.
+//!
+//! Build pools after forking or daemonising: after `fork` without `exec` the child has none of these
+//! threads, perhaps a lock that stays locked, and the parent's sockets, on which each reads the
+//! other's replies. Running another program is harmless: the sockets are close-on-exec.
 //!
 //! # Platforms
 //!

@@ -29,7 +29,9 @@ use crate::sync::now;
 /// divided by the round trip, however many threads ask. A pipeline sends requests of many threads
 /// one behind the other on the same connections, and reads the replies in that order. Each
 /// connection in use is a *lane*; one of the callers on it reads for all of them, so there is no
-/// thread beside yours and no timer. Alone, a caller pays what a lease costs.
+/// thread beside yours and no timer. Alone, a caller pays what a lease costs. A call that comes
+/// while all lanes wait for replies is sent at once over a plain [`Stream`], and when the next bytes
+/// come over TLS or a [`BufStream`](crate::BufStream).
 ///
 /// It is a handle that is cheap to clone and works from every thread.
 ///
@@ -45,7 +47,7 @@ use crate::sync::now;
 ///
 /// **A failure is larger than with leases.** When a connection breaks, every request in flight on
 /// it is lost, up to [`max_in_flight`](PipelineBuilder::max_in_flight) of them, not one. So is what
-/// follows a reply that makes no sense.
+/// follows a reply that makes no sense. What was only queued goes out on another.
 ///
 /// # What a call promises
 ///
@@ -113,11 +115,13 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Pipeline<R, C> {
     /// A pipeline with the default settings: as many lanes as the pool's limit.
     ///
     /// `read_reply` reads exactly one reply and not a byte more: what it takes of the next one is
-    /// missing there. It may be run again from the reply's first byte, when the caller that reads
-    /// gives up in the middle, so it should have no effects of its own. Where it needs bytes that
-    /// have not come, reading blocks; an error that it gets then it should return. Its own errors
-    /// and panics break the connection, and so does a reply of no bytes. A reply may not end with the
-    /// connection's end.
+    /// missing there. Where a request has two replies, or none, all later ones are paired wrongly.
+    /// It may be run again from the reply's first byte, when the caller that reads gives up in the
+    /// middle, so it should have no effects of its own. Where it needs bytes that have not come,
+    /// reading blocks; an error that it gets then it should return. Its own errors and panics break
+    /// the connection, and so does a reply of no bytes. So a reply that says "error" in the words of
+    /// the protocol is a value to return, and no `Err`. A reply may not end with the connection's
+    /// end.
     ///
     /// # Examples
     ///
@@ -177,7 +181,8 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> Pipeline<R, C> {
     /// # Errors
     ///
     /// [`CallError::TimedOut`] when the time is over, which says whether the request was sent; else
-    /// as [`call`](Pipeline::call).
+    /// as [`call`](Pipeline::call). A call that got no connection in time ends so too:
+    /// [`Pool::outage`] of [`pool`](Pipeline::pool) has the cause.
     ///
     /// # Blocking
     ///
@@ -328,8 +333,9 @@ pub struct PipelineBuilder<R, C = Stream> {
 impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> {
     /// How many connections it uses at once; default: the pool's limit, and never more.
     ///
-    /// More lanes mean smaller losses when one breaks, and less waiting behind slow replies; fewer
-    /// mean more requests for each system call.
+    /// Two to eight do for hundreds of threads. More lanes mean smaller losses when one breaks, and
+    /// less waiting behind slow replies; fewer mean more requests for each system call, which is
+    /// `calls / writes` of [`PipelineStats`].
     ///
     /// # Examples
     ///
@@ -374,7 +380,7 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> 
 
     /// Whether a lost request is sent once more, within its deadline; default false.
     ///
-    /// Only who knows that twice does no harm may say yes.
+    /// Say yes only where a request that is executed twice does no harm.
     ///
     /// # Examples
     ///

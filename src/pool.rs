@@ -24,8 +24,7 @@ use crate::sync::now;
 /// `C` is what callers work with: the tracked TCP [`Stream`], or whatever a
 /// [`handshake`](crate::Builder::handshake) built on top of it.
 ///
-/// Dropping the last handle ends the pool, as [`end`](Pool::end) does. Leases that are out work
-/// on until they are dropped.
+/// Dropping the last handle ends the pool, as [`end`](Pool::end) does.
 ///
 /// # Examples
 ///
@@ -155,7 +154,9 @@ impl<C: Send + 'static> Pool<C> {
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`] when the time is over; else as [`pull`](Pool::pull).
+    /// [`Error::TimedOut`] when the time is over; else as [`pull`](Pool::pull). That includes
+    /// [`Error::Exhausted`], if the backoff's retries are used up before: with the default ones
+    /// after 70 s at the least. With `retries(u32::MAX)` it goes on until the time is over.
     ///
     /// # Blocking
     ///
@@ -228,15 +229,19 @@ impl<C: Send + 'static> Pool<C> {
     ///
     /// A server may close an idle connection at the very moment in which a request is sent on it.
     /// No probe can see that coming, and nobody knows whether the request was executed. So this is
-    /// for requests that may be repeated, such as reads, and for no others.
+    /// for requests that may be repeated, such as reads or writing the same value again, and for no
+    /// others.
     ///
     /// It pulls a connection and runs `request` on it. If that returns an error and the connection
     /// broke before a byte of a reply was read in this lease, it runs `request` again on another
     /// connection: the first time at once if the connection had been made before this call needed
     /// it, then after the delays of the pool's [`Backoff`]. The tries of the pulls and these delays
     /// share its retries. Every other error comes out as it is, a read that timed out for instance.
-    /// Each lease ends by the rules that hold for every lease (see [`Stream`]): a request that gives
-    /// up in the middle of a reply has to break it, by [`Stream::shutdown`].
+    ///
+    /// What returns `Ok` is not repeated: a request has to return the connection's end as an error,
+    /// which `read_line` for one does not. Each lease ends by the rules that hold for every lease
+    /// (see [`Stream`]): a request that gives up in the middle of a reply has to break it, by
+    /// [`Stream::shutdown`].
     ///
     /// A server that dies and comes back before the retries are used up is not seen by its callers.
     ///
@@ -335,8 +340,8 @@ impl<C: Send + 'static> Pool<C> {
 
     /// Makes connections until `count` are open, leased ones included.
     ///
-    /// This is how a service starts: it learns here that its server cannot be reached, and not from
-    /// its first users. Connects are made as for callers: no more than
+    /// So a service learns when it starts that its server cannot be reached, and not from its first
+    /// users. Connects are made as for callers: no more than
     /// [`max_connecting`](crate::Builder::max_connecting) at once, and during an outage one at a
     /// time, ten in a second at most. Connections that are open already and have died are closed
     /// first. 0 is ready at once. To keep so many, set [`min_idle`](crate::Builder::min_idle) too.
@@ -421,12 +426,11 @@ impl<C: Send + 'static> Pool<C> {
     /// Evicts what is dead, keeps up to `keep` connections, and closes the rest.
     ///
     /// Leased connections are kept first, then the most recently used idle ones. Of the rest, idle
-    /// ones close at once. Leased ones close when they come back, or at once with
-    /// [`Close::Hard`], which shuts the socket down so that a thread blocked on it returns.
+    /// ones close at once, leased ones as [`Close`] says.
     ///
-    /// `Close::Hard` also gives up connects under way: all those of a factory that was replaced,
-    /// and of the others all but as many as are missing from `keep`. A handshake that hangs is cut; a factory
-    /// that hangs cannot be, keeps its place, and what it opens late is closed.
+    /// [`Close::Hard`] also gives up connects under way: all those of a factory that was replaced,
+    /// and of the others all but as many as are missing from `keep`. A handshake that hangs is cut; a
+    /// factory that hangs cannot be, keeps its place, and what it opens late is closed.
     ///
     /// # Blocking
     ///
@@ -467,8 +471,7 @@ impl<C: Send + 'static> Pool<C> {
 
     /// [`end`](Pool::end), with a choice of what happens to leases that are out.
     ///
-    /// With [`Close::Hard`] they are shut down now, so that threads blocked on them return, and so
-    /// are handshakes under way; this also cuts what an earlier `end` left out.
+    /// As [`Close`] says; [`Close::Hard`] also cuts what an earlier `end` left out.
     ///
     /// # Examples
     ///

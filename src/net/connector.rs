@@ -97,9 +97,10 @@ where
 
 /// Connects to `host:port`, with a bound on the time and with settings that find dead peers.
 ///
-/// It resolves the name on each connect, so a pool follows a change in DNS as connections are
-/// renewed, and tries the addresses that the name has one after the other, in the resolver's order
-/// or from a [random one](Connector::spread) on.
+/// It resolves the name on each connect, so a pool follows a change in DNS, or a server that is
+/// back, as connections are renewed: by [`max_lifetime`](crate::Builder::max_lifetime), or at once
+/// after [`free(0)`](crate::Pool::free). It tries the addresses that the name has one after the
+/// other, in the resolver's order or from a [random one](Connector::spread) on.
 ///
 /// An address that failed is tried after all others from then on, the one that failed last at the
 /// very end. So a dead address slows one connect and not all of them. The failure is forgotten after
@@ -200,8 +201,9 @@ impl Connector {
     /// Whether to begin at a random one of the name's addresses; default false.
     ///
     /// For a name that stands for several servers of the same rank: the connections of one pool,
-    /// and of a fleet of clients, spread over them. Without it they all go to the address that the
-    /// resolver puts first. Those that failed lately are tried last all the same.
+    /// and of a fleet of clients, spread over them, instead of all going to the resolver's first.
+    /// Those that failed lately are tried last all the same. Servers that hold different data are a
+    /// pool each.
     ///
     /// # Examples
     ///

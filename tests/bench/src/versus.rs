@@ -2,8 +2,21 @@
 //!
 //! Each commit has a program of its own, this one built against it, which is kept running and asked
 //! for one short stretch at a time. So all share the same minutes, the same servers and the same
-//! parent, and the ratios are taken round by round. docs/BENCHMARKS.md says how to build the other
-//! program. Nothing here may need more of the library than its oldest verbs.
+//! parent, and the ratios are taken round by round. Nothing here may need more of the library than its
+//! oldest verbs, because the older commit gets this bench, newer than itself:
+//!
+//! ```text
+//! git worktree add --detach ../before HEAD~1
+//! git -C ../before checkout "$(git rev-parse HEAD)" -- tests/bench
+//! (cd ../before && cargo build --release -p jackpot-bench --bin versus)
+//! cargo build --release -p jackpot-bench --bin versus
+//! target/release/versus ../before/target/release/versus           # all rows, two minutes
+//! target/release/versus ../before/target/release/versus --rows echo-8,get-16 --rounds 41
+//! target/release/versus target/release/versus                     # what is noise
+//! git worktree remove --force ../before
+//! ```
+//!
+//! Where others use the machine, `nice -n -15` before the command (as root) keeps most of them out.
 
 #[expect(dead_code, reason = "jackpot-bench uses the rest")]
 mod crowd;
@@ -35,7 +48,7 @@ use crate::work::{Memcached, get, round_trip};
 /// Measures this build of jackpot beside other builds of it, and beside r2d2.
 ///
 /// What is printed are ratios, taken round by round, of this build to each other one and of every
-/// build to r2d2. docs/BENCHMARKS.md says how to build another one.
+/// build to r2d2. The head of tests/bench/src/versus.rs says how to build another one.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
