@@ -315,7 +315,7 @@ impl FusedIterator for Delays {}
 ///
 /// Seeded by std's `RandomState`, whose keys differ between processes and between two calls.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Default for Random {
     fn default() -> Self {
@@ -324,16 +324,6 @@ impl Default for Random {
 }
 
 impl Random {
-    /// A generator whose next draw is the least, or the greatest.
-    #[cfg(test)]
-    pub(crate) fn pinned(greatest: bool) -> Self {
-        Self(if greatest {
-            0x3162_8AF6_7B21_31AB
-        } else {
-            0x61C8_8646_80B5_83EB
-        })
-    }
-
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

@@ -178,11 +178,8 @@ impl<C: Send + 'static> Pool<C> {
     /// ```
     #[track_caller]
     pub fn pull_timeout(&self, timeout: Duration) -> Result<Connection<C>, Error> {
-        pull(
-            self.shared(),
-            Effort::Retries(Some(timeout)),
-            Location::caller(),
-        )
+        let effort = Effort::Retries(Some(timeout));
+        pull(self.shared(), effort, Location::caller())
     }
 
     /// [`pull`](Pool::pull) with a point in time as the hard upper bound of the whole call.

@@ -222,9 +222,8 @@ impl<C: Send + 'static> Call<'_, C> {
                 }
                 Turn::Pending(poll_at) => self.wait(poll_at)?,
                 Turn::QueueFull => {
-                    return Err(Error::QueueFull {
-                        stats: Box::new(self.shared.stats()),
-                    });
+                    let stats = Box::new(self.shared.stats());
+                    return Err(Error::QueueFull { stats });
                 }
                 Turn::Ended => return Err(Error::Ended),
             }

@@ -152,18 +152,15 @@ impl<C: Send + 'static> Reservation<C> {
         bounded.map_err(Error::Connect)?;
         let client = guarded(|| (self.shared.functions.handshake)(stream.another()))
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
-            .map_err(|error: BoxError| {
+            .map_err(|source: BoxError| {
                 let is_late = deadline.is_some_and(|deadline| deadline <= now());
                 Error::Handshake(match bound.filter(|_| is_late) {
                     Some(bound) => {
-                        let source = HandshakeTimedOut {
-                            bound,
-                            source: error,
-                        };
+                        let error = HandshakeTimedOut { bound, source };
                         // So that it has a kind, whatever the handshake made of it.
-                        Arc::new(io::Error::new(io::ErrorKind::TimedOut, source))
+                        Arc::new(io::Error::new(io::ErrorKind::TimedOut, error))
                     }
-                    None => Arc::from(error),
+                    None => Arc::from(source),
                 })
             })?;
         let unfit = socket.end_handshake(settings.timeouts, settings.allow_unread);
@@ -175,8 +172,7 @@ impl<C: Send + 'static> Reservation<C> {
                 Eviction::Unread => "the handshake left bytes unread in its buffer".to_owned(),
                 why => format!("the connection was {why} during the handshake"),
             };
-            let error: BoxError = text.into();
-            return Err(Error::Handshake(Arc::from(error)));
+            return Err(Error::Handshake(Arc::from(BoxError::from(text))));
         }
         Ok(Held { client, stream })
     }

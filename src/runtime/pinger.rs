@@ -97,12 +97,11 @@ impl<C: Send + 'static> Ping<C> {
 
 impl<C: Send + 'static> Drop for Ping<C> {
     fn drop(&mut self) {
-        let Some(held) = self.held.take() else {
-            return;
-        };
-        let (key, verdict) = (self.key, self.verdict);
-        self.shared.with(|core| {
-            core.give_back(key, held, verdict, PeerSignal::Silence);
-        });
+        if let Some(held) = self.held.take() {
+            let (key, verdict) = (self.key, self.verdict);
+            let signal = PeerSignal::Silence;
+            self.shared
+                .with(|core| core.give_back(key, held, verdict, signal));
+        }
     }
 }

@@ -97,7 +97,6 @@ impl<C: Send + 'static> Shared<C> {
         functions: Functions<C>,
         connect: fn(&Arc<Self>, Reserved),
     ) -> Arc<Self> {
-        let take_reads_clock = AtomicBool::new(settings.exact_lease_start);
         Arc::new(Self {
             allocations: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -107,7 +106,7 @@ impl<C: Send + 'static> Shared<C> {
             }),
             changed: Condvar::new(),
             wants_leases_back: AtomicBool::new(false),
-            take_reads_clock,
+            take_reads_clock: AtomicBool::new(settings.exact_lease_start),
             sweeps: AtomicU64::new(0),
             settings,
             functions,

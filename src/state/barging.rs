@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 /// So many hand-offs in close succession make a convoy.
-const HAND_OFFS: u32 = 32;
+pub(super) const HAND_OFFS: u32 = 32;
 /// Hand-offs further apart than this are not in close succession.
 const QUIET: Duration = Duration::from_millis(10);
 /// How long a waiter in a convoy may be overtaken, for each one that waits already.
@@ -25,8 +25,8 @@ const LONGEST_WINDOW: Duration = Duration::from_millis(4);
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Convoy {
-    hand_offs: u32,
-    last: Option<Instant>,
+    pub(super) hand_offs: u32,
+    pub(super) last: Option<Instant>,
 }
 
 impl Convoy {
@@ -51,17 +51,6 @@ impl Convoy {
     fn is_quiet(&self, now: Instant) -> bool {
         self.last
             .is_none_or(|last| now.saturating_duration_since(last) > QUIET)
-    }
-}
-
-#[cfg(test)]
-impl Convoy {
-    /// A convoy at this moment, or none.
-    pub(crate) fn pinned(exists: bool, now: Instant) -> Self {
-        Self {
-            hand_offs: if exists { HAND_OFFS } else { 0 },
-            last: exists.then_some(now),
-        }
     }
 }
 

@@ -193,12 +193,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             doomed: 0,
         };
         for index in 0..self.slots.len() {
-            let Some((key, open)) = self.slots.open_in(index) else {
+            let open = self.slots.open_in(index);
+            let Some((key, open)) = open.filter(|(_, open)| !open.is_idle()) else {
                 continue;
             };
-            if open.is_idle() {
-                continue;
-            }
             if open.doom().is_none() && freed.kept < keep {
                 freed.kept += 1;
             } else if self.let_go(key, Eviction::Freed, close) {
@@ -407,7 +405,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let mut closed = self.slots.close(key, why, self.now, returned);
         self.counts.releases += 1;
         self.counts.evictions.count(why);
-        closed.tell = self.departed(&closed);
+        if let Some(held) = closed.held {
+            self.counts.lease_times.record(held);
+        }
+        // Else the thread that is reporting of it tells that too.
+        closed.tell = !self.reporting.contains(&key.id);
+        if !closed.tell {
+            let events = closed.events().map(|event| (key.id, event));
+            self.unreported.extend(events);
+        }
         closed
     }
 

@@ -317,10 +317,8 @@ impl<L, H> Slots<L, H> {
     }
 
     pub(crate) fn key(&self, index: u32) -> SlotKey {
-        SlotKey {
-            index,
-            id: self.all[index as usize].id,
-        }
+        let id = self.all[index as usize].id;
+        SlotKey { index, id }
     }
 
     fn slot(&self, key: SlotKey) -> &Slot<L, H> {

@@ -12,8 +12,7 @@ use crate::sync::user_code::{guarded, log};
 
 impl<C> Shared<C> {
     /// Tells this event of a connection, and those that happen to it meanwhile.
-    pub(crate) fn tell_of_connection(self: &Arc<Self>, first: Option<ConnectionEvent>) {
-        let mut next = first;
+    pub(crate) fn tell_of_connection(self: &Arc<Self>, mut next: Option<ConnectionEvent>) {
         while let Some((id, event)) = next {
             self.tell(&event);
             next = self.with(|core| core.next_event(id));

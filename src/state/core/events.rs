@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Core;
 use crate::report::event::Event;
-use crate::state::slots::{Closed, SlotKey, Taker};
+use crate::state::slots::{SlotKey, Taker};
 
 /// Something that happened to the connection of this number and is to be reported.
 pub(crate) type ConnectionEvent = (u64, Event);
@@ -50,23 +50,6 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
         self.reporting.push(id);
         Some((id, event))
-    }
-
-    /// A connection has left.
-    ///
-    /// Returns whether the effects are to report that; else the thread that is reporting of this
-    /// connection does.
-    pub(super) fn departed(&mut self, closed: &Closed<L, H>) -> bool {
-        if let Some(held) = closed.held {
-            self.counts.lease_times.record(held);
-        }
-        let id = closed.key.id;
-        let is_reported = self.reporting.contains(&id);
-        if is_reported {
-            let events = closed.events().map(|event| (id, event));
-            self.unreported.extend(events);
-        }
-        !is_reported
     }
 
     /// What else has happened to a connection, of which this thread has just reported.

@@ -50,7 +50,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             return Some(Eviction::MaxLifetime);
         }
         match self.rules.max_uses {
-            Some(most) if open.uses() >= most => Some(Eviction::MaxUses),
+            Some(most) if open.leases - open.pings >= most => Some(Eviction::MaxUses),
             _ => None,
         }
     }

@@ -112,11 +112,6 @@ impl<L, H> Open<L, H> {
         is_told.then(|| now.saturating_duration_since(self.since))
     }
 
-    /// How often callers have had it.
-    pub(crate) fn uses(&self) -> u64 {
-        self.leases - self.pings
-    }
-
     pub(crate) fn has_expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }

@@ -6,7 +6,7 @@ use super::{Caller, Core, Effects};
 use crate::backoff::Random;
 use crate::explore::Digest;
 use crate::report::event::Event;
-use crate::state::barging::Convoy;
+use crate::state::barging::{Convoy, HAND_OFFS};
 use crate::state::breaker::Breaker;
 use crate::state::queue::{Queue, Seat};
 use crate::state::slots::SlotKey;
@@ -15,6 +15,16 @@ impl<W> Caller<W> {
     /// Its number in the queue, where it has one and does not wait.
     pub(crate) fn number(&self) -> Option<u64> {
         self.ticket.map(|ticket| ticket.number)
+    }
+}
+
+impl Convoy {
+    /// A convoy at this moment, or none.
+    fn pinned(exists: bool, now: Instant) -> Self {
+        Self {
+            hand_offs: if exists { HAND_OFFS } else { 0 },
+            last: exists.then_some(now),
+        }
     }
 }
 
