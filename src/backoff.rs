@@ -221,30 +221,24 @@ impl Backoff {
             max: self.max,
             jitter: self.jitter,
             base: self.min.min(self.max),
-            random: Random::new(),
+            random: Random::default(),
         }
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if !self.factor.is_finite() || self.factor < 1.0 {
-            return Err(Error::InvalidConfig(format!(
-                "backoff factor must be finite and at least 1, not {}",
-                self.factor
-            )));
-        }
-        if self.retries > 0 && self.min < SHORTEST {
-            return Err(Error::InvalidConfig(format!(
-                "backoff min must be at least {SHORTEST:?}, not {:?}",
-                self.min
-            )));
-        }
-        if self.min > self.max {
-            return Err(Error::InvalidConfig(format!(
-                "backoff min must not be above max, but {:?} is above {:?}",
-                self.min, self.max
-            )));
-        }
-        Ok(())
+        let Self {
+            factor, min, max, ..
+        } = self;
+        let wrong = if !factor.is_finite() || *factor < 1.0 {
+            format!("factor must be finite and at least 1, not {factor}")
+        } else if self.retries > 0 && *min < SHORTEST {
+            format!("min must be at least {SHORTEST:?}, not {min:?}")
+        } else if min > max {
+            format!("min must not be above max, but {min:?} is above {max:?}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::InvalidConfig(format!("backoff {wrong}")))
     }
 }
 
@@ -321,23 +315,15 @@ impl FusedIterator for Delays {}
 ///
 /// Seeded by std's `RandomState`, whose keys differ between processes and between two calls.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
-impl Random {
-    pub(crate) fn new() -> Self {
+impl Default for Random {
+    fn default() -> Self {
         Self(seed())
     }
+}
 
-    /// A generator whose next draw is the least, or the greatest.
-    #[cfg(test)]
-    pub(crate) fn pinned(greatest: bool) -> Self {
-        Self(if greatest {
-            0x3162_8AF6_7B21_31AB
-        } else {
-            0x61C8_8646_80B5_83EB
-        })
-    }
-
+impl Random {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

@@ -16,6 +16,7 @@ use crate::runtime::settings::{Functions, Settings};
 use crate::runtime::shared::{Core, Shared};
 use crate::runtime::{connect, reaper};
 use crate::state::core::Rules;
+use crate::sync::now;
 use crate::sync::user_code::Hook;
 
 /// The settings of a pool that is to be, from [`Pool::builder`].
@@ -67,29 +68,15 @@ pub struct Builder<C = Stream> {
     functions: Functions<C>,
     has_handshake: bool,
     /// The first function of the user's that a later setting dropped; `build` refuses that.
-    lost: Option<Lost>,
+    lost: Option<String>,
 }
 
-/// A function that a user gave us, and that a later setting would silently drop.
-#[derive(Clone, Copy)]
-enum Lost {
-    BeforeHandshake(&'static str),
-    SetTwice(&'static str),
+fn set_twice(name: &str) -> String {
+    format!("{name} must be set once, not twice: the second would replace the first")
 }
 
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BeforeHandshake(name) => write!(
-                f,
-                "{name} must be set after handshake, because it takes the client"
-            ),
-            Self::SetTwice(name) => write!(
-                f,
-                "{name} must be set once, not twice: the second would replace the first"
-            ),
-        }
-    }
+fn set_before_handshake(name: &str) -> String {
+    format!("{name} must be set after handshake, because it takes the client")
 }
 
 impl Pool {
@@ -129,36 +116,20 @@ impl Builder<Stream> {
             factory: Arc::new(factory),
             limit: 20,
             rules: Rules {
-                min_idle: 0,
                 max_connecting: 4,
                 idle_timeout: Some(Duration::from_secs(10 * 60)),
                 max_lifetime: Some(Duration::from_secs(30 * 60)),
-                probe_after: Duration::ZERO,
-                leak_after: None,
-                max_waiting: None,
-                max_uses: None,
+                ..Rules::default()
             },
             backoff: Backoff::default(),
             reap_interval: Some(Duration::from_secs(1)),
             settings: Settings {
-                allow_unread: false,
-                allow_unanswered: false,
-                only_finished: false,
-                read_timeout: None,
-                write_timeout: None,
                 handshake_timeout: Some(Duration::from_secs(10)),
-                exact_lease_start: false,
                 exact_lease_end: true,
-                lease_events: false,
-                watches_leases: false,
                 plain_client: true,
+                ..Settings::default()
             },
-            functions: Functions {
-                handshake: Box::new(Ok),
-                ping: None,
-                recycle: None,
-                on_event: None,
-            },
+            functions: Functions::new(Box::new(Ok)),
             has_handshake: false,
             lost: None,
         }
@@ -219,15 +190,14 @@ impl Builder<Stream> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let functions = self.functions;
-        let lost = [
-            (self.has_handshake, Lost::SetTwice("handshake")),
-            (functions.ping.is_some(), Lost::BeforeHandshake("ping")),
-            (
-                functions.recycle.is_some(),
-                Lost::BeforeHandshake("recycle"),
-            ),
-        ];
-        let lost = lost.into_iter().find_map(|(is, lost)| is.then_some(lost));
+        let lost = if self.has_handshake {
+            Some(set_twice("handshake"))
+        } else if functions.ping.is_some() {
+            Some(set_before_handshake("ping"))
+        } else {
+            let recycle = functions.recycle.as_ref();
+            recycle.map(|_| set_before_handshake("recycle"))
+        };
         Builder {
             factory: self.factory,
             limit: self.limit,
@@ -239,10 +209,8 @@ impl Builder<Stream> {
                 ..self.settings
             },
             functions: Functions {
-                handshake: Box::new(move |stream| f(stream).map_err(Into::into)),
-                ping: None,
-                recycle: None,
                 on_event: functions.on_event,
+                ..Functions::new(Box::new(move |stream| f(stream).map_err(Into::into)))
             },
             has_handshake: true,
             lost: self.lost.or(lost),
@@ -556,7 +524,7 @@ impl<C: Send + 'static> Builder<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read_timeout(mut self, t: Option<Duration>) -> Self {
-        self.settings.read_timeout = Some(t);
+        self.settings.timeouts.read = Some(t);
         self
     }
 
@@ -576,7 +544,7 @@ impl<C: Send + 'static> Builder<C> {
     /// assert!(pool.unwrap_err().to_string().contains("write_timeout"));
     /// ```
     pub fn write_timeout(mut self, t: Option<Duration>) -> Self {
-        self.settings.write_timeout = Some(t);
+        self.settings.timeouts.write = Some(t);
         self
     }
 
@@ -750,7 +718,7 @@ impl<C: Send + 'static> Builder<C> {
     {
         let hook: Hook<C> = Box::new(move |client| f(client).map_err(Into::into));
         if self.functions.ping.replace((every, hook)).is_some() {
-            self.lost.get_or_insert(Lost::SetTwice("ping"));
+            self.lost.get_or_insert(set_twice("ping"));
         }
         self
     }
@@ -785,7 +753,7 @@ impl<C: Send + 'static> Builder<C> {
     {
         let hook: Hook<C> = Box::new(move |client| f(client).map_err(Into::into));
         if self.functions.recycle.replace(hook).is_some() {
-            self.lost.get_or_insert(Lost::SetTwice("recycle"));
+            self.lost.get_or_insert(set_twice("recycle"));
         }
         self
     }
@@ -829,19 +797,18 @@ impl<C: Send + 'static> Builder<C> {
     pub fn build(mut self) -> Result<Pool<C>, Error> {
         self.check()?;
         self.settings.watches_leases = self.rules.leak_after.is_some();
+        self.settings.watches_untold = self.settings.watches_leases && !self.settings.lease_events;
         self.settings.exact_lease_start = self.settings.watches_leases
             || self.settings.lease_events
             || self.reap_interval.is_none()
             || !self.rules.probe_after.is_zero();
         self.settings.exact_lease_end &= self.needs_exact_lease_end();
         let shared = Shared::new(
-            self.limit,
-            self.rules,
-            self.backoff,
+            Core::new(self.limit, self.rules, self.backoff, now()),
             self.factory,
             self.settings,
             self.functions,
-            connect::spawn,
+            connect::start,
         );
         let pool = Pool::from_shared(Arc::clone(&shared));
         if let Some(every) = self.reap_interval {
@@ -874,31 +841,24 @@ impl<C: Send + 'static> Builder<C> {
 
     fn check(&self) -> Result<(), Error> {
         let refuse = |text: String| Err(Error::InvalidConfig(text));
-        let Rules {
-            min_idle,
-            max_connecting,
-            max_uses,
-            ..
-        } = self.rules;
-        if self.limit == 0 {
-            return refuse("limit must be at least 1, not 0".into());
-        }
-        if min_idle > self.limit {
+        let (limit, min_idle) = (self.limit, self.rules.min_idle);
+        if min_idle > limit && limit > 0 {
             return refuse(format!(
-                "min_idle must not be above the limit, but {min_idle} is above {}",
-                self.limit
+                "min_idle must not be above the limit, but {min_idle} is above {limit}"
             ));
         }
-        if max_connecting == 0 {
-            return refuse("max_connecting must be at least 1, not 0".into());
-        }
-        if max_uses == Some(0) {
-            return refuse("max_uses must be at least 1, not 0".into());
+        let counts = [
+            ("limit", limit == 0),
+            ("max_connecting", self.rules.max_connecting == 0),
+            ("max_uses", self.rules.max_uses == Some(0)),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, is_zero)| *is_zero) {
+            return refuse(format!("{name} must be at least 1, not 0"));
         }
         let durations = [
             ("handshake_timeout", self.settings.handshake_timeout),
-            ("read_timeout", self.settings.read_timeout.flatten()),
-            ("write_timeout", self.settings.write_timeout.flatten()),
+            ("read_timeout", self.settings.timeouts.read.flatten()),
+            ("write_timeout", self.settings.timeouts.write.flatten()),
             ("reap_interval", self.reap_interval),
             ("ping interval", self.functions.ping.as_ref().map(|p| p.0)),
         ];
@@ -907,8 +867,8 @@ impl<C: Send + 'static> Builder<C> {
                 return refuse(format!("{name} must be above zero, not 0ns"));
             }
         }
-        if let Some(lost) = self.lost {
-            return refuse(lost.to_string());
+        if let Some(lost) = &self.lost {
+            return refuse(lost.clone());
         }
         self.backoff.check()
     }
@@ -916,26 +876,18 @@ impl<C: Send + 'static> Builder<C> {
 
 impl<C> fmt::Debug for Builder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings {
-            allow_unread,
-            allow_unanswered,
-            only_finished,
-            read_timeout,
-            write_timeout,
-            handshake_timeout,
-            ..
-        } = &self.settings;
+        let settings = &self.settings;
         f.debug_struct("Builder")
             .field("limit", &self.limit)
             .field("rules", &self.rules)
             .field("backoff", &self.backoff)
             .field("reap_interval", &self.reap_interval)
-            .field("read_timeout", read_timeout)
-            .field("write_timeout", write_timeout)
-            .field("handshake_timeout", handshake_timeout)
-            .field("only_finished", only_finished)
-            .field("allow_unread", allow_unread)
-            .field("allow_unanswered", allow_unanswered)
+            .field("read_timeout", &settings.timeouts.read)
+            .field("write_timeout", &settings.timeouts.write)
+            .field("handshake_timeout", &settings.handshake_timeout)
+            .field("only_finished", &settings.only_finished)
+            .field("allow_unread", &settings.allow_unread)
+            .field("allow_unanswered", &settings.allow_unanswered)
             .finish_non_exhaustive()
     }
 }

@@ -178,11 +178,8 @@ impl<C: Send + 'static> Pool<C> {
     /// ```
     #[track_caller]
     pub fn pull_timeout(&self, timeout: Duration) -> Result<Connection<C>, Error> {
-        pull(
-            self.shared(),
-            Effort::Retries(Some(timeout)),
-            Location::caller(),
-        )
+        let effort = Effort::Retries(Some(timeout));
+        pull(self.shared(), effort, Location::caller())
     }
 
     /// [`pull`](Pool::pull) with a point in time as the hard upper bound of the whole call.
@@ -551,7 +548,7 @@ impl<C: Send + 'static> Pool<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reap(&self) -> usize {
-        reaper::sweep(self.shared())
+        reaper::sweep(self.shared()).unwrap_or(0)
     }
 
     /// What the pool knows of each connection, in no particular order.

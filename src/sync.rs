@@ -15,6 +15,12 @@ pub(crate) use checked::{
 #[cfg(not(all(test, jackpot_shuttle)))]
 pub(crate) use plain::{Condvar, Mutex, MutexGuard, atomic, now, seed, thread};
 
+/// Starts a thread of the pool's own.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map(drop)
+}
+
 #[cfg(not(all(test, jackpot_shuttle)))]
 mod plain {
     use std::collections::hash_map::RandomState;

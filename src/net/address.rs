@@ -54,14 +54,11 @@ fn split(address: &str) -> Result<(&str, u16), &'static str> {
 
 /// Checks what stands in brackets: an address, perhaps with an interface (RFC 4007, section 11).
 fn check_ipv6(host: &str) -> Result<(), &'static str> {
-    let (ip, interface) = match host.split_once('%') {
-        Some((ip, interface)) => (ip, Some(interface)),
-        None => (host, None),
-    };
-    let Ok(ip) = ip.parse::<Ipv6Addr>() else {
+    let split = host.split_once('%');
+    let Ok(ip) = split.map_or(host, |(ip, _)| ip).parse::<Ipv6Addr>() else {
         return Err("only an IPv6 address may stand in brackets");
     };
-    match interface {
+    match split.map(|(_, interface)| interface) {
         Some("") => Err("the interface after % is missing"),
         // The resolvers of glibc and musl know a name only there.
         Some(name) if name.parse::<u32>().is_err() && !ip.is_unicast_link_local() => {

@@ -298,12 +298,10 @@ impl Write for BufStream {
             return Ok(self.collect(buffers));
         }
         loop {
-            let taken = self.send_with(buffers)?;
-            let taken = if taken == 0 {
-                self.collect(buffers)
-            } else {
-                taken
-            };
+            let mut taken = self.send_with(buffers)?;
+            if taken == 0 {
+                taken = self.collect(buffers);
+            }
             if taken > 0 {
                 return Ok(taken);
             }

@@ -16,11 +16,28 @@ pub(crate) struct Options {
     /// These three as they were before the lease changed them.
     nodelay: Option<bool>,
     ttl: Option<u32>,
-    nonblocking: Option<bool>,
-    /// The caller's own deadline.
-    deadline: Option<Instant>,
-    /// The pool's own, over a handshake for instance.
-    bound: Option<Instant>,
+    pub(super) nonblocking: Option<bool>,
+    /// By owner.
+    deadlines: [Option<Instant>; 2],
+}
+
+/// The time-outs that a new socket gets, where they are given.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timeouts {
+    pub(crate) read: Option<Option<Duration>>,
+    pub(crate) write: Option<Option<Duration>>,
+}
+
+impl Timeouts {
+    pub(crate) fn set(self, tcp: &TcpStream) -> io::Result<()> {
+        if let Some(timeout) = self.read {
+            tcp.set_read_timeout(timeout)?;
+        }
+        if let Some(timeout) = self.write {
+            tcp.set_write_timeout(timeout)?;
+        }
+        Ok(())
+    }
 }
 
 /// Which of a socket's two time-outs.
@@ -30,7 +47,7 @@ pub(crate) enum Direction {
     Write,
 }
 
-/// Whose deadline.
+/// Whose deadline: the caller's, or the pool's, over a handshake for instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     Caller,
@@ -125,15 +142,9 @@ impl Options {
         tcp.set_ttl(ttl)
     }
 
-    /// The blocking mode is about to change from this.
-    pub(crate) fn remember_nonblocking(&mut self, before: bool) {
-        self.nonblocking.get_or_insert(before);
-    }
-
     /// The earlier of the two deadlines.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let both = [self.deadline, self.bound];
-        both.into_iter().flatten().min()
+        self.deadlines.into_iter().flatten().min()
     }
 
     /// Sets a deadline; without any the caller's own time-outs hold again.
@@ -143,10 +154,7 @@ impl Options {
         at: Option<Instant>,
         tcp: &TcpStream,
     ) -> io::Result<()> {
-        match owner {
-            Owner::Caller => self.deadline = at,
-            Owner::Pool => self.bound = at,
-        }
+        self.deadlines[owner as usize] = at;
         if self.deadline().is_some() {
             return Ok(());
         }
@@ -155,7 +163,7 @@ impl Options {
 
     /// The caller's own time-outs hold again.
     pub(crate) fn end_deadlines(&mut self, tcp: &TcpStream) -> io::Result<()> {
-        (self.deadline, self.bound) = (None, None);
+        self.deadlines = [None; 2];
         let lengthened = [Direction::Read, Direction::Write]
             .map(|direction| self.timeouts[direction as usize].lengthen(direction, tcp));
         lengthened.into_iter().collect()
@@ -368,7 +376,7 @@ mod tests {
             options.set_ttl(&tcp, ttl - n).unwrap();
             assert_eq!(tcp.nodelay().unwrap(), !nodelay);
             assert_eq!(tcp.ttl().unwrap(), ttl - n);
-            options.remember_nonblocking(n == 1);
+            options.nonblocking.get_or_insert(n == 1);
         }
         assert_eq!(options.put_back(&tcp).unwrap(), Some(true));
         assert_eq!(both(&tcp), before);
@@ -387,7 +395,7 @@ mod tests {
         assert_eq!(options.put_back(&tcp).unwrap(), None);
         assert_eq!(both(&tcp), [None, Some(4 * SECOND)]);
         let mut options = Options::default();
-        options.remember_nonblocking(false);
+        options.nonblocking.get_or_insert(false);
         assert_eq!(options.put_back(&tcp).unwrap(), Some(false));
     }
 }

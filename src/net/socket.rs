@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::net::options::{Direction, Options, Owner, Wait};
+use crate::net::options::{Direction, Options, Owner, Timeouts, Wait};
 use crate::net::sys;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::sync::now;
@@ -66,6 +66,13 @@ pub(crate) struct Socket {
     roomy: OnceLock<bool>,
 }
 
+/// Whether a read takes the bytes away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    Take,
+    Peek,
+}
+
 /// What is known of a socket outside its lease.
 #[derive(Default)]
 pub(crate) struct Outside {
@@ -104,9 +111,10 @@ impl Socket {
         &self.tcp
     }
 
-    /// Reads; `wanted` is whether the buffer has room for a byte.
+    /// Reads, or looks what there is to read; `wanted` is whether the buffer has room for a byte.
     pub(crate) fn read(
         &self,
+        kind: Reading,
         wanted: bool,
         read: impl FnMut(&TcpStream) -> io::Result<usize>,
     ) -> io::Result<usize> {
@@ -116,28 +124,15 @@ impl Socket {
             Ok(0) => {}
             Ok(_) => {
                 self.mark(HEARD | ANSWERED);
-                self.clear(UNANSWERED | AWAITING | LATE);
+                if kind == Reading::Take {
+                    self.clear(UNANSWERED | AWAITING | LATE);
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if sys::is_pause(error) => self.read_in_vain(error),
-            Err(_) => return self.ended(result),
-        }
-        result
-    }
-
-    /// Peeks; `wanted` as for [`read`](Self::read).
-    pub(crate) fn peek(
-        &self,
-        wanted: bool,
-        peek: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        let result = self.call(Direction::Read, peek);
-        match &result {
-            Ok(0) if wanted => return self.ended(result),
-            Ok(0) => {}
-            Ok(_) => self.mark(HEARD | ANSWERED),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if sys::is_pause(error) => self.polled_in_vain(),
+            Err(error) if sys::is_pause(error) => match kind {
+                Reading::Take => self.read_in_vain(error),
+                Reading::Peek => self.polled_in_vain(),
+            },
             Err(_) => return self.ended(result),
         }
         result
@@ -203,31 +198,14 @@ impl Socket {
 
     pub(crate) fn timeout(&self, direction: Direction) -> io::Result<Option<Duration>> {
         let options = self.options();
-        match &*options {
-            Some(options) => options.timeout(direction, &self.tcp),
-            None => Options::default().timeout(direction, &self.tcp),
-        }
-    }
-
-    pub(crate) fn set_timeout(
-        &self,
-        direction: Direction,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
-        self.change(|options, tcp| options.set_timeout(direction, tcp, timeout))
-    }
-
-    pub(crate) fn set_nodelay(&self, yes: bool) -> io::Result<()> {
-        self.change(|options, tcp| options.set_nodelay(tcp, yes))
-    }
-
-    pub(crate) fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.change(|options, tcp| options.set_ttl(tcp, ttl))
+        let unchanged = Options::default();
+        let options = options.as_deref().unwrap_or(&unchanged);
+        options.timeout(direction, &self.tcp)
     }
 
     pub(crate) fn set_nonblocking(&self, yes: bool) -> io::Result<()> {
         self.change(|options, _| {
-            options.remember_nonblocking(self.is_nonblocking());
+            options.nonblocking.get_or_insert(self.is_nonblocking());
             self.switch_nonblocking(yes)
         })
     }
@@ -304,24 +282,13 @@ impl Socket {
 
     /// [`make_reusable`](Self::make_reusable) after the handshake, whose options stay.
     ///
-    /// These time-outs come after it, where they are given.
-    pub(crate) fn end_handshake(
-        &self,
-        read_timeout: Option<Option<Duration>>,
-        write_timeout: Option<Option<Duration>>,
-        allow_unread: bool,
-    ) -> Option<Eviction> {
+    /// These time-outs come after it.
+    pub(crate) fn end_handshake(&self, after: Timeouts, allow_unread: bool) -> Option<Eviction> {
         let keep = || {
             if let Some(mut options) = self.options().take() {
                 options.end_deadlines(&self.tcp)?;
             }
-            if let Some(timeout) = read_timeout {
-                self.tcp.set_read_timeout(timeout)?;
-            }
-            if let Some(timeout) = write_timeout {
-                self.tcp.set_write_timeout(timeout)?;
-            }
-            io::Result::Ok(())
+            after.set(&self.tcp)
         };
         let kept = keep();
         let unfit = self.make_reusable(true, allow_unread);
@@ -500,7 +467,7 @@ impl Socket {
     }
 
     /// Changes an option, keeping in mind what it was when the lease began.
-    fn change(
+    pub(crate) fn change(
         &self,
         change: impl FnOnce(&mut Options, &TcpStream) -> io::Result<()>,
     ) -> io::Result<()> {
@@ -586,7 +553,7 @@ mod tests {
             let deadline = now() + COARSE / 2;
             socket.set_deadline(Owner::Caller, Some(deadline)).unwrap();
             let mut calls = 0;
-            let result = socket.read(true, |_| {
+            let result = socket.read(Reading::Take, true, |_| {
                 calls += 1;
                 std::thread::sleep(COARSE / 10);
                 Err(ErrorKind::WouldBlock.into())
@@ -608,8 +575,8 @@ mod tests {
         let before = socket.flags.load(Relaxed);
         let interrupted = |_: &TcpStream| Err(ErrorKind::Interrupted.into());
         for result in [
-            socket.read(true, interrupted),
-            socket.peek(true, interrupted),
+            socket.read(Reading::Take, true, interrupted),
+            socket.read(Reading::Peek, true, interrupted),
             socket.write(1, interrupted),
         ] {
             assert_eq!(result.unwrap_err().kind(), ErrorKind::Interrupted);
@@ -621,7 +588,7 @@ mod tests {
     fn a_byte_that_was_only_looked_at_is_an_answer_too() {
         let (socket, mut far) = pair();
         far.write_all(b"!").unwrap();
-        let peeked = socket.peek(true, |tcp| tcp.peek(&mut [0; 1]));
+        let peeked = socket.read(Reading::Peek, true, |tcp| tcp.peek(&mut [0; 1]));
         assert_eq!(peeked.unwrap(), 1);
         assert!(socket.peer_signal(false) == PeerSignal::Heard);
         socket.shutdown(Shutdown::Both).unwrap();
@@ -637,7 +604,7 @@ mod tests {
             let error = loop {
                 let deadline = now() + COARSE / 5;
                 socket.set_deadline(Owner::Caller, Some(deadline)).unwrap();
-                let result = socket.read(true, |_| {
+                let result = socket.read(Reading::Take, true, |_| {
                     called = true;
                     while now() < deadline {
                         std::thread::yield_now();
@@ -662,7 +629,9 @@ mod tests {
             (ErrorKind::OutOfMemory, PeerSignal::Silence),
         ] {
             let (socket, _far) = pair();
-            let error = socket.read(true, |_| Err(kind.into())).unwrap_err();
+            let error = socket
+                .read(Reading::Take, true, |_| Err(kind.into()))
+                .unwrap_err();
             assert_eq!(error.kind(), kind);
             assert!(socket.peer_signal(false) == signal, "{kind}");
         }
@@ -675,7 +644,9 @@ mod tests {
             let (socket, mut far) = pair();
             socket.write(1, |mut tcp| tcp.write(b"?")).unwrap();
             far.write_all(b"!").unwrap();
-            let read = socket.read(true, |mut tcp| io::Read::read(&mut tcp, &mut [0; 1]));
+            let read = socket.read(Reading::Take, true, |mut tcp| {
+                io::Read::read(&mut tcp, &mut [0; 1])
+            });
             assert_eq!(read.unwrap(), 1);
             socket.tcp().shutdown(Shutdown::Write).unwrap();
             if bare {
@@ -691,11 +662,15 @@ mod tests {
         let at = Some(now() + Duration::from_secs(60));
         socket.set_deadline(Owner::Caller, at).unwrap();
         socket.set_deadline(Owner::Pool, at).unwrap();
-        socket.set_ttl(9).unwrap();
+        socket
+            .change(|options, tcp| options.set_ttl(tcp, 9))
+            .unwrap();
         socket.bypass();
         socket.write(1, |mut tcp| tcp.write(b"?")).unwrap();
         far.write_all(b"!").unwrap();
-        let read = socket.read(true, |mut tcp| io::Read::read(&mut tcp, &mut [0; 1]));
+        let read = socket.read(Reading::Take, true, |mut tcp| {
+            io::Read::read(&mut tcp, &mut [0; 1])
+        });
         assert_eq!(read.unwrap(), 1);
         assert_eq!(socket.make_reusable(false, false), None);
         assert_eq!(socket.flags.load(Relaxed), HEARD);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::net::options::{Direction, Owner};
-use crate::net::socket::Socket;
+use crate::net::socket::{Reading, Socket};
 
 /// A [`TcpStream`] that remembers what was done to it.
 ///
@@ -145,7 +145,8 @@ impl Stream {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_nodelay(&self, yes: bool) -> io::Result<()> {
-        self.socket.set_nodelay(yes)
+        self.socket
+            .change(|options, tcp| options.set_nodelay(tcp, yes))
     }
 
     /// Whether Nagle's algorithm is off; see [`TcpStream::nodelay`].
@@ -183,7 +184,8 @@ impl Stream {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket.set_timeout(Direction::Read, timeout)
+        self.socket
+            .change(|options, tcp| options.set_timeout(Direction::Read, tcp, timeout))
     }
 
     /// How long a read may block; see [`TcpStream::read_timeout`].
@@ -220,7 +222,8 @@ impl Stream {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket.set_timeout(Direction::Write, timeout)
+        self.socket
+            .change(|options, tcp| options.set_timeout(Direction::Write, tcp, timeout))
     }
 
     /// How long a write may block; see [`TcpStream::write_timeout`].
@@ -377,7 +380,8 @@ impl Stream {
     /// ```
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = !buffer.is_empty();
-        self.socket.peek(wanted, |tcp| tcp.peek(buffer))
+        self.socket
+            .read(Reading::Peek, wanted, |tcp| tcp.peek(buffer))
     }
 
     /// Takes the socket's pending error; one that is there marks the connection broken.
@@ -419,7 +423,7 @@ impl Stream {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.socket.set_ttl(ttl)
+        self.socket.change(|options, tcp| options.set_ttl(tcp, ttl))
     }
 
     /// The time to live of outgoing packets; see [`TcpStream::ttl`].
@@ -467,13 +471,14 @@ impl Stream {
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = !buffer.is_empty();
-        self.socket.read(wanted, |mut tcp| tcp.read(buffer))
+        self.socket
+            .read(Reading::Take, wanted, |mut tcp| tcp.read(buffer))
     }
 
     fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let wanted = buffers.iter().any(|buffer| !buffer.is_empty());
         self.socket
-            .read(wanted, |mut tcp| tcp.read_vectored(buffers))
+            .read(Reading::Take, wanted, |mut tcp| tcp.read_vectored(buffers))
     }
 }
 

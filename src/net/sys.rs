@@ -3,39 +3,31 @@
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 
-/// `MSG_PEEK` is 2 wherever sockets came from BSD; `MSG_DONTWAIT` and `EAGAIN` differ.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const PEEK: Option<Peek> = Some(Peek {
-    flags: 0x2 | 0x40,
-    nothing: 11,
-});
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd",
-    target_os = "openbsd"
-))]
-const PEEK: Option<Peek> = Some(Peek {
-    flags: 0x2 | 0x80,
-    nothing: 35,
-});
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "dragonfly",
-    target_os = "netbsd",
-    target_os = "openbsd"
-)))]
-const PEEK: Option<Peek> = None;
-
 /// A peek that does not wait, where its numbers are known.
 ///
-/// With `--cfg jackpot_switching` the tests see everywhere what is done where they are not.
-pub(crate) const PEEK_WITHOUT_WAITING: Option<Peek> =
-    if cfg!(jackpot_switching) { None } else { PEEK };
+/// `MSG_PEEK` is 2 wherever sockets came from BSD; `MSG_DONTWAIT` and `EAGAIN` differ. With `--cfg
+/// jackpot_switching` the tests see everywhere what is done where the numbers are not known.
+pub(crate) const PEEK_WITHOUT_WAITING: Option<Peek> = if cfg!(jackpot_switching) {
+    None
+} else if cfg!(any(target_os = "linux", target_os = "android")) {
+    Some(Peek {
+        flags: 0x2 | 0x40,
+        nothing: 11,
+    })
+} else if cfg!(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)) {
+    Some(Peek {
+        flags: 0x2 | 0x80,
+        nothing: 35,
+    })
+} else {
+    None
+};
 
 /// Whether a probe switches the blocking mode, which the holder of a lease would notice.
 pub(crate) const SWITCHES_MODE: bool = PEEK_WITHOUT_WAITING.is_none();
@@ -111,12 +103,8 @@ pub(crate) fn is_shut_down(error: &io::Error) -> bool {
 
 /// Whether the process or the system has no descriptor left (EMFILE, ENFILE, WSAEMFILE).
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let code = match error.raw_os_error() {
-        Some(code) => Some(code),
-        None => std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<io::Error>())
-            .and_then(io::Error::raw_os_error),
-    };
+    let source = || std::error::Error::source(error)?.downcast_ref::<io::Error>();
+    let code = error.raw_os_error().or_else(|| source()?.raw_os_error());
     let codes: &[i32] = if cfg!(windows) { &[10024] } else { &[23, 24] };
     code.is_some_and(|code| codes.contains(&code))
 }

@@ -172,13 +172,14 @@ impl Error {
     /// ```
     #[must_use]
     pub fn io_error(&self) -> Option<&io::Error> {
-        let mut found = None;
-        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = next {
-            found = error.downcast_ref::<io::Error>().or(found);
-            next = error.source();
-        }
-        found
+        let found = self.chain().filter_map(|error| error.downcast_ref());
+        found.last()
+    }
+
+    /// This error and its sources.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        let this: &(dyn std::error::Error + 'static) = self;
+        std::iter::successors(Some(this), |error| error.source())
     }
 
     /// The variant under `Exhausted` and `TimedOut`; `None` for a time-out without a cause.

@@ -148,14 +148,6 @@ pub struct Freed {
     pub doomed: usize,
 }
 
-impl Freed {
-    pub(crate) const NONE: Self = Self {
-        kept: 0,
-        closed: 0,
-        doomed: 0,
-    };
-}
-
 /// What happens to connections that are leased when the pool lets go of them.
 ///
 /// # Examples

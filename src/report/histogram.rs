@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_within_a_tenth_of_the_exact_ones() {
-        let mut random = Random::new();
+        let mut random = Random::default();
         for count in [1, 2, 3, 10, 100, 5000] {
             let mut exact = durations(&mut random, count);
             let keep = count.min(exact.len());
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn each_duration_comes_out_within_a_tenth_from_a_tenth_of_a_microsecond_on() {
-        for duration in durations(&mut Random::new(), 100_000) {
+        for duration in durations(&mut Random::default(), 100_000) {
             // The longest is known exactly, so it must not be this one.
             let histogram = of(&[duration, 12 * HOUR]);
             let found = histogram.quantile(0.5);
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn buckets_count_what_does_not_exceed_their_bounds() {
-        let exact = durations(&mut Random::new(), 2000);
+        let exact = durations(&mut Random::default(), 2000);
         let histogram = of(&exact);
         for (bound, count) in histogram.buckets() {
             let expected = exact.iter().filter(|&&d| d <= bound).count();
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn merged_is_as_if_recorded_together() {
-        let all = durations(&mut Random::new(), 300);
+        let all = durations(&mut Random::default(), 300);
         let (some, others) = all.split_at(100);
         let mut merged = of(some);
         merged.merge(&of(others));

@@ -131,22 +131,11 @@ impl fmt::Display for Stats {
 
 impl Stats {
     /// The state in the words that the errors use.
-    pub(crate) fn state(&self) -> impl fmt::Display {
-        let Self {
-            limit,
-            idle,
-            leased,
-            connecting,
-            waiting,
-            ..
-        } = *self;
-        fmt_from(move |f| {
-            write!(
-                f,
-                "limit {limit}: {idle} idle, {leased} leased, {connecting} connecting, \
-                 {waiting} waiting"
-            )
-        })
+    pub(crate) fn state(&self) -> String {
+        format!(
+            "limit {}: {} idle, {} leased, {} connecting, {} waiting",
+            self.limit, self.idle, self.leased, self.connecting, self.waiting
+        )
     }
 }
 
@@ -291,17 +280,6 @@ impl fmt::Display for Brief {
             write!(f, "{} µs", self.0.as_micros())
         }
     }
-}
-
-/// `fmt::from_fn` of newer compilers.
-fn fmt_from(f: impl Fn(&mut fmt::Formatter<'_>) -> fmt::Result) -> impl fmt::Display {
-    struct From<F>(F);
-    impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for From<F> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            (self.0)(f)
-        }
-    }
-    From(f)
 }
 
 #[cfg(test)]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backoff::{Backoff, Delays};
+use crate::backoff::Delays;
 use crate::net::probe;
 use crate::report::error::Error;
 use crate::report::event::Event;
 use crate::report::outcome::PeerSignal;
 use crate::runtime::connection::Connection;
 use crate::runtime::parker::Parker;
-use crate::runtime::shared::{Dead, Lease, Shared, Turn};
+use crate::runtime::shared::{Dead, Lease, Shared, Turn, taker};
 use crate::state::core::{Caller, CloseWhen};
 use crate::state::queue::Failure;
 use crate::state::slots::CallSite;
@@ -31,10 +31,7 @@ pub(crate) enum Effort {
 impl Effort {
     /// Whether it may go before a waiter that lets others go first.
     fn may_barge(self) -> bool {
-        match self {
-            Self::OneTry => false,
-            Self::Retries(timeout) => timeout != Some(Duration::ZERO),
-        }
+        !matches!(self, Self::OneTry | Self::Retries(Some(Duration::ZERO)))
     }
 }
 
@@ -48,7 +45,7 @@ pub(crate) fn pull<C: Send + 'static>(
     pull_within(shared, effort, at, &mut None)
 }
 
-/// [`pull`], with what a longer undertaking has left of its retries; none until it needs the first.
+/// [`pull`], with what a longer undertaking has left of its retries; none until it first waits.
 #[inline]
 pub(crate) fn pull_within<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
@@ -80,8 +77,26 @@ fn pull_slowly<C: Send + 'static>(
     dead: Option<Dead<C>>,
     delays: &mut Option<Delays>,
 ) -> Result<Connection<C>, Error> {
-    let call = Call::new(shared, effort, at, delays);
-    let started = call.started;
+    let started = now();
+    let call = Call {
+        shared,
+        started,
+        effort,
+        deadline: match effort {
+            Effort::Retries(Some(timeout)) => started.checked_add(timeout),
+            _ => None,
+        },
+        caller: Caller::new(
+            Arc::default(),
+            effort != Effort::OneTry,
+            taker(at, shared.settings.watches_untold),
+        ),
+        attempts: 0,
+        last: None,
+        next: None,
+        is_asleep: false,
+        delays,
+    };
     let result = call.search(dead, at);
     if shared.settings.lease_events {
         let waited = now().saturating_duration_since(started);
@@ -99,7 +114,7 @@ fn hand_out<C: Send + 'static>(
     shared: &Arc<Shared<C>>,
     lease: Lease<C>,
 ) -> Result<Connection<C>, Dead<C>> {
-    let socket = lease.client.stream.socket();
+    let socket = lease.client.socket();
     if lease.probe {
         if let Some(why) = probe::verdict(socket, shared.settings.allow_unread) {
             let silent = socket.peer_signal(false) != PeerSignal::Heard;
@@ -127,8 +142,7 @@ struct Call<'a, C> {
     next: Option<Next>,
     /// Whether it waits for that, as opposed to a connection that is being made.
     is_asleep: bool,
-    /// As it was when the call began.
-    backoff: Option<Backoff>,
+    /// By the backoff as it was when the call began to wait.
     delays: &'a mut Option<Delays>,
 }
 
@@ -140,34 +154,7 @@ enum Next {
     Never,
 }
 
-impl<'a, C: Send + 'static> Call<'a, C> {
-    fn new(
-        shared: &'a Arc<Shared<C>>,
-        effort: Effort,
-        at: CallSite,
-        delays: &'a mut Option<Delays>,
-    ) -> Self {
-        let started = now();
-        let deadline = match effort {
-            Effort::Retries(Some(timeout)) => started.checked_add(timeout),
-            _ => None,
-        };
-        let stays = effort != Effort::OneTry;
-        Self {
-            shared,
-            started,
-            effort,
-            deadline,
-            caller: Caller::new(Arc::default(), stays, shared.taker(at)),
-            attempts: 0,
-            last: None,
-            next: None,
-            is_asleep: false,
-            backoff: None,
-            delays,
-        }
-    }
-
+impl<C: Send + 'static> Call<'_, C> {
     /// Searches what is idle, of which the first was `dead`, for a live one; then waits its turn.
     fn search(self, dead: Option<Dead<C>>, at: CallSite) -> Result<Connection<C>, Error> {
         let shared = self.shared;
@@ -202,7 +189,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
             return Err(self.give_up_at_once());
         }
         let mut turn = self.shared.with(|core| {
-            self.backoff = Some(core.backoff().clone());
+            self.delays.get_or_insert_with(|| core.backoff().delays());
             core.enter(&mut self.caller)
         });
         loop {
@@ -212,8 +199,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                     Err(dead) if self.is_too_late() => {
                         let cause = self.shared.with(|core| {
                             core.found_dead(dead, CloseWhen::Later);
-                            core.count_timeout();
-                            core.cause()
+                            core.time_out()
                         });
                         return Err(self.timed_out(cause.as_ref()));
                     }
@@ -236,9 +222,8 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 }
                 Turn::Pending(poll_at) => self.wait(poll_at)?,
                 Turn::QueueFull => {
-                    return Err(Error::QueueFull {
-                        stats: Box::new(self.shared.stats()),
-                    });
+                    let stats = Box::new(self.shared.stats());
+                    return Err(Error::QueueFull { stats });
                 }
                 Turn::Ended => return Err(Error::Ended),
             }
@@ -258,17 +243,11 @@ impl<'a, C: Send + 'static> Call<'a, C> {
         self.next = Some(match self.next {
             _ if is_permanent => Next::Never,
             Some(next) => next,
-            None => self
-                .next_delay()
-                .map_or(Next::Never, |delay| Next::At(now().checked_add(delay))),
+            None => match self.delays.as_mut().and_then(Iterator::next) {
+                Some(delay) => Next::At(now().checked_add(delay)),
+                None => Next::Never,
+            },
         });
-    }
-
-    fn next_delay(&mut self) -> Option<Duration> {
-        if self.delays.is_none() {
-            *self.delays = self.backoff.as_ref().map(Backoff::delays);
-        }
-        self.delays.as_mut()?.next()
     }
 
     /// Sleeps until there may be an answer, and polls. Gives up where there is none in time, unless
@@ -293,11 +272,12 @@ impl<'a, C: Send + 'static> Call<'a, C> {
                 turn @ (Turn::Pending(_) | Turn::Failed(..) | Turn::Permanent(_))
                     if is_last_poll || is_too_late =>
                 {
-                    let cause = core.cause();
+                    let cause = if is_last_poll {
+                        core.cause()
+                    } else {
+                        core.time_out()
+                    };
                     core.leave(&mut self.caller);
-                    if !is_last_poll {
-                        core.count_timeout();
-                    }
                     Err((cause, turn))
                 }
                 Turn::Pending(_) if is_retry_due => {
@@ -324,10 +304,7 @@ impl<'a, C: Send + 'static> Call<'a, C> {
     fn give_up_at_once(&self) -> Error {
         let cause = self.shared.with(|core| {
             let goes_on = !core.has_ended();
-            goes_on.then(|| {
-                core.count_timeout();
-                core.cause()
-            })
+            goes_on.then(|| core.time_out())
         });
         cause.map_or(Error::Ended, |cause| self.timed_out(cause.as_ref()))
     }
@@ -520,7 +497,7 @@ mod tests {
         let mut lease = pool.shared().take(true, Location::caller()).unwrap();
         lease.probe = true;
         strike(&lease.client, server.accept().unwrap().0);
-        assert!(lease.client.stream.socket().tcp().peek(&mut [0]).is_ok());
+        assert!(lease.client.socket().tcp().peek(&mut [0]).is_ok());
         let dead = hand_out(pool.shared(), lease).unwrap_err();
         let found = (dead.why, dead.silent);
         pool.shared()

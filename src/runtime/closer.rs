@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::runtime::parker::wait;
+use crate::runtime::parker::wait_until;
 use crate::sync::user_code::{destroy, log};
-use crate::sync::{Condvar, Mutex, MutexGuard, now, thread};
+use crate::sync::{Condvar, Mutex, MutexGuard, now, spawn};
 
 /// Drops clients, one at a time, on a thread that lives as long as there are any.
 pub(crate) struct Closer<C> {
@@ -35,20 +35,15 @@ impl<C: Send + 'static> Closer<C> {
         Arc::new(Self {
             line: Mutex::new(line),
             done: Condvar::new(),
-            start: Self::start,
+            start: |closer| {
+                let closer = Arc::clone(closer);
+                spawn("jackpot-close", move || {
+                    while let Some(client) = closer.next() {
+                        destroy(client);
+                    }
+                })
+            },
         })
-    }
-
-    fn start(self: &Arc<Self>) -> std::io::Result<()> {
-        let closer = Arc::clone(self);
-        thread::Builder::new()
-            .name("jackpot-close".into())
-            .spawn(move || {
-                while let Some(client) = closer.next() {
-                    destroy(client);
-                }
-            })
-            .map(drop)
     }
 }
 
@@ -79,15 +74,10 @@ impl<C> Closer<C> {
 
     /// Waits until all clients have been dropped, for so long at most.
     pub(crate) fn wait(&self, timeout: Duration) {
-        let deadline = now() + timeout;
-        let mut line = self.lock();
-        while line.is_running {
-            let left = deadline.saturating_duration_since(now());
-            if left.is_zero() {
-                return;
-            }
-            line = wait(&self.done, line, Some(left));
-        }
+        let until = Some(now() + timeout);
+        drop(wait_until(&self.done, self.lock(), until, |line| {
+            !line.is_running
+        }));
     }
 
     fn next(&self) -> Option<C> {

@@ -18,10 +18,10 @@ use crate::report::event::Event;
 use crate::report::outcome::Eviction;
 use crate::report::stats::Brief;
 use crate::runtime::reaper::CLOSE_BATCH;
-use crate::runtime::shared::{Held, Shared};
+use crate::runtime::shared::{Core, Held, Shared};
 use crate::state::core::Reserved;
-use crate::sync::user_code::{BoxError, destroy, guarded, log};
-use crate::sync::{now, thread};
+use crate::sync::user_code::{BoxError, destroy, guarded};
+use crate::sync::{now, spawn, thread};
 
 /// How long a connect that needs a descriptor waits for clients to be dropped.
 const DROP_WAIT: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ struct Reservation<C: Send + 'static> {
 }
 
 /// Starts a thread that makes this connection.
-pub(crate) fn spawn<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserved) {
+pub(crate) fn start<C: Send + 'static>(shared: &Arc<Shared<C>>, reserved: Reserved) {
     Reservation::new(shared, reserved).start();
 }
 
@@ -64,14 +64,12 @@ impl<C: Send + 'static> Reservation<C> {
 
     fn start(self) {
         // Where no thread can be started, the closure is dropped and the reservation with it.
-        let _ = thread::Builder::new()
-            .name("jackpot-connect".into())
-            .spawn(move || {
-                let mut next = Some(self);
-                while let Some(reservation) = next {
-                    next = reservation.make();
-                }
-            });
+        let _ = spawn("jackpot-connect", move || {
+            let mut next = Some(self);
+            while let Some(reservation) = next {
+                next = reservation.make();
+            }
+        });
     }
 
     /// Makes the connection; the next one that this thread is to make.
@@ -145,75 +143,64 @@ impl<C: Send + 'static> Reservation<C> {
     }
 
     fn shake_hands(&self, stream: Stream) -> Result<Held<C>, Error> {
-        let tcp = stream.socket().tcp();
-        let settings = &self.shared.settings;
-        if let Some(timeout) = settings.read_timeout {
-            tcp.set_read_timeout(timeout).map_err(Error::Connect)?;
-        }
-        if let Some(timeout) = settings.write_timeout {
-            tcp.set_write_timeout(timeout).map_err(Error::Connect)?;
-        }
+        let (socket, settings) = (stream.socket(), &self.shared.settings);
+        let timeouts = settings.timeouts.set(socket.tcp());
+        timeouts.map_err(Error::Connect)?;
         let bound = settings.handshake_timeout;
         let deadline = bound.and_then(|bound| now().checked_add(bound));
-        if deadline.is_some() {
-            let socket = stream.socket();
-            socket
-                .set_deadline(Owner::Pool, deadline)
-                .map_err(Error::Connect)?;
-        }
+        let bounded = socket.set_deadline(Owner::Pool, deadline);
+        bounded.map_err(Error::Connect)?;
         let client = guarded(|| (self.shared.functions.handshake)(stream.another()))
             .unwrap_or_else(|text| Err(format!("the handshake panicked: {text}").into()))
-            .map_err(|error: BoxError| {
+            .map_err(|source: BoxError| {
                 let is_late = deadline.is_some_and(|deadline| deadline <= now());
-                let bound = bound.filter(|_| is_late);
-                Error::Handshake(match bound {
-                    Some(bound) => HandshakeTimedOut::error(bound, error),
-                    None => Arc::from(error),
+                Error::Handshake(match bound.filter(|_| is_late) {
+                    Some(bound) => {
+                        let error = HandshakeTimedOut { bound, source };
+                        // So that it has a kind, whatever the handshake made of it.
+                        Arc::new(io::Error::new(io::ErrorKind::TimedOut, error))
+                    }
+                    None => Arc::from(source),
                 })
             })?;
-        let (read, write) = (settings.read_timeout, settings.write_timeout);
-        let unfit = stream
-            .socket()
-            .end_handshake(read, write, settings.allow_unread);
+        let unfit = socket.end_handshake(settings.timeouts, settings.allow_unread);
         if let Some(why) = unfit {
-            let socket = Arc::clone(stream.socket());
+            let socket = Arc::clone(socket);
             self.shared.dispose(client, &socket, stream);
             let text = match why {
                 Eviction::Unanswered => "the handshake left bytes unsent in its buffer".to_owned(),
                 Eviction::Unread => "the handshake left bytes unread in its buffer".to_owned(),
                 why => format!("the connection was {why} during the handshake"),
             };
-            let error: BoxError = text.into();
-            return Err(Error::Handshake(Arc::from(error)));
+            return Err(Error::Handshake(Arc::from(BoxError::from(text))));
         }
         Ok(Held { client, stream })
     }
 
     fn succeed(mut self, reserved: Reserved, held: Held<C>, took: Duration) -> Option<Self> {
         let id = reserved.key.id;
-        log!(Debug, "connection {id} made in {}", Brief(took));
         // Told before anybody can use it, so that it comes before whatever happens to it.
         self.shared.tell(&Event::Connected { id, took });
-        let handle = Arc::clone(held.stream.socket());
+        let handle = Arc::clone(held.socket());
         self.reserved = None;
-        let ((), next) = self
-            .shared
-            .with_connect(|core| core.connected(reserved.key, held, handle));
-        next.map(|next| Self::new(&self.shared, next))
+        self.conclude(|core| core.connected(reserved.key, held, handle))
     }
 
     fn fail(&mut self, error: Error, took: Duration) -> Option<Self> {
         let key = self.reserved.take()?.key;
         let error = Arc::new(error);
-        let ((), next) = self
-            .shared
-            .with_connect(|core| core.connect_failed(key, Arc::clone(&error)));
-        let next = next.map(|next| Self::new(&self.shared, next));
-        // The error may be of a type of the user's, whose `Display` may panic.
-        let text = guarded(|| Chain(&error).to_string()).unwrap_or_else(|panic| panic);
-        log!(Warn, "connect failed after {}: {text}", Brief(took));
+        let next = self.conclude(|core| core.connect_failed(key, Arc::clone(&error)));
         self.shared.tell(&Event::ConnectFailed { error, took });
         next
+    }
+
+    /// The connect is over; the next one that this thread is to make.
+    fn conclude(&self, conclude: impl FnOnce(&mut Core<C>)) -> Option<Self> {
+        let next = self.shared.with(|core| {
+            conclude(core);
+            core.take_connect()
+        });
+        next.map(|next| Self::new(&self.shared, next))
     }
 }
 
@@ -233,45 +220,11 @@ fn refuse_echo(tcp: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// The handshake failed after its time was over, with what it made of that.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("timed out after {}", Brief(*bound))]
 struct HandshakeTimedOut {
     bound: Duration,
     source: BoxError,
-}
-
-impl HandshakeTimedOut {
-    /// As an I/O error, so that it has a kind whatever the handshake made of it.
-    fn error(bound: Duration, source: BoxError) -> Arc<dyn std::error::Error + Send + Sync> {
-        let error = Self { bound, source };
-        Arc::new(io::Error::new(io::ErrorKind::TimedOut, error))
-    }
-}
-
-impl std::fmt::Display for HandshakeTimedOut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "timed out after {}", Brief(self.bound))
-    }
-}
-
-impl std::error::Error for HandshakeTimedOut {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.source)
-    }
-}
-
-/// An error with its sources, in one line.
-struct Chain<'a>(&'a Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut next = std::error::Error::source(self.0);
-        while let Some(error) = next {
-            write!(f, ": {error}")?;
-            next = error.source();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

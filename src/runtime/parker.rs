@@ -23,29 +23,31 @@ impl Parker {
 
     /// Sleeps until woken, or until this time.
     pub(crate) fn park_until(&self, until: Option<Instant>) {
-        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*woken {
-            let left = until.map(|at| at.saturating_duration_since(now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return;
-            }
-            woken = wait(&self.bell, woken, left);
-        }
+        let woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut woken, _) = wait_until(&self.bell, woken, until, |woken| *woken);
         *woken = false;
     }
 }
 
-/// Waits on a condition variable, for so long at most.
-pub(super) fn wait<'a, T>(
+/// Waits until this is so, or until this time; whether it is so.
+pub(super) fn wait_until<'a, T>(
     bell: &Condvar,
-    guard: MutexGuard<'a, T>,
-    left: Option<Duration>,
-) -> MutexGuard<'a, T> {
-    match left {
-        None => bell.wait(guard).unwrap_or_else(PoisonError::into_inner),
-        Some(left) => {
-            let woken = bell.wait_timeout(guard, left);
-            woken.unwrap_or_else(PoisonError::into_inner).0
+    mut guard: MutexGuard<'a, T>,
+    until: Option<Instant>,
+    is_so: impl Fn(&T) -> bool,
+) -> (MutexGuard<'a, T>, bool) {
+    loop {
+        if is_so(&guard) {
+            return (guard, true);
         }
+        let left = until.map(|at| at.saturating_duration_since(now()));
+        guard = match left {
+            None => bell.wait(guard).unwrap_or_else(PoisonError::into_inner),
+            Some(Duration::ZERO) => return (guard, false),
+            Some(left) => {
+                let woken = bell.wait_timeout(guard, left);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::net::probe;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::runtime::shared::{Core, Held, PING_THREAD, Shared};
-use crate::state::slots::SlotKey;
-use crate::sync::thread;
+use crate::runtime::shared::{Core, Held, Shared};
+use crate::state::slots::{PING_THREAD, SlotKey};
+use crate::sync::spawn;
 use crate::sync::user_code::{guarded_call, log};
 
 /// A lease of the pool's own, for a ping; dropped, it goes back.
@@ -31,16 +31,14 @@ pub(super) fn start_pinging<C: Send + 'static>(shared: &Arc<Shared<C>>) {
     let Some(first) = pinging.next(&mut from) else {
         return;
     };
-    let started = thread::Builder::new()
-        .name(PING_THREAD.into())
-        .spawn(move || {
-            let mut next = Some(first);
-            while let Some(mut ping) = next {
-                ping.run();
-                drop(ping);
-                next = pinging.next(&mut from);
-            }
-        });
+    let started = spawn(PING_THREAD, move || {
+        let mut next = Some(first);
+        while let Some(mut ping) = next {
+            ping.run();
+            drop(ping);
+            next = pinging.next(&mut from);
+        }
+    });
     if let Err(error) = started {
         log!(Warn, "cannot start the ping thread: {error}");
     }
@@ -99,12 +97,11 @@ impl<C: Send + 'static> Ping<C> {
 
 impl<C: Send + 'static> Drop for Ping<C> {
     fn drop(&mut self) {
-        let Some(held) = self.held.take() else {
-            return;
-        };
-        let (key, verdict) = (self.key, self.verdict);
-        self.shared.with(|core| {
-            core.give_back(key, held, verdict, PeerSignal::Silence);
-        });
+        if let Some(held) = self.held.take() {
+            let (key, verdict) = (self.key, self.verdict);
+            let signal = PeerSignal::Silence;
+            self.shared
+                .with(|core| core.give_back(key, held, verdict, signal));
+        }
     }
 }

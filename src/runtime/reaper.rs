@@ -12,7 +12,7 @@ use crate::runtime::pinger::start_pinging;
 use crate::runtime::shared::{Core, Shared};
 use crate::state::core::IdlePeriod;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{now, thread};
+use crate::sync::{now, spawn};
 
 /// How many slots a sweep goes through between two locks: few, because their handles are cold in the
 /// cache, and whoever pulls meanwhile waits while they are cloned.
@@ -31,10 +31,7 @@ pub(crate) fn start<C: Send + 'static>(
     // One message is enough to say "sweep now".
     let (waker, woken) = bounded(1);
     let pool = Arc::downgrade(shared);
-    thread::Builder::new()
-        .name("jackpot-reaper".into())
-        .spawn(move || run(&pool, &woken, every))
-        .map_err(Error::Spawn)?;
+    spawn("jackpot-reaper", move || run(&pool, &woken, every)).map_err(Error::Spawn)?;
     shared.set_reaper(waker);
     Ok(())
 }
@@ -51,24 +48,23 @@ fn run<C: Send + 'static>(pool: &Weak<Shared<C>>, woken: &Receiver<()>, every: D
             Err(RecvTimeoutError::Timeout) => next = now().checked_add(every),
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        let Some(shared) = pool.upgrade() else {
+        if pool.upgrade().and_then(|shared| sweep(&shared)).is_none() {
             return;
-        };
-        sweep(&shared);
+        }
     }
 }
 
-/// Evicts, refills, reports and pings; how many connections were evicted.
-pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {
+/// Evicts, refills, reports and pings; how many connections were evicted, unless the pool has ended.
+pub(crate) fn sweep<C: Send + 'static>(shared: &Arc<Shared<C>>) -> Option<usize> {
     if shared.read(Core::has_ended) {
-        return 0;
+        return None;
     }
     shared.closer.run();
     while shared.with(|core| core.close_left(CLOSE_BATCH)) > 0 {}
     let evicted = evict_stale(shared) + evict_dead(shared);
     shared.with(Core::refill);
     start_pinging(shared);
-    evicted
+    Some(evicted)
 }
 
 fn evict_stale<C: Send + 'static>(shared: &Arc<Shared<C>>) -> usize {

@@ -9,32 +9,37 @@ mod events;
 mod leases;
 mod views;
 
-use std::sync::{Arc, PoisonError, Weak};
+pub(crate) use leases::taker;
+
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use crate::backoff::Backoff;
 use crate::net::connector::Factory;
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::report::event::{Close, Event, Freed};
 use crate::runtime::closer::Closer;
-use crate::runtime::parker::{Parker, wait};
+use crate::runtime::parker::{Parker, wait_until};
 use crate::runtime::settings::{Functions, Settings};
-use crate::state::core::{self, Reserved, Rules};
+use crate::state::core::{self, Reserved};
 use crate::state::slots;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use crate::sync::user_code::{destroy, log};
+use crate::sync::user_code::destroy;
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
-
-/// The name of the thread that pings, as it is reported.
-pub(crate) const PING_THREAD: &str = "jackpot-ping";
 
 /// What a lease consists of: the client, and a handle of its own on the socket under it.
 pub(crate) struct Held<C> {
     pub(crate) client: C,
     pub(crate) stream: Stream,
+}
+
+impl<C> Held<C> {
+    #[inline]
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        self.stream.socket()
+    }
 }
 
 pub(crate) type Core<C> = core::Core<Held<C>, Arc<Socket>, Arc<Parker>>;
@@ -63,8 +68,8 @@ pub(crate) struct Shared<C> {
     pub(crate) settings: Settings,
     pub(crate) functions: Functions<C>,
     pub(crate) closer: Arc<Closer<C>>,
-    /// Who wants to hear of the pool's end.
-    listeners: Mutex<Vec<Weak<dyn Listener>>>,
+    /// Wakes the reaper, if there is one.
+    reaper: OnceLock<Sender<()>>,
     /// Starts a connect thread. A pointer, because only threads ask that `C` be `Send`, and a
     /// guard's `drop` may not.
     connect: fn(&Arc<Self>, Reserved),
@@ -80,36 +85,33 @@ struct State<C> {
     core: Core<C>,
     /// There until the pool is dropped.
     factory: Option<Arc<dyn Factory>>,
-    /// Wakes the reaper; its loss ends it.
-    reaper: Option<Sender<()>>,
+    /// Who wants to hear of the pool's end.
+    listeners: Vec<Weak<dyn Listener>>,
 }
 
 impl<C: Send + 'static> Shared<C> {
     pub(crate) fn new(
-        limit: usize,
-        rules: Rules,
-        backoff: Backoff,
+        core: Core<C>,
         factory: Arc<dyn Factory>,
         settings: Settings,
         functions: Functions<C>,
         connect: fn(&Arc<Self>, Reserved),
     ) -> Arc<Self> {
-        let take_reads_clock = AtomicBool::new(settings.exact_lease_start);
         Arc::new(Self {
             allocations: AtomicU64::new(0),
             state: Mutex::new(State {
-                core: Core::new(limit, rules, backoff, now()),
+                core,
                 factory: Some(factory),
-                reaper: None,
+                listeners: Vec::new(),
             }),
             changed: Condvar::new(),
             wants_leases_back: AtomicBool::new(false),
-            take_reads_clock,
+            take_reads_clock: AtomicBool::new(settings.exact_lease_start),
             sweeps: AtomicU64::new(0),
             settings,
             functions,
             closer: Closer::new(),
-            listeners: Mutex::default(),
+            reaper: OnceLock::new(),
             connect,
         })
     }
@@ -129,28 +131,12 @@ impl<C> Shared<C> {
         decide: impl FnOnce(&mut State<C>) -> R,
     ) -> R {
         let decided = decide(&mut state);
-        let (effects, reaper) = self.conclude(&mut state);
-        drop(state);
-        self.act(effects, reaper);
+        self.conclude(state);
         decided
     }
 
-    /// [`with`](Self::with), for a connect thread, which starts the next connect itself.
-    pub(crate) fn with_connect<R>(
-        self: &Arc<Self>,
-        decide: impl FnOnce(&mut Core<C>) -> R,
-    ) -> (R, Option<Reserved>) {
-        let mut state = self.lock_at(now());
-        let decided = decide(&mut state.core);
-        let (mut effects, reaper) = self.conclude(&mut state);
-        drop(state);
-        let next = effects.connects.pop();
-        self.act(effects, reaper);
-        (decided, next)
-    }
-
-    /// What is to be done once the lock is free, and how to wake the reaper if that is part of it.
-    fn conclude(&self, state: &mut State<C>) -> (Effects<C>, Option<Sender<()>>) {
+    /// Unlocks, and does what is to be done then.
+    fn conclude(self: &Arc<Self>, mut state: MutexGuard<'_, State<C>>) {
         let wants_back = state.core.wants_leases_back();
         if self.wants_leases_back.load(Relaxed) != wants_back {
             self.wants_leases_back.store(wants_back, Relaxed);
@@ -160,9 +146,8 @@ impl<C> Shared<C> {
             self.take_reads_clock.store(reads_clock, Relaxed);
         }
         let effects = state.core.take_effects();
-        let reaper = state.reaper.as_ref().filter(|_| effects.wake_reaper);
-        let reaper = reaper.cloned();
-        (effects, reaper)
+        drop(state);
+        self.act(effects);
     }
 
     /// Asks the core something that changes nothing.
@@ -182,43 +167,28 @@ impl<C> Shared<C> {
 
     pub(crate) fn free(self: &Arc<Self>, keep: usize, close: Close) -> Freed {
         let freed = self.with(|core| core.free(keep, close));
-        let Freed {
-            kept,
-            closed,
-            doomed,
-        } = freed;
-        log!(
-            Debug,
-            "freed: {kept} kept, {closed} closed, {doomed} doomed"
-        );
         self.tell(&Event::Freed(freed));
         freed
     }
 
     /// Tells this one when the pool ends.
     pub(crate) fn listen(&self, listener: Weak<dyn Listener>) {
-        let mut listeners = self.listeners();
-        listeners.retain(|other| other.strong_count() > 0);
-        listeners.push(listener);
-    }
-
-    fn listeners(&self) -> MutexGuard<'_, Vec<Weak<dyn Listener>>> {
-        let listeners = self.listeners.lock();
-        listeners.unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.lock();
+        state.listeners.retain(|other| other.strong_count() > 0);
+        state.listeners.push(listener);
     }
 
     pub(crate) fn end(self: &Arc<Self>, close: Close) {
-        let (first, reaper) = self.decide(self.lock_at(now()), |state| {
-            (state.core.end(close), state.reaper.take())
+        let (first, listeners) = self.decide(self.lock_at(now()), |state| {
+            let first = state.core.end(close);
+            (first, std::mem::take(&mut state.listeners))
         });
-        drop(reaper);
+        self.wake_reaper();
         self.changed.notify_all();
         if first {
-            let listeners = std::mem::take(&mut *self.listeners());
             for listener in listeners.iter().filter_map(Weak::upgrade) {
                 listener.pool_ended();
             }
-            log!(Debug, "the pool has ended");
             self.tell(&Event::Ended);
         }
     }
@@ -229,31 +199,16 @@ impl<C> Shared<C> {
         if !state.core.begin_draining() {
             return true;
         }
-        let drained = loop {
-            if state.core.is_drained() {
-                break true;
-            }
-            let left = deadline.map(|at| at.saturating_duration_since(now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                break false;
-            }
-            state = wait(&self.changed, state, left);
-        };
+        let is_drained = |state: &State<C>| state.core.is_drained();
+        let (mut state, drained) = wait_until(&self.changed, state, deadline, is_drained);
         state.core.end_draining();
         drained
     }
 
     /// Sleeps; false if the pool ends meanwhile, or has ended.
     pub(crate) fn sleep_until(&self, until: Option<Instant>) -> bool {
-        let mut state = self.lock();
-        while !state.core.has_ended() {
-            let left = until.map(|at| at.saturating_duration_since(now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return true;
-            }
-            state = wait(&self.changed, state, left);
-        }
-        false
+        let has_ended = |state: &State<C>| state.core.has_ended();
+        !wait_until(&self.changed, self.lock(), until, has_ended).1
     }
 
     /// Where the next connection comes from; `None` once the pool has ended.
@@ -271,9 +226,15 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn set_reaper(&self, reaper: Sender<()>) {
-        let mut state = self.lock();
-        state.core.set_has_reaper();
-        state.reaper = Some(reaper);
+        self.lock().core.set_has_reaper();
+        let _ = self.reaper.set(reaper);
+    }
+
+    fn wake_reaper(&self) {
+        if let Some(reaper) = self.reaper.get() {
+            // Full means that it has been woken already.
+            let _ = reaper.try_send(());
+        }
     }
 }
 
@@ -332,6 +293,6 @@ mod tests {
             drop(listen());
         }
         let _another = listen();
-        assert_eq!(pool.shared().listeners().len(), 2);
+        assert_eq!(pool.shared().lock().listeners.len(), 2);
     }
 }

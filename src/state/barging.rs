@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 /// So many hand-offs in close succession make a convoy.
-const HAND_OFFS: u32 = 32;
+pub(super) const HAND_OFFS: u32 = 32;
 /// Hand-offs further apart than this are not in close succession.
 const QUIET: Duration = Duration::from_millis(10);
 /// How long a waiter in a convoy may be overtaken, for each one that waits already.
@@ -22,21 +22,14 @@ const WINDOW_EACH: Duration = Duration::from_micros(64);
 const LONGEST_WINDOW: Duration = Duration::from_millis(4);
 
 /// Watches how close upon each other hand-offs follow.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Convoy {
-    hand_offs: u32,
-    last: Option<Instant>,
+    pub(super) hand_offs: u32,
+    pub(super) last: Option<Instant>,
 }
 
 impl Convoy {
-    pub(crate) const fn new() -> Self {
-        Self {
-            hand_offs: 0,
-            last: None,
-        }
-    }
-
     /// A connection was handed to a waiter.
     pub(crate) fn handed_off(&mut self, now: Instant) {
         if self.is_quiet(now) {
@@ -62,24 +55,13 @@ impl Convoy {
 }
 
 #[cfg(test)]
-impl Convoy {
-    /// A convoy at this moment, or none.
-    pub(crate) fn pinned(exists: bool, now: Instant) -> Self {
-        Self {
-            hand_offs: if exists { HAND_OFFS } else { 0 },
-            last: exists.then_some(now),
-        }
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_close_succession_makes_a_convoy() {
         let mut now = Instant::now();
-        let mut convoy = Convoy::new();
+        let mut convoy = Convoy::default();
         for _ in 0..10 * HAND_OFFS {
             now += QUIET * 2;
             convoy.handed_off(now);
@@ -98,7 +80,7 @@ mod tests {
     #[test]
     fn a_convoy_begins_with_its_last_hand_off_and_ends_after_the_quiet() {
         let now = Instant::now();
-        let mut convoy = Convoy::new();
+        let mut convoy = Convoy::default();
         for hand_offs in 1..=HAND_OFFS {
             convoy.handed_off(now);
             assert_eq!(convoy.window(0, now).is_some(), hand_offs == HAND_OFFS);

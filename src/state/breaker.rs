@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Random;
 use crate::report::error::Error;
+use crate::report::event;
 
 /// The least time between the starts of two connects during an outage: ten in a second.
 const SPACING: Duration = Duration::from_millis(100);
@@ -31,7 +32,7 @@ const TOLERATED: u32 = 10;
 /// in a row that ended so within `LONGEST`, each further one is a failed connect, and it takes
 /// more than a connect to close the breaker: a byte from the other side, or `LONGEST` without
 /// another such end.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Breaker {
     last_start: Option<Instant>,
@@ -63,26 +64,18 @@ struct Outage {
 }
 
 impl Breaker {
-    pub(crate) fn new() -> Self {
-        Self {
-            last_start: None,
-            outage: None,
-            hang_ups: 0,
-            news_since: None,
-            random: Random::new(),
-            retired: Vec::new(),
-        }
-    }
-
     /// The error of the last connect, while the breaker is open.
     pub(crate) fn error(&self) -> Option<&Arc<Error>> {
         self.outage.as_ref().map(|outage| &outage.error)
     }
 
     /// Since when the breaker is open, how many connects failed meanwhile, and the last error.
-    pub(crate) fn outage(&self) -> Option<(Instant, u64, &Arc<Error>)> {
-        let outage = self.outage.as_ref()?;
-        Some((outage.since, outage.failures, &outage.error))
+    pub(crate) fn outage(&self) -> Option<event::Outage> {
+        self.outage.as_ref().map(|outage| event::Outage {
+            since: outage.since,
+            failures: outage.failures,
+            error: Arc::clone(&outage.error),
+        })
     }
 
     /// When the pool should try again by itself, while the breaker is open.
@@ -165,11 +158,6 @@ impl Breaker {
         self.close();
     }
 
-    #[cfg(test)]
-    pub(crate) fn hang_ups(&self) -> u32 {
-        self.hang_ups
-    }
-
     fn is_news(&self, born: Instant) -> bool {
         self.news_since.is_none_or(|since| born >= since)
     }
@@ -180,27 +168,27 @@ impl Breaker {
     }
 
     fn open(&mut self, error: Arc<Error>, hangs_up: bool, now: Instant) {
-        let pause = self
-            .outage
-            .as_ref()
-            .map_or(SPACING, |outage| (outage.pause * 2).min(LONGEST));
+        let before = self.outage.take();
+        let (since, failures, pause) = match &before {
+            None => (now, 0, SPACING),
+            Some(outage) => (
+                outage.since,
+                outage.failures,
+                (outage.pause * 2).min(LONGEST),
+            ),
+        };
         let drawn = self.random.between((pause / 2).max(SPACING), pause);
-        let retry_at = self.last_start.unwrap_or(now) + drawn;
-        let (since, failures) = self
-            .outage
-            .as_ref()
-            .map_or((now, 0), |outage| (outage.since, outage.failures));
         let outage = Outage {
             error,
             since,
             failures: failures + 1,
             pause,
-            retry_at,
+            retry_at: self.last_start.unwrap_or(now) + drawn,
             hangs_up,
             quiet_since: None,
         };
         self.news_since = Some(now);
-        let before = self.outage.replace(outage);
+        self.outage = Some(outage);
         self.retired.extend(before.map(|outage| outage.error));
     }
 }
@@ -216,7 +204,7 @@ mod tests {
     #[test]
     fn the_pools_own_pauses_grow_to_a_second_and_stay() {
         let mut now = Instant::now();
-        let mut breaker = Breaker::new();
+        let mut breaker = Breaker::default();
         for round in 0..50 {
             breaker.started(now);
             breaker.failed(error(), now);
@@ -234,7 +222,7 @@ mod tests {
             (true, [100, 200, 400, 800, 1000, 1000]),
         ] {
             let mut now = Instant::now();
-            let mut breaker = Breaker::new();
+            let mut breaker = Breaker::default();
             for pause in pauses.map(Duration::from_millis) {
                 breaker.pin(Random::pinned(greatest));
                 breaker.started(now);
@@ -248,7 +236,7 @@ mod tests {
     #[test]
     fn callers_start_ten_in_a_second_at_most() {
         let begin = Instant::now();
-        let mut breaker = Breaker::new();
+        let mut breaker = Breaker::default();
         breaker.started(begin);
         breaker.failed(error(), begin);
         let starts = (1..1000)
@@ -270,26 +258,28 @@ mod tests {
     #[test]
     fn an_outage_counts_its_failures_from_the_first_one_to_the_success() {
         let begin = Instant::now();
-        let mut breaker = Breaker::new();
+        let mut breaker = Breaker::default();
         assert!(breaker.outage().is_none());
         for n in 1..=3 {
             breaker.started(begin);
             let last = error();
             breaker.failed(Arc::clone(&last), begin + SPACING * n);
-            let (since, failures, cause) = breaker.outage().unwrap();
+            let outage = breaker.outage().unwrap();
+            let (since, failures) = (outage.since, outage.failures);
             assert_eq!((since, failures), (begin + SPACING, u64::from(n)));
-            assert!(Arc::ptr_eq(cause, &last));
+            assert!(Arc::ptr_eq(&outage.error, &last));
         }
         breaker.connected(begin + LONGEST);
         assert!(breaker.outage().is_none());
         breaker.failed(error(), begin + LONGEST * 2);
-        let (since, failures, _) = breaker.outage().unwrap();
+        let outage = breaker.outage().unwrap();
+        let (since, failures) = (outage.since, outage.failures);
         assert_eq!((since, failures), (begin + LONGEST * 2, 1));
     }
 
     /// A breaker opened by hang-ups, and when the last of them was.
     fn hung_up_on() -> (Breaker, Instant) {
-        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
         for _ in 0..TOLERATED {
             breaker.started(now);
             assert!(!breaker.hung_up(now, now) && breaker.error().is_none());

@@ -21,7 +21,6 @@ mod sweeps;
 #[path = "../../tests/explore/state/core.rs"]
 mod test_access;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Random};
@@ -31,17 +30,17 @@ use crate::report::stats::Stats;
 use crate::state::barging::Convoy;
 use crate::state::breaker::Breaker;
 use crate::state::queue::{Answer, Failure, Queue, Seat, Ticket};
-use crate::state::slots::{Closed, Ending, SlotKey, Slots};
+use crate::state::slots::{Closed, SlotKey, Slots};
 
 pub(crate) use callers::{Caller, Turn};
 pub(crate) use effects::{Effects, Reserved};
-pub(crate) use events::{ConnectionEvent, EventKind};
+pub(crate) use events::ConnectionEvent;
 pub(crate) use ready::Readiness;
 pub(crate) use returns::{CloseWhen, Dead};
 pub(crate) use sweeps::IdlePeriod;
 
 /// The settings that the decisions depend on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
     pub(crate) min_idle: usize,
     pub(crate) max_connecting: usize,
@@ -109,8 +108,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             effects: Effects::default(),
             slots: Slots::new(),
             waiters: Queue::new(),
-            breaker: Breaker::new(),
-            convoy: Convoy::new(),
+            breaker: Breaker::default(),
+            convoy: Convoy::default(),
             rules,
             limit,
             backoff,
@@ -128,7 +127,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             ready_waiters: Vec::new(),
             ready_waiters_so_far: 0,
             counts: Box::default(),
-            random: Random::new(),
+            random: Random::default(),
         }
     }
 
@@ -148,6 +147,11 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     pub(crate) fn take_effects(&mut self) -> Effects<L, H, W> {
         self.effects.errors.append(&mut self.breaker.retired);
         std::mem::take(&mut self.effects)
+    }
+
+    /// A connect that is to start, for a thread that makes it itself.
+    pub(crate) fn take_connect(&mut self) -> Option<Reserved> {
+        self.effects.connects.pop()
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -183,21 +187,21 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// See [`Pool::free_with`](crate::Pool::free_with); the dead have been evicted before.
     pub(crate) fn free(&mut self, keep: usize, close: Close) -> Freed {
         self.close_left(usize::MAX);
-        let mut freed = Freed::NONE;
+        let mut freed = Freed {
+            kept: 0,
+            closed: 0,
+            doomed: 0,
+        };
         for index in 0..self.slots.len() {
-            let Some((key, open)) = self.slots.open_in(index) else {
+            let open = self.slots.open_in(index);
+            let Some((key, open)) = open.filter(|(_, open)| !open.is_idle()) else {
                 continue;
             };
-            if open.is_idle() {
-                continue;
-            }
             if open.doom().is_none() && freed.kept < keep {
                 freed.kept += 1;
-            } else if close == Close::Hard || self.is_abandoned(key) {
-                self.abort(key, Eviction::Freed);
+            } else if self.let_go(key, Eviction::Freed, close) {
                 freed.closed += 1;
             } else {
-                self.doom(key, Eviction::Freed);
                 freed.doomed += 1;
             }
         }
@@ -218,12 +222,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.close_left(usize::MAX);
         self.shed(self.slots.idle(), Eviction::Ended);
         for index in 0..self.slots.len() {
-            let Some((key, _)) = self.slots.open_in(index) else {
-                continue;
-            };
-            match close {
-                Close::Soft => self.doom(key, Eviction::Ended),
-                Close::Hard => self.abort(key, Eviction::Ended),
+            if let Some((key, _)) = self.slots.open_in(index) {
+                self.let_go(key, Eviction::Ended, close);
             }
         }
         if close == Close::Hard {
@@ -284,17 +284,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// Since when connects fail, how many did, and why the last one did.
     pub(crate) fn outage(&self) -> Option<Outage> {
-        let (since, failures, error) = self.breaker.outage()?;
-        Some(Outage {
-            since,
-            failures,
-            error: Arc::clone(error),
-        })
+        self.breaker.outage()
     }
 
-    /// A call has given up because its time was over.
-    pub(crate) fn count_timeout(&mut self) {
+    /// A call gives up because its time is over; why there is no connection.
+    pub(crate) fn time_out(&mut self) -> Option<Failure> {
         self.counts.timeouts += 1;
+        self.cause()
     }
 
     pub(crate) fn slots(&self) -> &Slots<L, H> {
@@ -376,53 +372,54 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         count
     }
 
-    fn doom(&mut self, key: SlotKey, why: Eviction) {
+    /// Lets go of a lease: false if its connection only closes when it comes back. With
+    /// `Close::Hard` the socket is shut down under its holder.
+    fn let_go(&mut self, key: SlotKey, why: Eviction, close: Close) -> bool {
         if let Some(client) = self.take_abandoned(key) {
-            return self.close(key, why, Some(client));
+            self.close(key, why, Some(client));
+            return true;
         }
-        let Some(open) = self.slots.get_mut(key) else {
-            return;
-        };
+        if close == Close::Hard {
+            let mut closed = self.depart(key, why, None);
+            closed.is_aborted = true;
+            self.effects.close.push(closed);
+            self.aborted += 1;
+            return true;
+        }
+        let open = self.slots.get_mut(key).expect("bug: no lease to let go of");
         if let Some(leased) = open.leased_mut().filter(|leased| leased.doom.is_none()) {
             leased.doom = Some(why);
             self.effects.recall.push(open.handle.clone());
         }
-    }
-
-    /// Ends a lease from our side: the socket is shut down under its holder.
-    fn abort(&mut self, key: SlotKey, why: Eviction) {
-        if let Some(client) = self.take_abandoned(key) {
-            return self.close(key, why, Some(client));
-        }
-        let closed = self.depart(key, why, None, Ending::Abort);
-        self.effects.close.push(closed);
-        self.aborted += 1;
+        false
     }
 
     fn close(&mut self, key: SlotKey, why: Eviction, returned: Option<L>) {
-        let closed = self.depart(key, why, returned, Ending::Close);
+        let closed = self.depart(key, why, returned);
         self.effects.close.push(closed);
     }
 
     /// A connection stops being idle or leased, and is counted as released. It occupies its place
     /// until it has been closed.
-    fn depart(
-        &mut self,
-        key: SlotKey,
-        why: Eviction,
-        returned: Option<L>,
-        ending: Ending,
-    ) -> Closed<L, H> {
-        let mut closed = self.slots.close(key, why, self.now, returned, ending);
+    fn depart(&mut self, key: SlotKey, why: Eviction, returned: Option<L>) -> Closed<L, H> {
+        let mut closed = self.slots.close(key, why, self.now, returned);
         self.counts.releases += 1;
         self.counts.evictions.count(why);
-        closed.tell = self.departed(key.id, closed.held, why, closed.age);
+        if let Some(held) = closed.held {
+            self.counts.lease_times.record(held);
+        }
+        // Else the thread that is reporting of it tells that too.
+        closed.tell = !self.reporting.contains(&key.id);
+        if !closed.tell {
+            let events = closed.events().map(|event| (key.id, event));
+            self.unreported.extend(events);
+        }
         closed
     }
 
     fn count_wait(&mut self, ticket: Ticket) {
-        let waited = self.now.saturating_duration_since(ticket.since());
-        self.counts.waits += u64::from(!ticket.is_counted());
+        let waited = self.now.saturating_duration_since(ticket.since);
+        self.counts.waits += u64::from(!ticket.is_counted);
         self.counts.wait_total += waited;
         self.counts.wait_max = self.counts.wait_max.max(waited);
         self.counts.wait_times.record(waited);

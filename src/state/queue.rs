@@ -55,25 +55,11 @@ impl Failure {
 /// A place in the queue, kept across seats by a waiter whose connection proved dead.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
-    number: u64,
-    since: Instant,
+    pub(crate) number: u64,
+    /// When the wait began, or went on after a dead connection.
+    pub(crate) since: Instant,
     /// Whether this wait has been counted already.
-    counted: bool,
-}
-
-impl Ticket {
-    pub(crate) fn since(self) -> Instant {
-        self.since
-    }
-
-    /// The same place in the queue, for a wait that goes on after a dead connection.
-    pub(crate) fn resumed(self, now: Instant) -> Self {
-        Self { since: now, ..self }
-    }
-
-    pub(crate) fn is_counted(self) -> bool {
-        self.counted
-    }
+    pub(crate) is_counted: bool,
 }
 
 /// Where somebody waits; it is used again once it has been given up.
@@ -103,16 +89,15 @@ pub(crate) struct Queue<L, W> {
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-struct Waiter<L, W> {
-    ticket: Ticket,
-    waker: W,
-    trying: bool,
+pub(crate) struct Waiter<L, W> {
+    pub(crate) ticket: Ticket,
+    pub(crate) waker: W,
     /// Whether it goes on after a failed try.
-    stays: bool,
+    pub(crate) stays: bool,
     /// Whether it is in the line: neither served nor told that its only try failed.
-    waits: bool,
+    pub(crate) waits: bool,
     /// Until when others may overtake this waiter; from then on it is strictly its turn.
-    barging_until: Option<Instant>,
+    pub(crate) barging_until: Option<Instant>,
     /// The connection that is being made for this waiter.
     connect: Option<u64>,
     answer: Option<Answer<L>>,
@@ -155,19 +140,25 @@ impl<L, W: Clone> Queue<L, W> {
         Ticket {
             number: self.next_number,
             since: now,
-            counted: false,
+            is_counted: false,
         }
     }
 
     /// Joins the line at the ticket's place.
-    pub(crate) fn join(&mut self, ticket: Ticket, waker: W, trying: bool, stays: bool) -> Seat {
+    pub(crate) fn join(
+        &mut self,
+        ticket: Ticket,
+        waker: W,
+        trying: bool,
+        stays: bool,
+        barging_until: Option<Instant>,
+    ) -> Seat {
         let waiter = Waiter {
             ticket,
             waker,
-            trying,
             stays,
             waits: true,
-            barging_until: None,
+            barging_until,
             connect: None,
             answer: None,
         };
@@ -185,32 +176,6 @@ impl<L, W: Clone> Queue<L, W> {
         seat
     }
 
-    pub(crate) fn barging_until(&self, seat: Seat) -> Option<Instant> {
-        self.seat(seat).barging_until
-    }
-
-    pub(crate) fn set_barging_until(&mut self, seat: Seat, until: Option<Instant>) {
-        self.seat_mut(seat).barging_until = until;
-    }
-
-    pub(crate) fn ticket(&self, seat: Seat) -> Ticket {
-        self.seat(seat).ticket
-    }
-
-    pub(crate) fn waker(&self, seat: Seat) -> W {
-        self.seat(seat).waker.clone()
-    }
-
-    /// Whether this waiter is still in the queue.
-    pub(crate) fn is_waiting(&self, seat: Seat) -> bool {
-        self.seat(seat).waits
-    }
-
-    /// Whether this waiter goes on after a failed try.
-    pub(crate) fn stays(&self, seat: Seat) -> bool {
-        self.seat(seat).stays
-    }
-
     /// Ends the wait of this waiter, or only its current try; an answer that it had not taken comes
     /// out.
     pub(crate) fn tell(
@@ -226,26 +191,23 @@ impl<L, W: Clone> Queue<L, W> {
         }
         let waiter = self.seat_mut(seat);
         waiter.waits &= !is_last;
-        waiter.ticket.counted |= is_last;
+        waiter.ticket.is_counted |= is_last;
         waiter.answer.replace(answer)
     }
 
     /// Begins another try of this waiter, which has taken its answer to the one before.
     pub(crate) fn try_again(&mut self, seat: Seat) {
-        let waiter = self.seat_mut(seat);
-        debug_assert!(!waiter.trying);
+        let waiter = self.seat(seat);
         // What it was told would be dropped under the lock, and its error is the user's.
-        debug_assert!(waiter.answer.is_none());
-        waiter.trying = true;
-        let number = waiter.ticket.number;
-        self.trying.insert(number, seat);
+        debug_assert!(waiter.answer.is_none() && !self.is_trying(seat));
+        self.trying.insert(waiter.ticket.number, seat);
     }
 
     /// Takes the answer, if there is one; an answer that ends the wait ends the seat too.
     pub(crate) fn take_answer(&mut self, seat: Seat) -> Option<Answer<L>> {
-        let over = !self.is_waiting(seat);
-        let answer = self.seat_mut(seat).answer.take();
-        if over {
+        let waiter = self.seat_mut(seat);
+        let (answer, is_over) = (waiter.answer.take(), !waiter.waits);
+        if is_over {
             self.give_up(seat);
         }
         answer
@@ -253,7 +215,7 @@ impl<L, W: Clone> Queue<L, W> {
 
     /// Leaves the queue, unserved.
     pub(crate) fn leave(&mut self, seat: Seat) {
-        debug_assert!(self.is_waiting(seat));
+        debug_assert!(self.seat(seat).waits);
         self.leave_line(seat);
         self.give_up(seat);
     }
@@ -286,7 +248,7 @@ impl<L, W: Clone> Queue<L, W> {
     pub(crate) fn unassign(&mut self, id: u64) -> Option<Seat> {
         let seat = self.assigned.remove(&id)?;
         self.count_on_none(seat);
-        self.seat(seat).trying.then_some(seat)
+        self.is_trying(seat).then_some(seat)
     }
 
     fn count_on_none(&mut self, seat: Seat) {
@@ -299,7 +261,7 @@ impl<L, W: Clone> Queue<L, W> {
     /// All who sleep between two tries, first come first: for news that ends their waits.
     pub(crate) fn sleeping(&self) -> Vec<Seat> {
         let seats = self.line.values().copied();
-        seats.filter(|&seat| !self.seat(seat).trying).collect()
+        seats.filter(|&seat| !self.is_trying(seat)).collect()
     }
 
     /// The last comer among those who wait for a connect.
@@ -319,11 +281,12 @@ impl<L, W: Clone> Queue<L, W> {
     }
 
     fn end_try(&mut self, seat: Seat) {
-        let waiter = self.seat_mut(seat);
-        if std::mem::take(&mut waiter.trying) {
-            let number = waiter.ticket.number;
-            self.trying.remove(&number);
-        }
+        let number = self.seat(seat).ticket.number;
+        self.trying.remove(&number);
+    }
+
+    fn is_trying(&self, seat: Seat) -> bool {
+        self.trying.contains_key(&self.seat(seat).ticket.number)
     }
 
     fn give_up(&mut self, seat: Seat) {
@@ -331,7 +294,7 @@ impl<L, W: Clone> Queue<L, W> {
         self.vacant.push(seat.0);
     }
 
-    fn seat(&self, seat: Seat) -> &Waiter<L, W> {
+    pub(crate) fn seat(&self, seat: Seat) -> &Waiter<L, W> {
         self.seats[seat.0 as usize]
             .as_ref()
             .expect("bug: nobody sits there")
@@ -352,7 +315,7 @@ mod tests {
 
     fn join(queue: &mut Line, waker: &'static str, trying: bool) -> Seat {
         let ticket = queue.new_ticket(Instant::now());
-        queue.join(ticket, waker, trying, true)
+        queue.join(ticket, waker, trying, true, None)
     }
 
     fn fail(queue: &mut Line, seat: Seat) {
@@ -378,12 +341,12 @@ mod tests {
         let first = join(&mut queue, "first", true);
         let second = join(&mut queue, "second", true);
         queue.tell(first, Answer::Ended, true);
-        let ticket = queue.ticket(first);
+        let ticket = queue.seat(first).ticket;
         queue.take_answer(first);
         let third = join(&mut queue, "third", true); // on the seat that fell vacant
         assert_eq!((queue.first(), third), (Some(second), first));
-        let again = queue.join(ticket.resumed(Instant::now()), "first again", true, true);
-        assert!(queue.ticket(again).is_counted());
+        let again = queue.join(ticket, "first again", true, true, None);
+        assert!(queue.seat(again).ticket.is_counted);
         let line: Vec<Seat> = std::iter::from_fn(|| {
             let first = queue.first()?;
             queue.leave(first);
@@ -403,7 +366,7 @@ mod tests {
         let failed = [(); 2].map(|()| {
             let last = queue.last_trying().unwrap();
             fail(&mut queue, last);
-            queue.waker(last)
+            queue.seat(last).waker
         });
         assert_eq!(failed, ["last", "second"]);
         assert_eq!((queue.trying(), queue.len()), (1, 4));
@@ -414,7 +377,7 @@ mod tests {
         let mut queue = Line::new();
         let seat = join(&mut queue, "only", true);
         fail(&mut queue, seat);
-        assert!(queue.is_waiting(seat));
+        assert!(queue.seat(seat).waits);
         let old = queue.tell(seat, Answer::Ended, true);
         assert!(matches!(old, Some(Answer::Failed(Failure::Full))));
         assert!(matches!(queue.take_answer(seat), Some(Answer::Ended)));

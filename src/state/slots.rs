@@ -14,11 +14,12 @@ mod test_access;
 
 use std::time::Instant;
 
-use crate::report::stats::State;
+use crate::report::stats::{ConnectionInfo, State};
+use connects::Connect;
 use open::{Leased, Usage};
 
-pub(crate) use leaving::{Closed, Ending};
-pub(crate) use open::{CallSite, Holder, Open, Taker};
+pub(crate) use leaving::Closed;
+pub(crate) use open::{CallSite, Holder, Open, PING_THREAD, Taker};
 
 /// A slot together with the connection in it, so that its next connection is not mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,36 +82,23 @@ impl<L, H> Slot<L, H> {
         id: 0,
         content: Content::Vacant,
     };
+
+    fn open(&self) -> Option<&Open<L, H>> {
+        match &self.content {
+            Content::Open(open) => Some(open),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 enum Content<L, H> {
     Vacant,
-    Connecting {
-        since: Instant,
-        /// The number of the factory that makes it.
-        factory: u64,
-        /// What can be cut, once there is a socket.
-        handle: Option<H>,
-    },
+    Connecting(Connect<H>),
     Open(Open<L, H>),
     /// It has left the pool, and waits here to be closed unless somebody is at it.
     Closing(Option<Closed<L, H>>),
-}
-/// What a slot shows of its connection.
-#[derive(Debug)]
-pub(crate) struct Occupant<H> {
-    pub(crate) id: u64,
-    pub(crate) state: State,
-    /// When it was open, or its connect was started.
-    pub(crate) born: Instant,
-    /// When it entered its state.
-    pub(crate) since: Instant,
-    pub(crate) leases: u64,
-    pub(crate) taken_at: Option<CallSite>,
-    /// Once it is open.
-    pub(crate) handle: Option<H>,
 }
 
 impl<L, H> Slots<L, H> {
@@ -180,10 +168,6 @@ impl<L, H> Slots<L, H> {
 
     /// Takes an idle connection out for a lease that began at `since`, and since when it had been
     /// idle.
-    #[expect(
-        clippy::inline_always,
-        reason = "a part of each pull or drop, and a tenth of it if it is a call"
-    )]
     #[inline(always)]
     pub(crate) fn lease(
         &mut self,
@@ -233,10 +217,6 @@ impl<L, H> Slots<L, H> {
         self.pinged.is_some_and(|pinged| pinged.index == index)
     }
 
-    #[expect(
-        clippy::inline_always,
-        reason = "a part of each pull or drop, and a tenth of it if it is a call"
-    )]
     #[inline(always)]
     fn take_out(&mut self, index: u32, since: Instant, taker: Taker) -> (Lease<L>, Instant) {
         let slot = &mut self.all[index as usize];
@@ -263,10 +243,6 @@ impl<L, H> Slots<L, H> {
 
     /// A lease is over and its connection idle: the most recently used one. After a ping it is as
     /// idle as before.
-    #[expect(
-        clippy::inline_always,
-        reason = "a part of each pull or drop, and a tenth of it if it is a call"
-    )]
     #[inline(always)]
     pub(crate) fn make_idle(&mut self, key: SlotKey, client: L, now: Instant) {
         let pinged = self.pinged.take_if(|pinged| pinged.index == key.index);
@@ -284,81 +260,65 @@ impl<L, H> Slots<L, H> {
     /// The open connection of this key, unless it has left.
     #[inline]
     pub(crate) fn get(&self, key: SlotKey) -> Option<&Open<L, H>> {
-        match self.slot(key) {
-            Slot {
-                id,
-                content: Content::Open(open),
-            } if *id == key.id => Some(open),
+        let slot = &self.all[key.index as usize];
+        match &slot.content {
+            Content::Open(open) if slot.id == key.id => Some(open),
             _ => None,
         }
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, key: SlotKey) -> Option<&mut Open<L, H>> {
-        match &mut self.all[key.index as usize] {
-            Slot {
-                id,
-                content: Content::Open(open),
-            } if *id == key.id => Some(open),
+        let slot = &mut self.all[key.index as usize];
+        match &mut slot.content {
+            Content::Open(open) if slot.id == key.id => Some(open),
             _ => None,
         }
     }
 
     /// The open connection in this slot and its key, if there is one.
     pub(crate) fn open_in(&self, index: u32) -> Option<(SlotKey, &Open<L, H>)> {
-        let slot = &self.all[index as usize];
-        match &slot.content {
-            Content::Open(open) => Some((self.key(index), open)),
-            _ => None,
-        }
+        let open = self.all[index as usize].open()?;
+        Some((self.key(index), open))
     }
 
-    /// The connection in each slot, unless it is closing.
-    pub(crate) fn occupants(&self) -> impl Iterator<Item = Occupant<H>>
+    /// The connection in each slot, unless it is closing: without its addresses, but with the handle
+    /// that knows them once it is open.
+    pub(crate) fn connections(&self, now: Instant) -> Vec<(ConnectionInfo, Option<H>)>
     where
         H: Clone,
     {
-        self.all.iter().filter_map(|slot| match &slot.content {
-            Content::Vacant | Content::Closing(_) => None,
-            Content::Connecting { since, .. } => Some(Occupant {
+        let show = |slot: &Slot<L, H>| {
+            let (state, born, since) = match &slot.content {
+                Content::Vacant | Content::Closing(_) => return None,
+                Content::Connecting(connect) => (State::Connecting, connect.since, connect.since),
+                Content::Open(open) if open.is_idle() => (State::Idle, open.born, open.since),
+                Content::Open(open) => (State::Leased, open.born, open.since),
+            };
+            let info = ConnectionInfo {
                 id: slot.id,
-                state: State::Connecting,
-                born: *since,
-                since: *since,
-                leases: 0,
-                taken_at: None,
-                handle: None,
-            }),
-            Content::Open(open) => Some(Occupant {
-                id: slot.id,
-                state: if open.is_idle() {
-                    State::Idle
-                } else {
-                    State::Leased
-                },
-                born: open.born,
-                since: open.since,
-                leases: open.leases,
-                taken_at: open.taken_at(),
-                handle: Some(open.handle.clone()),
-            }),
-        })
+                state,
+                local: None,
+                peer: None,
+                age: now.saturating_duration_since(born),
+                in_state: now.saturating_duration_since(since),
+                leases: slot.open().map_or(0, |open| open.leases),
+                taken_at: slot.open().and_then(Open::taken_at),
+            };
+            Some((info, slot.open().map(|open| open.handle.clone())))
+        };
+        self.all.iter().filter_map(show).collect()
     }
 
     /// Where each lease that is out was taken.
     pub(crate) fn call_sites(&self) -> Vec<CallSite> {
-        let open = self.all.iter().filter_map(|slot| match &slot.content {
-            Content::Open(open) => open.taken_at(),
-            _ => None,
-        });
-        open.collect()
+        let open = self.all.iter().filter_map(Slot::open);
+        open.filter_map(Open::taken_at).collect()
     }
 
     pub(crate) fn key(&self, index: u32) -> SlotKey {
-        SlotKey {
-            index,
-            id: self.all[index as usize].id,
-        }
+        let id = self.all[index as usize].id;
+        SlotKey { index, id }
     }
 
     fn slot(&self, key: SlotKey) -> &Slot<L, H> {
@@ -405,8 +365,7 @@ mod tests {
 
         fn close(&mut self, key: SlotKey) {
             let now = self.at(100);
-            self.slots
-                .close(key, Eviction::Freed, now, None, Ending::Close);
+            self.slots.close(key, Eviction::Freed, now, None);
             self.slots.vacate(key);
         }
 
@@ -531,7 +490,7 @@ mod tests {
         let (lease, _) = slots.lease(key.index, now, Taker::default());
         assert_eq!(counts(slots), (0, 1, 0, 0));
         let why = Eviction::Discarded;
-        let closed = slots.close(key, why, now, Some(lease.client), Ending::Close);
+        let closed = slots.close(key, why, now, Some(lease.client));
         assert_eq!(counts(slots), (0, 0, 0, 1));
         assert_eq!((closed.key, closed.client), (key, Some(7)));
         assert!(slots.get(key).is_none());
@@ -544,7 +503,7 @@ mod tests {
         let (mut clocked, keys) = Clocked::idle(2);
         let now = clocked.at(5);
         let slots = &mut clocked.slots;
-        let closed = slots.close(keys[0], Eviction::PeerClosed, now, None, Ending::Close);
+        let closed = slots.close(keys[0], Eviction::PeerClosed, now, None);
         slots.leave(closed);
         assert_eq!((slots.in_use(), slots.occupied(), slots.left()), (1, 2, 1));
         let closed = slots.take_left().unwrap();
@@ -573,7 +532,7 @@ mod tests {
         slots.lease_for_ping(keys[2].index, now, None);
         slots.reserve(now);
         assert_eq!(slots.call_sites(), [here, there]);
-        let closed = slots.close(keys[0], Eviction::Discarded, now, None, Ending::Close);
+        let closed = slots.close(keys[0], Eviction::Discarded, now, None);
         assert_eq!((closed.key, slots.call_sites()), (keys[0], vec![there]));
     }
 }

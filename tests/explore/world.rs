@@ -12,7 +12,7 @@ use crate::report::event::Close;
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::state::core::{self, CloseWhen, Dead, IdlePeriod, Readiness, Turn};
 use crate::state::queue::{Answer, Seat};
-use crate::state::slots::{Ending, Lease, SlotKey, Taker};
+use crate::state::slots::{Lease, SlotKey, Taker};
 
 /// A client and a handle are the number of their connection; a caller is woken by its number.
 type Core = core::Core<u64, u64, u8>;
@@ -313,7 +313,7 @@ impl super::World for World {
             digest.put(u64::from(period.key.index));
             let open = self.core.slots().get(period.key);
             digest.put(u64::from(
-                open.is_some_and(|open| period.is_of(open.leases)),
+                open.is_some_and(|open| period.leases == open.leases),
             ));
         }
         if let Some(lease) = &self.ping {
@@ -508,7 +508,7 @@ impl World {
 
     fn waiting(&self) -> impl Iterator<Item = &Guest> {
         let queue = self.core.queue();
-        let waits = |guest: &&Guest| guest.seat().is_some_and(|seat| queue.is_waiting(seat));
+        let waits = |guest: &&Guest| guest.seat().is_some_and(|seat| queue.seat(seat).waits);
         self.guests.iter().filter(waits)
     }
 
@@ -860,7 +860,7 @@ impl World {
             let key = closed.key;
             assert_eq!(closed.handle, key.id);
             assert!(!self.closing.contains(&key), "closed twice");
-            let has_client = closed.ending == Ending::Close;
+            let has_client = !closed.is_aborted && closed.why != Eviction::Detached;
             assert_eq!(closed.client.is_some(), has_client, "a client is lost");
             assert!(closed.client.is_none_or(|client| client == key.id));
             if closed.occupies {
@@ -1016,7 +1016,7 @@ impl World {
                 continue;
             }
             assert!(queue.pending(seat).is_none(), "an answer and no wake-up");
-            if let Some(at) = core.poll_at(seat).filter(|_| queue.is_waiting(seat)) {
+            if let Some(at) = core.poll_at(seat).filter(|_| queue.seat(seat).waits) {
                 let knows = guest.poll_at.is_some_and(|poll_at| poll_at <= at);
                 assert!(knows, "somebody does not know when to wake up");
             }

@@ -1,7 +1,6 @@
 //! What must hold after each step.
 
 use super::*;
-use crate::state::slots::Occupant;
 
 impl Walk {
     /// Compares what the core did and is with what it should have done and be.
@@ -17,13 +16,11 @@ impl Walk {
                 let id = closed.key.id;
                 assert_eq!(id, closed.handle);
                 assert!(closed.client.as_ref().is_none_or(|v| v.id == id));
-                let is_detached = closed.why == Eviction::Detached;
-                assert_eq!(closed.ending == Ending::Detach, is_detached);
                 Gone {
                     id,
                     why: closed.why as usize,
                     has_value: closed.client.is_some(),
-                    is_aborted: closed.ending == Ending::Abort,
+                    is_aborted: closed.is_aborted,
                     occupies: closed.occupies,
                     is_told: closed.tell,
                     held: closed.held,
@@ -192,29 +189,23 @@ impl Walk {
     }
 
     pub(super) fn check_occupants(&self) {
-        let mut found: Vec<_> = self
-            .core
-            .slots()
-            .occupants()
-            .map(|found| {
-                let taken = found.taken_at.is_some();
-                let Occupant {
-                    id,
-                    state,
-                    born,
-                    since,
-                    leases,
-                    ..
-                } = found;
-                (id, state as u8, born, since, leases, taken)
+        let now = self.core.now();
+        let shown = self.core.slots().connections(now).into_iter();
+        let mut found: Vec<_> = shown
+            .map(|(info, handle)| {
+                let is_open = info.state != State::Connecting;
+                assert_eq!(handle, is_open.then_some(info.id));
+                let taken = info.taken_at.is_some();
+                let state = info.state as u8;
+                (info.id, state, info.age, info.in_state, info.leases, taken)
             })
             .collect();
         let row = |conn: &Conn, state| {
             (
                 conn.key.id,
                 state as u8,
-                conn.born,
-                conn.since,
+                now - conn.born,
+                now - conn.since,
                 conn.leases,
                 conn.is_taken,
             )

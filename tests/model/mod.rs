@@ -29,15 +29,15 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::report::error::Error;
-use crate::report::event::{Close, Freed};
+use crate::report::event::{Close, Event, Freed};
 use crate::report::outcome::{Eviction, PeerSignal};
 use crate::report::stats::{State, Stats};
 use crate::state::barging::Convoy;
 use crate::state::core::{
-    self, CloseWhen, ConnectionEvent, Dead, EventKind, IdlePeriod, Readiness, Rules, Turn,
+    self, CloseWhen, ConnectionEvent, Dead, IdlePeriod, Readiness, Rules, Turn,
 };
 use crate::state::queue::Failure;
-use crate::state::slots::{Ending, Holder, Lease, SlotKey, Taker};
+use crate::state::slots::{Holder, Lease, SlotKey, Taker};
 
 type Core = core::Core<Value, u64, u64>;
 type Effects = core::Effects<Value, u64, u64>;
@@ -254,15 +254,17 @@ enum Said {
     Evicted(Eviction),
 }
 
-impl From<&ConnectionEvent> for Said {
-    fn from(event: &ConnectionEvent) -> Self {
-        match event.kind {
-            EventKind::Leased { .. } => Self::Leased,
-            EventKind::Overdue { held, .. } => Self::Overdue(held),
-            EventKind::Returned { held } => Self::Returned(held),
-            EventKind::Evicted { why, .. } => Self::Evicted(why),
-        }
-    }
+/// The connection that an event says it is of must be the one under whose number it comes.
+fn said(event: &ConnectionEvent) -> (u64, Said) {
+    let (id, said) = match event.1 {
+        Event::Leased { id, .. } => (id, Said::Leased),
+        Event::Overdue { id, held, .. } => (id, Said::Overdue(held)),
+        Event::Returned { id, held } => (id, Said::Returned(held)),
+        Event::Evicted { id, why, .. } => (id, Said::Evicted(why)),
+        ref other => panic!("the core does not tell of {other:?}"),
+    };
+    assert_eq!(id, event.0);
+    (id, said)
 }
 
 /// A thread that waits until so many connections are open.
@@ -409,7 +411,7 @@ impl Walk {
             hang_ups: 0,
             news_since: None,
             hanging_up: 0,
-            convoy: Convoy::new(),
+            convoy: Convoy::default(),
             is_hurried: false,
             dispatched: now,
             aborted: 0,

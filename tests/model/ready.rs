@@ -92,7 +92,7 @@ impl Walk {
             self.counts.lease_times.record(held);
         }
         let wanted = said.and_then(|said| self.begin_reporting(key.id, said));
-        assert_eq!(event.as_ref().map(|event| (event.id, event.into())), wanted);
+        assert_eq!(event.as_ref().map(super::said), wanted);
         self.check(&Expected::default());
     }
 
@@ -104,6 +104,6 @@ impl Walk {
         if wanted.is_none() {
             self.reporting.retain(|&other| other != id);
         }
-        assert_eq!(next.as_ref().map(|event| (event.id, event.into())), wanted);
+        assert_eq!(next.as_ref().map(super::said), wanted);
     }
 }

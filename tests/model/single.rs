@@ -95,9 +95,9 @@ fn an_abandoned_lease_is_closed_where_others_are_doomed() {
     core.abandon(left.key, 1);
     let freed = core.free(0, Close::Soft);
     let expected = Freed {
+        kept: 0,
         closed: 1,
         doomed: 1,
-        ..Freed::NONE
     };
     assert_eq!(freed, expected);
     assert!(core.is_doomed(held.key));
@@ -129,7 +129,7 @@ fn what_the_pool_asks_is_answered() {
 
     core.leave(&mut waiting);
     for timeouts in 1..=3 {
-        core.count_timeout();
+        core.time_out();
         assert_eq!(core.stats(0).timeouts, timeouts);
     }
 

@@ -74,10 +74,7 @@ impl Walk {
         for (id, said) in overtime {
             late.extend(self.begin_reporting(id, said));
         }
-        let told: Vec<(u64, Said)> = overdue
-            .iter()
-            .map(|event| (event.id, event.into()))
-            .collect();
+        let told: Vec<(u64, Said)> = overdue.iter().map(said).collect();
         assert_eq!(told, late);
         for (period, id) in idle {
             let conn = self.idle.iter().find(|conn| conn.key.id == id);
@@ -185,7 +182,11 @@ impl Walk {
         let open = self.open();
         let mut expected = Expected::default();
         self.close_left(&mut expected);
-        let mut wanted = Freed::NONE;
+        let mut wanted = Freed {
+            kept: 0,
+            closed: 0,
+            doomed: 0,
+        };
         let mut leased = std::mem::take(&mut self.leased);
         leased.sort_unstable_by_key(|conn| conn.key.index);
         for mut conn in leased {

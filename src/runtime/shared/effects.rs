@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
-
 use super::{Effects, Held, Shared};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
-use crate::state::core::{ConnectionEvent, EventKind};
-use crate::state::slots::{Closed, Ending, SlotKey};
+use crate::report::event::Event;
+use crate::state::slots::{Closed, SlotKey};
 use crate::sync::user_code::{destroy, log};
 
 impl<C> Shared<C> {
-    pub(super) fn act(self: &Arc<Self>, effects: Effects<C>, reaper: Option<Sender<()>>) {
+    pub(super) fn act(self: &Arc<Self>, effects: Effects<C>) {
         for parker in effects.wake {
             parker.wake();
         }
@@ -42,9 +40,8 @@ impl<C> Shared<C> {
         if effects.drained {
             self.changed.notify_all();
         }
-        if let Some(reaper) = reaper {
-            // Full means that it has been woken already.
-            let _ = reaper.try_send(());
+        if effects.wake_reaper {
+            self.wake_reaper();
         }
         if effects.warn_of_hang_ups {
             log!(
@@ -53,7 +50,7 @@ impl<C> Shared<C> {
             );
         }
         for event in events {
-            self.tell_one(event);
+            self.tell(&event);
         }
         for error in effects.errors {
             destroy(error);
@@ -61,21 +58,16 @@ impl<C> Shared<C> {
     }
 
     /// Closes a connection that leaves; what is to be told of it comes behind the others.
-    fn close(&self, closed: Closed<Held<C>, Arc<Socket>>, events: &mut Vec<ConnectionEvent>) {
-        if closed.ending == Ending::Abort {
+    fn close(&self, closed: Closed<Held<C>, Arc<Socket>>, events: &mut Vec<Event>) {
+        if closed.tell {
+            events.extend(closed.events());
+        }
+        if closed.is_aborted {
             closed.handle.recall();
             closed.handle.abort();
         }
         if let Some(Held { client, stream }) = closed.client {
             self.dispose(client, &closed.handle, stream);
-        }
-        if closed.tell {
-            let (id, why, age) = (closed.key.id, closed.why, closed.age);
-            let returned = closed.held.map(|held| EventKind::Returned { held });
-            let all = returned
-                .into_iter()
-                .chain([EventKind::Evicted { why, age }]);
-            events.extend(all.map(|kind| ConnectionEvent { id, kind }));
         }
     }
 

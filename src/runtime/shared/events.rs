@@ -3,61 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Core, PING_THREAD, Shared};
-use crate::report::event::Event;
+use super::{Core, Shared, taker};
+use crate::report::event::{Event, Freed};
 use crate::report::stats::Brief;
-use crate::state::core::{ConnectionEvent, EventKind};
-use crate::state::slots::{CallSite, Holder, SlotKey};
+use crate::state::core::ConnectionEvent;
+use crate::state::slots::{CallSite, SlotKey};
 use crate::sync::user_code::{guarded, log};
 
 impl<C> Shared<C> {
     /// Tells this event of a connection, and those that happen to it meanwhile.
-    pub(crate) fn tell_of_connection(self: &Arc<Self>, first: Option<ConnectionEvent>) {
-        let mut next = first;
-        while let Some(event) = next {
-            let id = event.id;
-            self.tell_one(event);
+    pub(crate) fn tell_of_connection(self: &Arc<Self>, mut next: Option<ConnectionEvent>) {
+        while let Some((id, event)) = next {
+            self.tell(&event);
             next = self.with(|core| core.next_event(id));
         }
-    }
-
-    pub(super) fn tell_one(&self, event: ConnectionEvent) {
-        let id = event.id;
-        self.tell(&match event.kind {
-            EventKind::Leased { waited, at } => Event::Leased { id, waited, at },
-            EventKind::Overdue { held, holder, at } => {
-                let thread = match &holder {
-                    Holder::Caller(thread) => thread.name(),
-                    Holder::Ping => Some(PING_THREAD),
-                };
-                let thread = thread.map(str::to_owned);
-                let name = thread.as_deref().unwrap_or("without a name");
-                let time = Brief(held);
-                let place = at.map(|at| format!(", taken at {}:{}", at.file(), at.line()));
-                let place = place.unwrap_or_default();
-                log!(
-                    Warn,
-                    "connection {id} has been leased for {time} by thread {name}{place}"
-                );
-                Event::Overdue {
-                    id,
-                    held,
-                    thread,
-                    at,
-                }
-            }
-            EventKind::Returned { held } => Event::Returned { id, held },
-            EventKind::Evicted { why, age } => {
-                log!(Debug, "connection {id} left after {}: {why}", Brief(age));
-                Event::Evicted { id, why, age }
-            }
-        });
     }
 
     /// A lease has reached its caller.
     pub(crate) fn tell_leased(self: &Arc<Self>, key: SlotKey, waited: Duration, at: CallSite) {
         if self.settings.lease_events {
-            let taker = self.watched_taker(at);
+            let taker = taker(at, self.settings.watches_leases);
             self.tell_that(|core| core.lease_begins(key, waited, taker));
         }
     }
@@ -77,11 +42,54 @@ impl<C> Shared<C> {
     }
 
     pub(crate) fn tell(&self, event: &Event) {
+        write_down(event);
         let Some(on_event) = &self.functions.on_event else {
             return;
         };
         if let Err(text) = guarded(|| on_event(event)) {
             log!(Error, "the event function panicked: {text}");
         }
+    }
+}
+
+/// What stands of an event in the log.
+fn write_down(event: &Event) {
+    match event {
+        Event::Connected { id, took } => log!(Debug, "connection {id} made in {}", Brief(*took)),
+        Event::ConnectFailed { error, took } => {
+            // The error may be of a type of the user's, whose `Display` may panic.
+            let texts = || error.chain().map(ToString::to_string).collect::<Vec<_>>();
+            let text = guarded(|| texts().join(": ")).unwrap_or_else(|panic| panic);
+            log!(Warn, "connect failed after {}: {text}", Brief(*took));
+        }
+        Event::Evicted { id, why, age } => {
+            log!(Debug, "connection {id} left after {}: {why}", Brief(*age));
+        }
+        Event::Overdue {
+            id,
+            held,
+            thread,
+            at,
+        } => {
+            let (time, name) = (Brief(*held), thread.as_deref().unwrap_or("without a name"));
+            let place = at.map(|at| format!(", taken at {}:{}", at.file(), at.line()));
+            let place = place.unwrap_or_default();
+            log!(
+                Warn,
+                "connection {id} has been leased for {time} by thread {name}{place}"
+            );
+        }
+        Event::Freed(Freed {
+            kept,
+            closed,
+            doomed,
+        }) => {
+            log!(
+                Debug,
+                "freed: {kept} kept, {closed} closed, {doomed} doomed"
+            );
+        }
+        Event::Ended => log!(Debug, "the pool has ended"),
+        Event::Leased { .. } | Event::Returned { .. } | Event::GaveUp { .. } => {}
     }
 }

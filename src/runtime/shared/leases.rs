@@ -11,38 +11,26 @@ use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::user_code::{guarded_call, log};
 use crate::sync::{now, thread};
 
+/// The call that takes a lease, and its thread, if that is watched.
+#[inline]
+pub(crate) fn taker(at: CallSite, is_watched: bool) -> Taker {
+    Taker {
+        at: Some(at),
+        holder: is_watched.then(|| Holder::Caller(std::thread::current())),
+    }
+}
+
 impl<C> Shared<C> {
     /// The most recently used idle connection, if there is one, not yet probed.
     #[inline]
     pub(crate) fn take(&self, barge: bool, at: CallSite) -> Option<Lease<C>> {
         let now = self.take_reads_clock.load(Relaxed).then(now);
-        let taker = self.taker(at);
+        let taker = taker(at, self.settings.watches_untold);
         let mut state = self.lock();
         if let Some(now) = now {
             state.core.advance(now);
         }
         state.core.take(barge && now.is_some(), taker)
-    }
-
-    /// The calling thread, if leases are watched, and its call.
-    ///
-    /// A lease that is told is watched from when its beginning is told.
-    pub(crate) fn taker(&self, at: CallSite) -> Taker {
-        if self.settings.watches_leases && !self.settings.lease_events {
-            return self.watched_taker(at);
-        }
-        Taker {
-            at: Some(at),
-            holder: None,
-        }
-    }
-
-    pub(super) fn watched_taker(&self, at: CallSite) -> Taker {
-        let watches = self.settings.watches_leases;
-        Taker {
-            at: Some(at),
-            holder: watches.then(|| Holder::Caller(std::thread::current())),
-        }
     }
 
     pub(crate) fn count_allocation(&self) {
@@ -52,11 +40,11 @@ impl<C> Shared<C> {
     /// A lease is over.
     pub(crate) fn give_back(self: &Arc<Self>, key: SlotKey, mut held: Held<C>, finished: bool) {
         self.tell_returned(key);
-        let has_sent = held.stream.socket().is_unanswered();
+        let has_sent = held.socket().is_unanswered();
         let verdict = self.verdict(key, &mut held, finished);
         let was_of_use = finished || (has_sent && verdict.is_none());
-        let signal = held.stream.socket().peer_signal(was_of_use);
-        held.stream.socket().set_leased(verdict.is_some());
+        let signal = held.socket().peer_signal(was_of_use);
+        held.socket().set_leased(verdict.is_some());
         let is_exact = self.settings.exact_lease_end || verdict.is_some();
         let mut state = if is_exact {
             self.lock_at(now())
@@ -86,12 +74,9 @@ impl<C> Shared<C> {
             return Some(Eviction::Panicked);
         }
         let over = finished || settings.allow_unanswered || settings.only_finished;
-        if let Some(why) = held
-            .stream
-            .socket()
-            .make_reusable(over, settings.allow_unread)
-        {
-            return Some(why);
+        let unfit = held.socket().make_reusable(over, settings.allow_unread);
+        if unfit.is_some() {
+            return unfit;
         }
         if settings.only_finished && !finished {
             return Some(Eviction::Unfinished);
@@ -100,7 +85,7 @@ impl<C> Shared<C> {
         if self.lock().core.is_doomed(key) {
             return None; // the core knows why it is to close
         }
-        let socket = held.stream.socket();
+        let socket = held.socket();
         // What lies in it was for this caller: it must not pass for what `recycle` asks for.
         socket.set_leased(false);
         if let Some(why) = probe::verdict(socket, settings.allow_unread) {
@@ -114,9 +99,7 @@ impl<C> Shared<C> {
             log!(Debug, "connection {}: recycle failed: {error}", key.id);
             return Some(Eviction::RecycleFailed);
         }
-        held.stream
-            .socket()
-            .make_reusable(true, settings.allow_unread)
+        held.socket().make_reusable(true, settings.allow_unread)
     }
 
     /// Whether the pool wants a lease back whose socket this is; costs no lock.

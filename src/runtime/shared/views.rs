@@ -1,8 +1,10 @@
 //! What the pool shows of itself.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shared;
+use crate::net::socket::Socket;
 use crate::report::error::Error;
 use crate::report::stats::{CallSites, ConnectionInfo, Stats};
 use crate::state::queue::Failure;
@@ -12,23 +14,16 @@ use crate::sync::now;
 impl<C> Shared<C> {
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
         let now = now();
-        let found: Vec<_> = self.read(|core| core.slots().occupants().collect());
-        found
-            .into_iter()
-            .map(|found| {
-                let tcp = found.handle.as_ref().map(|socket| socket.tcp());
-                ConnectionInfo {
-                    id: found.id,
-                    state: found.state,
-                    local: tcp.and_then(|tcp| tcp.local_addr().ok()),
-                    peer: tcp.and_then(|tcp| tcp.peer_addr().ok()),
-                    age: now.saturating_duration_since(found.born),
-                    in_state: now.saturating_duration_since(found.since),
-                    leases: found.leases,
-                    taken_at: found.taken_at,
-                }
-            })
-            .collect()
+        let found = self.read(|core| core.slots().connections(now));
+        let with_addresses = |(info, socket): (ConnectionInfo, Option<Arc<Socket>>)| {
+            let tcp = socket.as_ref().map(|socket| socket.tcp());
+            ConnectionInfo {
+                local: tcp.and_then(|tcp| tcp.local_addr().ok()),
+                peer: tcp.and_then(|tcp| tcp.peer_addr().ok()),
+                ..info
+            }
+        };
+        found.into_iter().map(with_addresses).collect()
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -16,7 +16,7 @@ pub(crate) struct Caller<W> {
     /// Who takes the lease.
     taker: Taker,
     /// Its place in the queue, which it keeps when its connection proves dead.
-    ticket: Option<Ticket>,
+    pub(super) ticket: Option<Ticket>,
     /// Where it waits, while it does.
     pub(crate) seat: Option<Seat>,
 }
@@ -48,12 +48,6 @@ impl<W> Caller<W> {
             ticket: None,
             seat: None,
         }
-    }
-
-    /// Its number in the queue, where it has one and does not wait.
-    #[cfg(test)]
-    pub(crate) fn number(&self) -> Option<u64> {
-        self.ticket.map(Ticket::number)
     }
 
     fn waiting_seat(&self) -> Seat {
@@ -88,15 +82,18 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             return Turn::QueueFull;
         }
         let ticket = match caller.ticket {
-            Some(ticket) => ticket.resumed(self.now),
+            Some(ticket) => Ticket {
+                since: self.now,
+                ..ticket
+            },
             None => self.waiters.new_ticket(self.now),
         };
-        let waker = caller.waker.clone();
+        let until = self.barging_until_of_next();
+        let (waker, trying) = (caller.waker.clone(), refusal.is_none());
         let seat = self
             .waiters
-            .join(ticket, waker, refusal.is_none(), caller.stays);
+            .join(ticket, waker, trying, caller.stays, until);
         caller.seat = Some(seat);
-        self.allow_barging(seat);
         self.go_on(seat, refusal)
     }
 
@@ -153,7 +150,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     pub(crate) fn leave(&mut self, caller: &mut Caller<W>) {
         let seat = caller.waiting_seat();
         caller.seat = None;
-        self.count_wait(self.waiters.ticket(seat));
+        self.count_wait(self.waiters.seat(seat).ticket);
         self.waiters.leave(seat);
         self.dispatch();
     }
@@ -168,8 +165,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     }
 
     fn go_on(&mut self, seat: Seat, refusal: Option<Failure>) -> Turn<L> {
-        if refusal.is_none() {
-            self.begin_try(seat);
+        if refusal.is_none() && self.breaker.error().is_some() {
+            // A try through an open breaker starts its connect itself.
+            self.start(Some(seat));
         }
         self.dispatch();
         let poll_at = self.poll_at(seat);
@@ -192,8 +190,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// What a waiter has been told; an answer that ends the wait ends its seat.
     fn answer(&mut self, caller: &mut Caller<W>) -> Option<Turn<L>> {
         let seat = caller.waiting_seat();
-        let ticket = self.waiters.ticket(seat);
-        let is_over = !self.waiters.is_waiting(seat);
+        let waiter = self.waiters.seat(seat);
+        let (ticket, is_over) = (waiter.ticket, !waiter.waits);
         let turn = match self.waiters.take_answer(seat)? {
             Answer::Granted(lease) => {
                 let open = self.slots.get_mut(lease.key);
@@ -226,11 +224,11 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if let Some((_, at)) = alarm {
             return Some(at);
         }
-        let until = self.waiters.barging_until(seat)?;
+        let waiter = self.waiters.seat(seat);
+        let until = waiter.barging_until?;
         // After twice the time: by then most have been served and need not wake up for nothing. A
         // dispatch after that time has served the waiter if anything was idle.
-        let since = self.waiters.ticket(seat).since();
-        let at = until + until.saturating_duration_since(since);
+        let at = until + until.saturating_duration_since(waiter.ticket.since);
         (at > self.dispatched).then_some(at)
     }
 }

@@ -1,6 +1,7 @@
 //! Who is served next, and when connects start: the one file that decides it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Answer, Core, Failure, Reserved, Seat};
 use crate::report::outcome::Eviction;
@@ -11,10 +12,6 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     ///
     /// Where an idle connection lies beside waiters, the first of them may be overtaken for a while
     /// (see `barging`), and then only by a caller that may `barge` and has just read the clock.
-    #[expect(
-        clippy::inline_always,
-        reason = "a part of each pull or drop, and a tenth of it if it is a call"
-    )]
     #[inline(always)]
     pub(crate) fn take(&mut self, barge: bool, taker: Taker) -> Option<Lease<L>> {
         let may_take = self.waiters.is_empty() || (barge && self.may_overtake());
@@ -29,7 +26,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     #[inline]
     fn may_overtake(&mut self) -> bool {
         let first = self.waiters.first();
-        let until = first.and_then(|first| self.waiters.barging_until(first));
+        let until = first.and_then(|first| self.waiters.seat(first).barging_until);
         until.is_some_and(|until| self.now < until) && !self.has_place()
     }
 
@@ -38,15 +35,14 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.waiters.is_empty() && !self.refilling && self.drainers == 0
     }
 
-    /// Lets callers overtake this new waiter for a while, if there is a convoy to dissolve and no
-    /// place to connect in.
-    pub(super) fn allow_barging(&mut self, seat: Seat) {
+    /// Until when callers may overtake one who begins to wait: for a while, if there is a convoy to
+    /// dissolve and no place to connect in.
+    pub(super) fn barging_until_of_next(&mut self) -> Option<Instant> {
         if self.has_place() {
-            return;
+            return None;
         }
-        let window = self.convoy.window(self.waiters.len() - 1, self.now);
-        let until = window.and_then(|window| self.now.checked_add(window));
-        self.waiters.set_barging_until(seat, until);
+        let window = self.convoy.window(self.waiters.len(), self.now)?;
+        self.now.checked_add(window)
     }
 
     /// Brings idle connections and waiters together, and starts the connects that are wanted.
@@ -79,25 +75,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.note_drained();
     }
 
-    /// A connection was just made: it goes to the first waiter, or becomes idle.
-    pub(super) fn serve_first(&mut self, index: u32, owner: Option<Seat>) {
-        if let Some(first) = self.waiters.first() {
-            // The others were not there when it was made, and it may have died meanwhile.
-            self.grant(index, first, owner != Some(first));
-        }
-    }
-
     /// Gives an idle connection to a waiter. One that was made for it just now needs no probe.
-    fn grant(&mut self, index: u32, seat: Seat, may_be_dead: bool) {
+    pub(super) fn grant(&mut self, index: u32, seat: Seat, may_be_dead: bool) {
         let mut lease = self.lease(index, Taker::default());
         lease.probe &= may_be_dead;
         self.answer_last(seat, Answer::Granted(lease));
     }
 
-    #[expect(
-        clippy::inline_always,
-        reason = "a part of each pull or drop, and a tenth of it if it is a call"
-    )]
     #[inline(always)]
     fn lease(&mut self, index: u32, taker: Taker) -> Lease<L> {
         let after = self.rules.probe_after;
@@ -114,21 +98,26 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
 
     /// Ends the wait of this waiter, whatever it was to be told before.
     pub(super) fn answer_last(&mut self, seat: Seat, answer: Answer<L>) {
-        self.count_wait(self.waiters.ticket(seat));
+        self.count_wait(self.waiters.seat(seat).ticket);
         self.tell(seat, answer, true);
     }
 
     /// Ends the current try of this waiter, and its wait with it if it has only one.
     pub(super) fn fail(&mut self, seat: Seat, failure: Failure) {
-        if self.waiters.stays(seat) {
+        if self.waiters.seat(seat).stays {
             self.tell(seat, Answer::Failed(failure), false);
         } else {
             self.answer_last(seat, Answer::Failed(failure));
         }
     }
 
+    fn wake(&mut self, seat: Seat) {
+        let waker = self.waiters.seat(seat).waker.clone();
+        self.effects.wake.push(waker);
+    }
+
     fn tell(&mut self, seat: Seat, answer: Answer<L>, is_last: bool) {
-        self.effects.wake.push(self.waiters.waker(seat));
+        self.wake(seat);
         // An answer that nobody has taken may own an error, which is the user's to drop.
         if let Some(Answer::Failed(Failure::Connect(error))) =
             self.waiters.tell(seat, answer, is_last)
@@ -152,13 +141,6 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             return None;
         }
         Some(Failure::Connect(error))
-    }
-
-    /// Begins a try: one through an open breaker starts its connect itself.
-    pub(super) fn begin_try(&mut self, seat: Seat) {
-        if self.breaker.error().is_some() {
-            self.start(Some(seat));
-        }
     }
 
     /// Whether another connect is wanted, and may start.
@@ -203,7 +185,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         self.limit.saturating_sub(taken)
     }
 
-    fn start(&mut self, owner: Option<Seat>) {
+    pub(super) fn start(&mut self, owner: Option<Seat>) {
         self.make_place();
         let key = self.slots.reserve(self.now);
         self.breaker.started(self.now);
@@ -241,7 +223,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         }
         self.alarm = alarm;
         if let Some((first, _)) = alarm {
-            self.effects.wake.push(self.waiters.waker(first));
+            self.wake(first);
         }
     }
 }

@@ -7,37 +7,11 @@
 use std::time::Duration;
 
 use super::Core;
-use crate::report::outcome::Eviction;
-use crate::state::slots::{CallSite, Holder, SlotKey, Taker};
+use crate::report::event::Event;
+use crate::state::slots::{SlotKey, Taker};
 
-/// Something that happened to a connection and is to be reported.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-pub(crate) struct ConnectionEvent {
-    pub(crate) id: u64,
-    pub(crate) kind: EventKind,
-}
-
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-pub(crate) enum EventKind {
-    Leased {
-        waited: Duration,
-        at: CallSite,
-    },
-    Overdue {
-        held: Duration,
-        holder: Holder,
-        at: Option<CallSite>,
-    },
-    Returned {
-        held: Duration,
-    },
-    Evicted {
-        why: Eviction,
-        age: Duration,
-    },
-}
+/// Something that happened to the connection of this number and is to be reported.
+pub(crate) type ConnectionEvent = (u64, Event);
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// A lease has reached its caller. No event if it was aborted before.
@@ -49,64 +23,38 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         waited: Duration,
         taker: Taker,
     ) -> Option<ConnectionEvent> {
-        let at = taker.at?;
+        let (id, at) = (key.id, taker.at?);
         let leased = self.slots.get_mut(key)?.leased_mut()?;
         leased.is_told = true;
         leased.taker = taker;
-        self.begin_reporting(key.id, EventKind::Leased { waited, at })
+        self.begin_reporting(id, Event::Leased { id, waited, at })
     }
 
     /// A lease is about to come back, or to end otherwise. No event if it was aborted before.
     pub(crate) fn lease_ends(&mut self, key: SlotKey) -> Option<ConnectionEvent> {
+        let id = key.id;
         let open = self.slots.get_mut(key)?;
         let held = open.end_told_lease(self.now)?;
         open.leased_mut()?.taker.holder = None;
         self.counts.lease_times.record(held);
-        self.begin_reporting(key.id, EventKind::Returned { held })
+        self.begin_reporting(id, Event::Returned { id, held })
     }
 
     /// The event, to be reported by the caller, or none if another thread is reporting of this
     /// connection and will report this too. After an event the caller asks for the
     /// [next one](Self::next_event) until there is none.
-    pub(super) fn begin_reporting(&mut self, id: u64, kind: EventKind) -> Option<ConnectionEvent> {
-        let event = ConnectionEvent { id, kind };
+    pub(super) fn begin_reporting(&mut self, id: u64, event: Event) -> Option<ConnectionEvent> {
         if self.reporting.contains(&id) {
-            self.unreported.push(event);
+            self.unreported.push((id, event));
             return None;
         }
         self.reporting.push(id);
-        Some(event)
-    }
-
-    /// A connection has left; its lease, if it was told and ended with this, lasted for `held`.
-    ///
-    /// Returns whether the effects are to report that; else the thread that is reporting of this
-    /// connection does.
-    pub(super) fn departed(
-        &mut self,
-        id: u64,
-        held: Option<Duration>,
-        why: Eviction,
-        age: Duration,
-    ) -> bool {
-        if let Some(held) = held {
-            self.counts.lease_times.record(held);
-        }
-        if !self.reporting.contains(&id) {
-            return true;
-        }
-        let returned = held.map(|held| EventKind::Returned { held });
-        let kinds = returned
-            .into_iter()
-            .chain([EventKind::Evicted { why, age }]);
-        let events = kinds.map(|kind| ConnectionEvent { id, kind });
-        self.unreported.extend(events);
-        false
+        Some((id, event))
     }
 
     /// What else has happened to a connection, of which this thread has just reported.
     pub(crate) fn next_event(&mut self, id: u64) -> Option<ConnectionEvent> {
-        let next = self.unreported.iter().position(|event| event.id == id);
+        let next = self.unreported.iter().position(|&(of, _)| of == id);
         if next.is_none() {
             self.reporting.retain(|&other| other != id);
         }

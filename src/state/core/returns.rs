@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Core, Failure};
 use crate::report::error::Error;
 use crate::report::outcome::{Eviction, PeerSignal};
-use crate::state::slots::{Ending, Lease, Open, SlotKey};
+use crate::state::slots::{Lease, Open, SlotKey};
 
 /// A connection that was found dead on its way to a caller.
 #[derive(Debug)]
@@ -49,13 +49,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if open.has_expired(self.now) {
             return Some(Eviction::MaxLifetime);
         }
-        self.is_used_up(open).then_some(Eviction::MaxUses)
-    }
-
-    fn is_used_up(&self, open: &Open<L, H>) -> bool {
         match self.rules.max_uses {
-            None => false,
-            Some(most) => open.uses() >= most,
+            Some(most) if open.leases - open.pings >= most => Some(Eviction::MaxUses),
+            _ => None,
         }
     }
 
@@ -123,7 +119,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if self.slots.get(key).is_none() {
             self.end_aborted(None);
         } else {
-            let mut closed = self.depart(key, Eviction::Detached, None, Ending::Detach);
+            let mut closed = self.depart(key, Eviction::Detached, None);
             closed.occupies = false;
             self.effects.close.push(closed);
             self.slots.vacate(key);
@@ -148,7 +144,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         if self.slots.get(key).is_none() {
             return self.end_aborted(Some(lease.client));
         }
-        let closed = self.depart(key, why, Some(lease.client), Ending::Close);
+        let closed = self.depart(key, why, Some(lease.client));
         if close_when == CloseWhen::Later && wakes_reaper && self.has_reaper {
             self.slots.leave(closed);
         } else {
@@ -183,10 +179,6 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     pub(crate) fn take_abandoned(&mut self, key: SlotKey) -> Option<L> {
         let place = self.abandoned.iter().position(|(other, _)| *other == key)?;
         Some(self.abandoned.swap_remove(place).1)
-    }
-
-    pub(super) fn is_abandoned(&self, key: SlotKey) -> bool {
-        self.abandoned.iter().any(|(other, _)| *other == key)
     }
 
     /// Closes one abandoned lease; false if there is none.
@@ -231,8 +223,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// One of a factory that has been replaced, or that was given up, comes too late.
     pub(crate) fn connected(&mut self, key: SlotKey, client: L, handle: H) {
         self.counts.connects += 1;
-        if let Some(began) = self.slots.connect_began(key) {
-            let took = self.now.saturating_duration_since(began);
+        if let Some(connect) = self.slots.connect(key) {
+            let took = self.now.saturating_duration_since(connect.since);
             self.counts.connect_times.record(took);
         }
         let is_late = self.slots.is_outdated(key);
@@ -252,7 +244,10 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
                 open.expires = lifetime.and_then(|lifetime| self.now.checked_add(lifetime));
             }
             self.slots.make_idle(key, client, self.now);
-            self.serve_first(key.index, owner);
+            if let Some(first) = self.waiters.first() {
+                // The others were not there when it was made, and it may have died meanwhile.
+                self.grant(key.index, first, owner != Some(first));
+            }
         }
         self.wake_ready_waiters();
         self.dispatch();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{ConnectionEvent, Core, EventKind};
+use super::{ConnectionEvent, Core};
+use crate::report::event::Event;
 use crate::report::outcome::Eviction;
-use crate::state::slots::{Holder, Lease, SlotKey};
+use crate::state::slots::{Holder, Lease, Open, SlotKey};
 
 /// How many slots a search for the next ping goes through between two locks.
 const PING_BATCH: u32 = 64;
@@ -16,14 +17,8 @@ const PING_BATCH: u32 = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IdlePeriod {
     pub(crate) key: SlotKey,
-    leases: u64,
-}
-
-#[cfg(test)]
-impl IdlePeriod {
-    pub(crate) fn is_of(&self, leases: u64) -> bool {
-        self.leases == leases
-    }
+    /// How many came before it.
+    pub(crate) leases: u64,
 }
 
 impl<L, H: Clone, W: Clone> Core<L, H, W> {
@@ -42,10 +37,8 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// `silent`: the other side ended it without having sent a byte.
     pub(crate) fn evict_idle(&mut self, period: IdlePeriod, why: Eviction, silent: bool) -> bool {
         let IdlePeriod { key, leases } = period;
-        let is_idle_still = self
-            .slots
-            .get(key)
-            .is_some_and(|open| open.is_idle() && open.leases == leases);
+        let open = self.slots.get(key);
+        let is_idle_still = open.is_some_and(|open| open.is_idle() && open.leases == leases);
         if is_idle_still {
             self.note_death(key, leases == 0 && silent);
             self.close(key, why, None);
@@ -60,21 +53,15 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             return 0;
         };
         let spare = self.slots.idle().saturating_sub(self.min_idle());
-        let stale: Vec<SlotKey> = self
-            .slots
-            .by_age()
-            .map(|index| self.slots.key(index))
-            .take_while(|&key| {
-                let open = self.slots.get(key).expect("bug: idle but not open");
-                self.now.saturating_duration_since(open.since) >= timeout
-            })
-            .take(spare.min(most))
-            .collect();
-        for &key in &stale {
-            self.close(key, Eviction::IdleTimeout, None);
-        }
+        let is_stale = |&index: &u32| {
+            let (_, open) = self.slots.open_in(index).expect("bug: idle but not open");
+            self.now.saturating_duration_since(open.since) >= timeout
+        };
+        let oldest = self.slots.by_age().take(spare.min(most));
+        let stale = oldest.take_while(is_stale).count();
+        self.shed(stale, Eviction::IdleTimeout);
         self.dispatch();
-        stale.len()
+        stale
     }
 
     /// One batch of a sweep, over these slots; how many connections it closed.
@@ -116,8 +103,13 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
         let held = self.now.saturating_duration_since(open.since);
         let taker = &mut open.leased_mut()?.taker;
         let holder = taker.holder.take_if(|_| held >= leak_after)?;
-        let at = taker.at;
-        self.begin_reporting(key.id, EventKind::Overdue { held, holder, at })
+        let event = Event::Overdue {
+            id: key.id,
+            held,
+            thread: holder.name().map(str::to_owned),
+            at: taker.at,
+        };
+        self.begin_reporting(key.id, event)
     }
 
     /// The next idle connection, from this slot on, that has not answered for so long.
@@ -134,18 +126,17 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             return None;
         }
         let end = self.slots.len().min(first.saturating_add(PING_BATCH));
-        for index in first..end {
-            let Some((_, open)) = self.slots.open_in(index) else {
-                continue;
-            };
-            if open.is_idle() && self.now.saturating_duration_since(open.answered) >= every {
-                *from = Some(index + 1);
-                let holder = self.rules.leak_after.map(|_| Holder::Ping);
-                return Some(self.slots.lease_for_ping(index, self.now, holder));
-            }
-        }
-        *from = Some(end).filter(|&end| end < self.slots.len());
-        None
+        let is_due = |open: &Open<L, H>| {
+            open.is_idle() && self.now.saturating_duration_since(open.answered) >= every
+        };
+        let mut open = (first..end).filter_map(|index| self.slots.open_in(index));
+        let Some((key, _)) = open.find(|(_, open)| is_due(open)) else {
+            *from = Some(end).filter(|&end| end < self.slots.len());
+            return None;
+        };
+        *from = Some(key.index + 1);
+        let holder = self.rules.leak_after.map(|_| Holder::Ping);
+        Some(self.slots.lease_for_ping(key.index, self.now, holder))
     }
 
     /// Claims the right to ping; false if a ping is under way.

@@ -5,6 +5,17 @@ use std::time::Instant;
 use super::open::Leased;
 use super::{Content, Open, Slot, SlotKey, Slots, Usage};
 
+/// A connect under way.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(crate) struct Connect<H> {
+    pub(crate) since: Instant,
+    /// The number of the factory that makes it.
+    pub(super) factory: u64,
+    /// What can be cut, once there is a socket.
+    pub(super) handle: Option<H>,
+}
+
 /// The factory of a connect that was given up.
 pub(super) const GIVEN_UP: u64 = 0;
 
@@ -36,11 +47,11 @@ impl<L, H> Slots<L, H> {
         debug_assert!(matches!(slot.content, Content::Vacant));
         *slot = Slot {
             id,
-            content: Content::Connecting {
+            content: Content::Connecting(Connect {
                 since: now,
                 factory: self.factory,
                 handle: None,
-            },
+            }),
         };
         self.connecting += 1;
         SlotKey { index, id }
@@ -55,29 +66,23 @@ impl<L, H> Slots<L, H> {
     /// Whether this connect, which is under way, uses a factory that has been replaced, or was
     /// given up.
     pub(crate) fn is_outdated(&self, key: SlotKey) -> bool {
-        matches!(
-            self.slot(key).content,
-            Content::Connecting { factory, .. } if factory != self.factory
-        )
+        let connect = self.connect(key);
+        connect.is_some_and(|connect| connect.factory != self.factory)
     }
 
     /// This connect, which is under way, has a socket; false if it was given up.
     pub(crate) fn set_connect_handle(&mut self, key: SlotKey, socket: H) -> bool {
-        match &mut self.all[key.index as usize].content {
-            Content::Connecting {
-                factory, handle, ..
-            } if *factory != GIVEN_UP => {
-                *handle = Some(socket);
-                true
-            }
-            _ => false,
-        }
+        let connect = self.connect_mut(key);
+        let counted_on = connect.filter(|connect| connect.factory != GIVEN_UP);
+        counted_on
+            .map(|connect| connect.handle = Some(socket))
+            .is_some()
     }
 
     /// The connect under way in this slot, if there is one.
     pub(crate) fn connect_in(&self, index: u32) -> Option<SlotKey> {
-        let content = &self.all[index as usize].content;
-        matches!(content, Content::Connecting { .. }).then(|| self.key(index))
+        let key = self.key(index);
+        self.connect(key).map(|_| key)
     }
 
     /// Gives up a connect that is under way; what can be cut of it, unless it was given up before.
@@ -86,14 +91,9 @@ impl<L, H> Slots<L, H> {
         H: Clone,
     {
         let was_outdated = self.is_outdated(key);
-        let Content::Connecting {
-            factory, handle, ..
-        } = &mut self.all[key.index as usize].content
-        else {
-            return None;
-        };
-        let is_news = std::mem::replace(factory, GIVEN_UP) != GIVEN_UP;
-        let handle = handle.clone().filter(|_| is_news);
+        let connect = self.connect_mut(key)?;
+        let is_news = std::mem::replace(&mut connect.factory, GIVEN_UP) != GIVEN_UP;
+        let handle = connect.handle.clone().filter(|_| is_news);
         self.outdated += usize::from(!was_outdated);
         handle
     }
@@ -102,13 +102,13 @@ impl<L, H> Slots<L, H> {
     pub(crate) fn abandon(&mut self, key: SlotKey) -> Option<H> {
         self.end_connect(key);
         match self.empty(key) {
-            Content::Connecting { handle, .. } => handle,
+            Content::Connecting(connect) => connect.handle,
             _ => None,
         }
     }
 
     fn end_connect(&mut self, key: SlotKey) {
-        debug_assert!(matches!(self.slot(key).content, Content::Connecting { .. }));
+        debug_assert!(self.connect(key).is_some());
         self.outdated -= usize::from(self.is_outdated(key));
         self.connecting -= 1;
     }
@@ -130,10 +130,17 @@ impl<L, H> Slots<L, H> {
         });
     }
 
-    /// When this connect was started.
-    pub(crate) fn connect_began(&self, key: SlotKey) -> Option<Instant> {
-        match self.slot(key).content {
-            Content::Connecting { since, .. } => Some(since),
+    /// This connect, while it is under way.
+    pub(crate) fn connect(&self, key: SlotKey) -> Option<&Connect<H>> {
+        match &self.slot(key).content {
+            Content::Connecting(connect) => Some(connect),
+            _ => None,
+        }
+    }
+
+    fn connect_mut(&mut self, key: SlotKey) -> Option<&mut Connect<H>> {
+        match &mut self.all[key.index as usize].content {
+            Content::Connecting(connect) => Some(connect),
             _ => None,
         }
     }

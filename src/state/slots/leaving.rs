@@ -3,18 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Content, Slot, SlotKey, Slots, Usage};
+use crate::report::event::Event;
 use crate::report::outcome::Eviction;
-
-/// How a connection that leaves ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// It is closed.
-    Close,
-    /// It is shut down under the holder of its lease.
-    Abort,
-    /// It is left to the holder of its lease.
-    Detach,
-}
 
 /// A connection that leaves; to be closed once the lock is free.
 #[derive(Debug)]
@@ -25,7 +15,8 @@ pub(crate) struct Closed<L, H> {
     pub(crate) age: Duration,
     /// How long its lease lasted, if that ends with it and was told when it began.
     pub(crate) held: Option<Duration>,
-    pub(crate) ending: Ending,
+    /// Whether it is shut down under the holder of its lease.
+    pub(crate) is_aborted: bool,
     /// What lay in the slot, or came back with the lease.
     pub(crate) client: Option<L>,
     pub(crate) handle: H,
@@ -33,6 +24,16 @@ pub(crate) struct Closed<L, H> {
     pub(crate) occupies: bool,
     /// Whether its eviction is to be told now; else the core keeps that for later.
     pub(crate) tell: bool,
+}
+
+impl<L, H> Closed<L, H> {
+    /// What is to be told of it.
+    pub(crate) fn events(&self) -> impl Iterator<Item = Event> {
+        let (id, why, age) = (self.key.id, self.why, self.age);
+        let returned = self.held.map(|held| Event::Returned { id, held });
+        let evicted = Event::Evicted { id, why, age };
+        returned.into_iter().chain([evicted])
+    }
 }
 
 impl<L, H> Slots<L, H> {
@@ -48,7 +49,6 @@ impl<L, H> Slots<L, H> {
         why: Eviction,
         now: Instant,
         returned: Option<L>,
-        ending: Ending,
     ) -> Closed<L, H> {
         let slot = &mut self.all[key.index as usize];
         let content = std::mem::replace(&mut slot.content, Content::Closing(None));
@@ -76,7 +76,7 @@ impl<L, H> Slots<L, H> {
             why,
             age: now.saturating_duration_since(open.born),
             held,
-            ending,
+            is_aborted: false,
             client,
             handle: open.handle,
             occupies: true,

@@ -64,6 +64,19 @@ pub(crate) enum Holder {
     Ping,
 }
 
+/// The name of the thread that pings.
+pub(crate) const PING_THREAD: &str = "jackpot-ping";
+
+impl Holder {
+    /// The name of its thread, if that has one.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Caller(thread) => thread.name(),
+            Self::Ping => Some(PING_THREAD),
+        }
+    }
+}
+
 impl<L, H> Open<L, H> {
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.usage, Usage::Idle { .. })
@@ -97,11 +110,6 @@ impl<L, H> Open<L, H> {
     pub(crate) fn end_told_lease(&mut self, now: Instant) -> Option<Duration> {
         let is_told = std::mem::take(&mut self.leased_mut()?.is_told);
         is_told.then(|| now.saturating_duration_since(self.since))
-    }
-
-    /// How often callers have had it.
-    pub(crate) fn uses(&self) -> u64 {
-        self.leases - self.pings
     }
 
     pub(crate) fn has_expired(&self, now: Instant) -> bool {

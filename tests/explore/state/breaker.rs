@@ -6,6 +6,17 @@ use super::{Breaker, LONGEST, Outage, TOLERATED};
 use crate::backoff::Random;
 use crate::explore::Digest;
 
+impl Random {
+    /// A generator whose next draw is the least, or the greatest.
+    pub(crate) fn pinned(greatest: bool) -> Self {
+        Self(if greatest {
+            0x3162_8AF6_7B21_31AB
+        } else {
+            0x61C8_8646_80B5_83EB
+        })
+    }
+}
+
 impl Breaker {
     /// What is to come depends on this, and the ages of connections, alone.
     pub(crate) fn digest(&self, digest: &mut Digest, connecting: bool) {
@@ -46,6 +57,10 @@ impl Breaker {
             digest.age(Some(born), LONGEST);
             digest.put(u64::from(self.is_news(born)));
         }
+    }
+
+    pub(crate) fn hang_ups(&self) -> u32 {
+        self.hang_ups
     }
 
     /// All draws from here on are the least, or the greatest.

@@ -2,13 +2,54 @@
 
 use std::time::Instant;
 
-use super::{Core, Effects};
+use super::{Caller, Core, Effects};
 use crate::backoff::Random;
 use crate::explore::Digest;
-use crate::state::barging::Convoy;
+use crate::report::event::Event;
+use crate::state::barging::{Convoy, HAND_OFFS};
 use crate::state::breaker::Breaker;
 use crate::state::queue::{Queue, Seat};
 use crate::state::slots::SlotKey;
+
+impl<W> Caller<W> {
+    /// Its number in the queue, where it has one and does not wait.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.ticket.map(|ticket| ticket.number)
+    }
+}
+
+impl Convoy {
+    /// A convoy at this moment, or none.
+    fn pinned(exists: bool, now: Instant) -> Self {
+        Self {
+            hand_offs: if exists { HAND_OFFS } else { 0 },
+            last: exists.then_some(now),
+        }
+    }
+}
+
+/// For the copies of the core that the search makes; users cannot copy an event.
+impl Clone for Event {
+    fn clone(&self) -> Self {
+        match *self {
+            Self::Leased { id, waited, at } => Self::Leased { id, waited, at },
+            Self::Returned { id, held } => Self::Returned { id, held },
+            Self::Evicted { id, why, age } => Self::Evicted { id, why, age },
+            Self::Overdue {
+                id,
+                held,
+                ref thread,
+                at,
+            } => Self::Overdue {
+                id,
+                held,
+                thread: thread.clone(),
+                at,
+            },
+            ref other => unreachable!("the core does not tell of {other:?}"),
+        }
+    }
+}
 
 impl<L, H, W> Core<L, H, W> {
     pub(crate) fn effects(&mut self) -> &mut Effects<L, H, W> {
@@ -41,7 +82,7 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
     /// Until when the first waiter may be overtaken.
     pub(crate) fn barging_until(&self) -> Option<Instant> {
         let first = self.waiters.first();
-        first.and_then(|first| self.waiters.barging_until(first))
+        first.and_then(|first| self.waiters.seat(first).barging_until)
     }
 
     pub(crate) fn breaker_mut(&mut self) -> &mut Breaker {
@@ -112,8 +153,9 @@ impl<L, H: Clone, W: Clone> Core<L, H, W> {
             digest.put(u64::from(
                 keeps.is_some_and(|(_, at)| Some(at) == breaker.retry_at()),
             ));
-            if let Some(until) = queue.barging_until(seat) {
-                let at = until + until.saturating_duration_since(queue.ticket(seat).since());
+            let waiter = queue.seat(seat);
+            if let Some(until) = waiter.barging_until {
+                let at = until + until.saturating_duration_since(waiter.ticket.since);
                 digest.put(u64::from(at > *dispatched));
                 digest.due(Some(at));
             }

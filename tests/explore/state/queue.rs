@@ -1,6 +1,6 @@
 //! What the tests see of the queue, and what makes two waiters the same.
 
-use super::{Answer, Failure, Queue, Seat, Ticket, Waiter};
+use super::{Answer, Failure, Queue, Seat, Waiter};
 use crate::explore::Digest;
 
 impl<L, W: Clone> Queue<L, W> {
@@ -17,15 +17,14 @@ impl<L, W: Clone> Queue<L, W> {
         let Waiter {
             ticket: _,
             waker: _,
-            trying,
             stays,
             waits,
             barging_until,
             connect,
             answer,
         } = self.seat(seat);
-        for flag in [trying, stays, waits] {
-            digest.put(u64::from(*flag));
+        for flag in [self.is_trying(seat), *stays, *waits] {
+            digest.put(u64::from(flag));
         }
         digest.due(*barging_until);
         digest.id(connect.unwrap_or(0));
@@ -41,11 +40,5 @@ impl<L, W: Clone> Queue<L, W> {
             }
             Some(Answer::Ended) => digest.put(8),
         }
-    }
-}
-
-impl Ticket {
-    pub(crate) fn number(self) -> u64 {
-        self.number
     }
 }

@@ -1,6 +1,6 @@
 //! What the tests see of the slots, and what makes two slot tables the same.
 
-use super::connects::GIVEN_UP;
+use super::connects::{Connect, GIVEN_UP};
 use super::open::Leased;
 use super::{Content, Open, Pinged, Slot, Slots, Usage};
 use crate::explore::Digest;
@@ -24,7 +24,7 @@ impl<L, H> Slots<L, H> {
             match &slot.content {
                 Content::Vacant => {}
                 Content::Open(open) => counts[usize::from(!open.is_idle())] += 1,
-                Content::Connecting { .. } => counts[2] += 1,
+                Content::Connecting(_) => counts[2] += 1,
                 Content::Closing(_) => counts[3] += 1,
             }
         }
@@ -51,11 +51,11 @@ impl<L, H> Slots<L, H> {
             digest.id(*id);
             match content {
                 Content::Vacant => digest.put(0),
-                Content::Connecting {
+                Content::Connecting(Connect {
                     since: _,
                     factory,
                     handle,
-                } => {
+                }) => {
                     digest.put(1 + u64::from(factory == current));
                     digest.put(u64::from(*factory == GIVEN_UP) + 2 * u64::from(handle.is_some()));
                 }
