@@ -388,6 +388,26 @@ fn one_of_those_who_sleep_watches_over_the_queue() {
     }
 }
 
+/// Its sleep ended when its reply was on the way: it does something for others, and is gone.
+#[test]
+fn a_call_that_is_over_does_not_watch_over_the_queue() {
+    let (mut lanes, leader, (watcher, seat)) = stood_back(None);
+    write(&mut lanes, 0, leader, &REQUEST);
+    lanes.lanes[0].reading = None; // its leader is about to look
+    let (_, _first) = queue(&mut lanes, &REQUEST);
+    let (_, second) = queue(&mut lanes, &REQUEST);
+    lanes.answered(0);
+    answer(&mut lanes, 0, &seat);
+    assert!(matches!(lanes.take_news()[..], [(_, News::Watch)]));
+    pass(&mut lanes, Duration::from_millis(100));
+    let entry = lanes.again(watcher);
+    assert!(matches!(entry, Entry::Wait(None)), "{entry:?}");
+    let [(_, News::Lead(_)), (next, News::Watch)] = &lanes.take_news()[..] else {
+        panic!("nobody leads, or nobody watches");
+    };
+    assert!(Rc::ptr_eq(&next.0, &second.0));
+}
+
 #[test]
 fn the_shortest_round_trip_grows_by_what_a_request_alone_took() {
     for (alone, before, took, after) in [

@@ -54,7 +54,9 @@ impl<S: Seat> Lanes<S> {
             self.watches_no_more(key);
             return Entry::Wait(None);
         };
-        if self.watcher.is_none() && !self.calls[key].leads {
+        // One that is over or leads has a message to hear, and then sleeps no more.
+        let call = &self.calls[key];
+        if self.watcher.is_none() && call.stage != Stage::Over && !call.leads {
             self.watcher = Some(key);
         }
         let waited = self
