@@ -69,9 +69,9 @@ impl<R, C: Read + Write + Send + 'static> Io<R, C> {
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.timeout.quiet_since.get_or_insert_with(now);
-                Ok(())
+                self.read_in_vain(error, deadline)
             }
-            Err(error) if is_passing(&error) => self.timed_out(error, deadline),
+            Err(error) if is_passing(&error) => self.read_in_vain(error, deadline),
             Err(error) => Err(broken(error)),
         }
     }
@@ -133,14 +133,14 @@ impl<R, C: Read + Write + Send + 'static> Io<R, C> {
         given
     }
 
-    /// A read has waited for as long as it may: whether that is too long.
-    fn timed_out(&mut self, error: io::Error, deadline: Option<Instant>) -> Result<(), Stop<R>> {
+    /// A read was interrupted, or has waited for as long as it may: whether that is too long.
+    fn read_in_vain(&mut self, error: io::Error, deadline: Option<Instant>) -> Result<(), Stop<R>> {
         let now = now();
         if deadline.is_some_and(|at| at <= now) {
             return Err(Stop::OutOfTime);
         }
         let Some(given) = self.given_timeout() else {
-            let is_ours = self.timeout.set.is_some();
+            let is_ours = self.timeout.set.is_some() || !is_passing(&error);
             return if is_ours { Ok(()) } else { Err(broken(error)) };
         };
         let quiet_since = self.timeout.quiet_since;

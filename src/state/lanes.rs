@@ -108,7 +108,6 @@ struct Call<S> {
     /// What is to be sent, while it is queued and not large.
     request: Vec<u8>,
     deadline: Option<Instant>,
-    entered: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,8 +11,6 @@ const KEPT: usize = 16 * 1024;
 /// Whoever watches over the queue asks again after this time: so long that the timer is seldom the
 /// system's next one, which is what makes it cheap. Nearly always a leader comes to the queue much earlier.
 const SOON: Duration = Duration::from_millis(5);
-/// Or after as long as the first in the queue has waited, up to this.
-const LATE: Duration = Duration::from_millis(100);
 
 impl<S: Seat> Lanes<S> {
     /// A call begins; `first` if it goes ahead of the others, because its lane broke.
@@ -50,18 +48,17 @@ impl<S: Seat> Lanes<S> {
 
     /// A call waits, and watches over the queue if nobody does.
     pub(crate) fn wait(&mut self, key: usize) -> Entry {
-        let Some(first) = self.first_queued() else {
+        if self.first_queued().is_none() {
             self.watches_no_more(key);
             return Entry::Wait(None);
-        };
-        if self.watcher.is_none() && !self.calls[key].leads {
+        }
+        // One that is over or leads has a message to hear, and then sleeps no more.
+        let call = &self.calls[key];
+        if self.watcher.is_none() && call.stage != Stage::Over && !call.leads {
             self.watcher = Some(key);
         }
-        let waited = self
-            .now
-            .saturating_duration_since(self.calls[first].entered);
         let watches = self.watcher == Some(key);
-        Entry::Wait(watches.then(|| waited.clamp(SOON, LATE)))
+        Entry::Wait(watches.then_some(SOON))
     }
 
     /// The pool has ended: whoever is queued, and whoever comes, hears so at once.
@@ -121,7 +118,6 @@ impl<S: Seat> Lanes<S> {
             leads: false,
             request,
             deadline,
-            entered: self.now,
         };
         for _ in 0..self.over.len().min(4) {
             let Some(key) = self.over.pop_front() else {

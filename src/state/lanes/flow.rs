@@ -229,7 +229,8 @@ impl<S: Seat> Lanes<S> {
     /// Where a leader is about to wake up, it sends what is queued together with what comes until
     /// then, for one system call less and nothing lost. So a caller writes only if every leader
     /// waits in a read that will take a while: one that has taken long, or any if the server is
-    /// far. On a busy loopback neither happens.
+    /// far. On a busy loopback neither happens. After a while a leader that is not in a read counts
+    /// no more: it may be writing, for as long as its server does not read.
     fn lane_to_write(&self, has_waited: bool) -> Option<usize> {
         let reserved = self.reserved();
         let is_far = self.shortest.is_some_and(|shortest| shortest >= FAR);
@@ -238,14 +239,15 @@ impl<S: Seat> Lanes<S> {
             if lane.phase != Phase::Led {
                 continue;
             }
-            let since = lane.reading?;
-            let waits = self.now.saturating_duration_since(since);
-            if !has_waited && waits < LONG && !is_far {
+            let waits = lane.reading;
+            let waits = waits.map(|since| self.now.saturating_duration_since(since));
+            if !has_waited && !waits.is_some_and(|waits| waits >= LONG || is_far) {
                 return None;
             }
             let is_better =
                 best.is_none_or(|best| lane.flights.len() < self.lanes[best].flights.len());
-            if lane.shared && lane.may_take() && reserved != Some(at) && is_better {
+            let is_open = waits.is_some() && lane.shared && lane.may_take();
+            if is_open && reserved != Some(at) && is_better {
                 best = Some(at);
             }
         }

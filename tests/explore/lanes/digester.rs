@@ -83,7 +83,6 @@ impl<'a> Digester<'a> {
             leads,
             request: _,
             deadline: _,
-            entered: _,
         } = &lanes.calls[*key];
         digest.put(u64::from(*leads) + 2 * u64::from(lanes.watcher == Some(*key)));
         match *stage {

@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+use jackpot::Stream;
+
+use super::replies::lost;
 use super::*;
 use crate::support::NEVER;
 
@@ -221,6 +224,45 @@ fn a_silent_lane_is_given_up_after_the_read_time_out() {
             Err(CallError::Lost(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// A client whose reads are interrupted again and again, as by a timer of the process.
+struct Restless(Stream);
+
+impl Read for Restless {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        thread::sleep(Duration::from_millis(5));
+        Err(io::ErrorKind::Interrupted.into())
+    }
+}
+
+impl Write for Restless {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_silent_lane_whose_reads_are_interrupted_is_given_up_too() {
+    let peer = Peer::new();
+    for timeout in [None, Some(NEVER)] {
+        let pool = peer
+            .builder(1)
+            .read_timeout(Some(SHORT))
+            .handshake(|stream| Ok::<_, io::Error>(Restless(stream)))
+            .build()
+            .unwrap();
+        let pipeline = Pipeline::new(pool, line);
+        let call = background(move || match timeout {
+            None => pipeline.call(b"hello?\n"),
+            Some(timeout) => pipeline.call_timeout(b"hello?\n", timeout),
+        });
+        assert_eq!(lost(call.join()), io::ErrorKind::TimedOut, "{timeout:?}");
     }
 }
 

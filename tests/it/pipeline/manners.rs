@@ -262,3 +262,20 @@ fn free_and_end_close_a_lane_on_which_nobody_waits() {
     pipeline.pool().set_limit(0);
     assert_closed(&mut socket);
 }
+
+/// It writes, or does not wake up, for as long as the other side likes.
+#[test]
+fn a_leader_that_cannot_go_on_holds_up_no_call_that_another_lane_can_carry() {
+    let peer = Peer::new();
+    let pipeline = by_hand(&peer, 2);
+    let stuck = call(&pipeline, &"x".repeat(64_000_000));
+    let full = peer.accept();
+    let (second, socket) = sent_to(&pipeline, &peer, "second");
+    let third = sent_on(&pipeline, &socket, "third");
+    answer(&socket, "2");
+    answer(&socket, "3");
+    assert_eq!(second.join().unwrap(), "2");
+    assert_eq!(third.join().unwrap(), "3");
+    drop(full);
+    stuck.join().unwrap_err();
+}

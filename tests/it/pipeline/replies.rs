@@ -7,7 +7,7 @@ use jackpot::{Eviction, Stream};
 use super::*;
 use crate::support::{NEVER, panic_quietly, reset, shows_resets};
 
-fn lost(result: Result<String, CallError>) -> io::ErrorKind {
+pub(super) fn lost(result: Result<String, CallError>) -> io::ErrorKind {
     match result {
         Err(CallError::Lost(error)) => error.kind(),
         other => panic!("{other:?}"),

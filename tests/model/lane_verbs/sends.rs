@@ -187,7 +187,10 @@ fn a_caller_writes_on_no_lane_that_is_kept_free_for_a_large_call() {
 fn a_caller_waits_while_any_leader_is_about_to_send() {
     let (mut lanes, _seats) = two_reading([0, 0]);
     lanes.lanes[1].reading = None;
-    let (_, _queued) = queue(&mut lanes, &REQUEST);
+    let (key, _queued) = queue(&mut lanes, &REQUEST);
+    // But not for long: that one may write to a server that does not read.
+    let entry = lanes.again(key);
+    assert!(matches!(entry, Entry::Send { lane: 0, .. }), "{entry:?}");
     // One that is getting its connection will not send soon.
     let mut lanes = machine(2, 100, 1000);
     let _starting = enter_to_lead(&mut lanes, &REQUEST);

@@ -15,22 +15,25 @@ fn who_watches_over_the_queue_and_is_to_lead_leaves_that_to_another() {
     assert!(Rc::ptr_eq(&to.0, &seat.0) && Rc::ptr_eq(&next.0, &other.0));
 }
 
+/// Its own call may have waited for long, and be in flight by now; but it sleeps for those who come.
 #[test]
-fn who_watches_over_the_queue_asks_again_after_as_long_as_the_first_has_waited() {
+fn who_watches_over_the_queue_asks_again_after_five_milliseconds() {
     let mut lanes = machine(1, 100, 1000);
-    let (at, _, _seat) = lead(&mut lanes, &REQUEST);
-    lanes.lanes[at].reading = None; // its leader is about to send
-    let (key, _queued, entry) = lanes.enter(&REQUEST, None, false);
-    let soon = Duration::from_millis(5);
-    assert!(matches!(entry, Entry::Wait(Some(time)) if time == soon));
-    for (later, again) in [(5, 5), (1, 6), (93, 99), (1, 100), (10, 100)] {
-        pass(&mut lanes, Duration::from_millis(later));
-        let entry = lanes.again(key);
-        let Entry::Wait(Some(time)) = entry else {
-            panic!("{entry:?}");
-        };
-        assert_eq!(time, Duration::from_millis(again));
+    let (at, leader, _seat) = lead(&mut lanes, &REQUEST);
+    lanes.lanes[at].reading = None; // its leader is about to look
+    let (key, _watcher, mut entry) = lanes.enter(&REQUEST, None, false);
+    for waited in [5, 100, 1000] {
+        let is_soon = matches!(entry, Entry::Wait(Some(time)) if time.as_millis() == 5);
+        assert!(is_soon, "{entry:?}");
+        pass(&mut lanes, Duration::from_millis(waited));
+        lanes.lanes[at].reading = None;
+        entry = lanes.again(key);
     }
+    write(&mut lanes, at, leader, &REQUEST);
+    let (_, _late, entry) = lanes.enter(&REQUEST, None, false);
+    assert!(matches!(entry, Entry::Wait(None)), "{entry:?}");
+    pass(&mut lanes, Duration::from_millis(5));
+    assert!(matches!(lanes.again(key), Entry::Send { .. }));
 }
 
 /// A timer for each would cost more than anything else in a call.
@@ -75,6 +78,26 @@ fn one_of_those_who_sleep_watches_over_the_queue() {
         assert!(matches!(entry, Entry::Wait(Some(_))), "{why}: {entry:?}");
         assert!(lanes.take_news().is_empty(), "{why}");
     }
+}
+
+/// Its sleep ended when its reply was on the way: it does something for others, and is gone.
+#[test]
+fn a_call_that_is_over_does_not_watch_over_the_queue() {
+    let (mut lanes, leader, (watcher, seat)) = stood_back(None);
+    write(&mut lanes, 0, leader, &REQUEST);
+    lanes.lanes[0].reading = None; // its leader is about to look
+    let (_, _first) = queue(&mut lanes, &REQUEST);
+    let (_, second) = queue(&mut lanes, &REQUEST);
+    lanes.answered(0);
+    answer(&mut lanes, 0, &seat);
+    assert!(matches!(lanes.take_news()[..], [(_, News::Watch)]));
+    pass(&mut lanes, Duration::from_millis(100));
+    let entry = lanes.again(watcher);
+    assert!(matches!(entry, Entry::Wait(None)), "{entry:?}");
+    let [(_, News::Lead(_)), (next, News::Watch)] = &lanes.take_news()[..] else {
+        panic!("nobody leads, or nobody watches");
+    };
+    assert!(Rc::ptr_eq(&next.0, &second.0));
 }
 
 #[test]
