@@ -29,9 +29,10 @@ use crate::sync::now;
 /// divided by the round trip, however many threads ask. A pipeline sends requests of many threads
 /// one behind the other on the same connections, and reads the replies in that order. Each
 /// connection in use is a *lane*; one of the callers on it reads for all of them, so there is no
-/// thread beside yours and no timer. Alone, a caller pays what a lease costs. A call that comes
-/// while all lanes wait for replies is sent at once over a plain [`Stream`], and when the next bytes
-/// come over TLS or a [`BufStream`](crate::BufStream).
+/// thread beside yours. Alone, a caller pays about what a lease costs. A call that comes while all
+/// lanes wait for replies is sent when the next bytes come. Over a plain [`Stream`] it need not wait
+/// for them: it is sent at once where the server is far (no answer yet took less than 100 µs) or all
+/// have waited for 500 µs, else after 5 ms. Over TLS or a [`BufStream`](crate::BufStream) it does.
 ///
 /// It is a handle that is cheap to clone and works from every thread.
 ///

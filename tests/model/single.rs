@@ -55,6 +55,18 @@ fn refused() -> Arc<Error> {
 }
 
 #[test]
+fn a_connect_that_a_thread_takes_is_started_on_no_other() {
+    let mut core = small(1);
+    let mut caller = caller();
+    assert!(matches!(core.enter(&mut caller), Turn::Pending(_)));
+    let connect = core.take_connect().expect("one is to start");
+    assert!(core.take_connect().is_none());
+    assert!(core.take_effects().connects.is_empty());
+    core.connected(connect.key, 1, ());
+    assert!(matches!(core.poll(&mut caller), Turn::Granted(_)));
+}
+
+#[test]
 fn whoever_abandoned_a_lease_finds_its_own_again_once() {
     let mut core = small(2);
     let (first, second) = (leased(&mut core, 1), leased(&mut core, 2));

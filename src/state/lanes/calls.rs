@@ -9,7 +9,7 @@ use crate::state::lanes::{Call, Entry, Failure, Lanes, News, Seat, Stage};
 /// How much of a request's buffer is kept for the next one in its place.
 const KEPT: usize = 16 * 1024;
 /// Whoever watches over the queue asks again after this time: so long that the timer is seldom the
-/// system's next one, which is what makes it cheap. Nearly always a leader comes to the queue much earlier.
+/// system's next one, which is what makes it cheap. Nearly always a leader comes much earlier.
 const SOON: Duration = Duration::from_millis(5);
 
 impl<S: Seat> Lanes<S> {

@@ -36,17 +36,17 @@ fn main() -> io::Result<()> {
 fn weigh<P>(pool: impl Fn(usize) -> P) -> f64 {
     // The first pool leaves behind whatever is allocated once per process.
     drop(pool(10));
-    settle();
+    threads_stand_still();
     let before = HEAP.current_usage();
     let pool = pool(CONNECTIONS);
-    settle();
+    threads_stand_still();
     let after = HEAP.current_usage();
     drop(pool);
     (after - before) as f64 / CONNECTIONS as f64
 }
 
 /// Waits until threads have stopped coming and going: those that connect hold memory too.
-fn settle() {
+fn threads_stand_still() {
     let threads = || fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
     let mut unchanged = 0;
     while unchanged < 20 {

@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: u32 = 5_000;
 const MAX_CONNECTING: u32 = 4;
 /// `src/state/breaker.rs`.
 const SPACING: u32 = 100;
-const PATIENCE: u32 = 1_000;
+const LONGEST: u32 = 1_000;
 
 /// What a fleet is made of.
 #[derive(Clone, Debug)]
@@ -190,7 +190,7 @@ impl Simulation<'_> {
                     self.attempt(self.process_of(caller), caller);
                 }
             }
-            Event::Alarm(process) => self.settle(process),
+            Event::Alarm(process) => self.start_due(process),
             Event::Syn(process, nth) => self.arrive(process, nth),
             Event::Refused(process) => {
                 self.outcome.refused += 1;
@@ -222,7 +222,7 @@ impl Simulation<'_> {
         }
         state.trying.push_back(caller);
         if self.fleet.gate {
-            self.settle(process);
+            self.start_due(process);
         } else {
             self.start(process);
         }
@@ -274,7 +274,7 @@ impl Simulation<'_> {
             self.served[caller as usize] = true;
             self.outcome.back.push(accepted);
         }
-        self.settle(process);
+        self.start_due(process);
     }
 
     fn fail(&mut self, process: u32) {
@@ -283,26 +283,26 @@ impl Simulation<'_> {
         if self.fleet.gate {
             let pause = state
                 .outage
-                .map_or(SPACING, |(pause, _)| (pause * 2).min(PATIENCE));
+                .map_or(SPACING, |(pause, _)| (pause * 2).min(LONGEST));
             let drawn = self.random.between((pause / 2).max(SPACING), pause);
             let retry_at = state.last_start.unwrap_or(self.now) + drawn;
             state.outage = Some((pause, retry_at));
         }
         // Tries for which no connect is under way fail too.
-        while let Some(caller) = self.hopeless(process) {
+        while let Some(caller) = self.without_connect(process) {
             self.sleep(caller);
         }
-        self.settle(process);
+        self.start_due(process);
     }
 
-    fn hopeless(&mut self, process: u32) -> Option<u32> {
+    fn without_connect(&mut self, process: u32) -> Option<u32> {
         let state = &mut self.processes[process as usize];
-        let hopeless = state.trying.len() > state.connecting as usize;
-        hopeless.then(|| state.trying.pop_back()).flatten()
+        let without_connect = state.trying.len() > state.connecting as usize;
+        without_connect.then(|| state.trying.pop_back()).flatten()
     }
 
     /// Starts the connects that are due, or sets the alarm for the next one.
-    fn settle(&mut self, process: u32) {
+    fn start_due(&mut self, process: u32) {
         if !self.fleet.gate {
             return;
         }

@@ -21,10 +21,10 @@ const LOADS: [u32; 9] = [50, 75, 90, 100, 125, 150, 200, 250, 300];
 const WORKERS: usize = 8;
 const WORK: Duration = Duration::from_millis(10);
 /// How long a caller waits for its answer, from the moment at which it wants one.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// As many as are served in half the patience.
+const TIME_OUT: Duration = Duration::from_millis(100);
+/// As many as are served in half that time.
 const BOUND: usize = 40;
-/// More than arrive within the patience at three times the capacity, with room for stragglers.
+/// More than arrive within it at three times the capacity, with room for stragglers.
 const CALLERS: usize = 600;
 
 pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
@@ -74,7 +74,7 @@ pub(crate) fn run(bench: &mut Bench) -> io::Result<()> {
 /// How a service fared.
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
-    /// Answers within the patience, per second.
+    /// Answers in time, per second.
     in_time: f64,
     /// The median of how long they took, in milliseconds.
     median: f64,
@@ -84,7 +84,7 @@ struct Outcome {
 fn serve(address: SocketAddr, rate: f64, how_long: Duration, bound: Option<usize>) -> Outcome {
     let builder = jackpot::Pool::builder(move || peers::connect(address));
     let pool = peers::filled(builder.max_waiting(bound), WORKERS);
-    let warm_up = PATIENCE * 3;
+    let warm_up = TIME_OUT * 3;
     let arrivals = arrivals(rate, warm_up + how_long);
     let begun = Instant::now() + Duration::from_millis(50);
     let next = AtomicU64::new(0);
@@ -99,9 +99,9 @@ fn serve(address: SocketAddr, rate: f64, how_long: Duration, bound: Option<usize
                         while let Some(&at) = arrivals.get(index(next.fetch_add(1, Relaxed))) {
                             let wanted = begun + at;
                             thread::sleep(wanted.saturating_duration_since(Instant::now()));
-                            let answered = ask(&pool, wanted + PATIENCE).is_ok();
+                            let answered = ask(&pool, wanted + TIME_OUT).is_ok();
                             let took = wanted.elapsed();
-                            if answered && took <= PATIENCE && at >= warm_up {
+                            if answered && took <= TIME_OUT && at >= warm_up {
                                 times.push(milliseconds(took));
                             }
                         }
