@@ -57,9 +57,11 @@ use crate::sync::now;
 ///   not sent was not.
 /// - Its reply goes to nobody else. A caller whose time is up is abandoned, not its connection: the
 ///   reply is read and dropped when it comes, and until a byte comes nothing new goes out behind it.
+///   If nobody else waits on the connection, nobody reads: it stays leased until the next call, which
+///   takes it on if a byte has come and else closes it, as do `free`, `end`, and who wants its place.
 /// - It ends by its deadline, give or take a tick of the system's clock and a wake-up.
 /// - A connection that is silent for the pool's [`read_timeout`](crate::Builder::read_timeout)
-///   while replies are outstanding is given up.
+///   (and up to an eighth longer) while somebody waits for a reply on it is given up.
 ///
 /// # In its pool
 ///
@@ -67,7 +69,12 @@ use crate::sync::now;
 /// is in flight is answered, when somebody waits for a connection, after [`free`](Pool::free),
 /// [`end`](Pool::end) or a lowered limit, and at the end of a lifetime. Two pipelines may share a
 /// pool, for instance one for what may be repeated and one for what may not. The pool stays open as
-/// long as there is a handle on the pipeline.
+/// long as there is a handle on the pipeline. After `end` what is in flight is answered, unless
+/// [`Close::Hard`](crate::Close::Hard) cuts it; who is queued or comes later gets
+/// [`CallError::Pool`] with [`Error::Ended`].
+///
+/// A lane may be out for as long as calls come, which is no leak, although
+/// [`leak_after`](crate::Builder::leak_after) reports it; where it was taken is in this crate.
 ///
 /// # Examples
 ///
@@ -409,7 +416,10 @@ impl<R: Send + 'static, C: Read + Write + Send + 'static> PipelineBuilder<R, C> 
             ("max_bytes", self.max_bytes),
         ];
         match settings.iter().find(|(_, value)| *value == 0) {
-            Some((name, _)) => Err(Error::InvalidConfig(format!("{name} is 0"))),
+            Some((name, _)) => {
+                let text = format!("{name} must be at least 1, not 0");
+                Err(Error::InvalidConfig(text))
+            }
             None => Ok(self.finish()),
         }
     }

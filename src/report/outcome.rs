@@ -50,7 +50,7 @@ pub enum Eviction {
     Freed,
     /// The pool ended.
     Ended,
-    /// The caller called `Connection::discard`.
+    /// The caller called `Connection::discard`, or a pipeline gave the connection up.
     Discarded,
     /// The caller called `Connection::detach`; it was not closed.
     Detached,

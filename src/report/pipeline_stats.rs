@@ -5,7 +5,9 @@ use std::fmt;
 /// A pipeline's numbers at one instant, from [`Pipeline::stats`](crate::Pipeline::stats).
 ///
 /// They are taken under one lock. Gauges come first, then counters that only ever grow. `calls /
-/// writes` is how many requests went out with one system call. `Display` prints one line for a log.
+/// writes` is how many requests went out with one system call. What a connection's reader has done
+/// while it waits for a reply is counted when that comes, so `writes` may lag behind and be zero.
+/// `Display` prints one line for a log.
 ///
 /// # Examples
 ///

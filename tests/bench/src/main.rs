@@ -29,7 +29,7 @@ use crate::rows::{Bench, GROUPS};
 /// unless --draw asks for the plots.
 #[derive(Parser)]
 struct Arguments {
-    /// Fewer rounds, less than a minute: for a first impression.
+    /// Fewer rounds, some three minutes: for a first impression.
     #[arg(long)]
     quick: bool,
     /// Only these groups: single, instructions, idle, echo, size, sweep, burst, cold, memcached,
